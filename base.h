@@ -1,0 +1,174 @@
+/* base.h - what every room stands on: errors, checked sizes, memory, random numbers, threads, time.
+ *
+ * Every .c file of the project includes this header first: it carries the feature macros.
+ * Nothing here (or in any room below align.c) prints or exits: errors are values, see Err.
+ */
+#ifndef ALIGN_BASE_H
+#define ALIGN_BASE_H
+
+#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1 /* madvise, MAP_ANONYMOUS */
+#define _FILE_OFFSET_BITS 64
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One rounding per operation, written down where it happens: a fused multiply-add is an explicit
+ * real_fma. gcc is told by -std=c11 (or -ffp-contract=off), clang needs the pragma. */
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#if defined(__GNUC__)
+#define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
+#else
+#define PRINTF_LIKE(fmt, args)
+#endif
+
+/* The number type of activations, gradients and adapters. Gradient checks compile the very same
+ * sources with -DREAL=double. */
+#ifndef REAL
+#define REAL float
+#define REAL_IS_FLOAT 1
+#else
+#define REAL_IS_FLOAT 0
+#endif
+typedef REAL real;
+
+/* ---- errors -------------------------------------------------------------------------------- */
+
+/* Exit codes of the program (sysexits where one fits). 0 is success. */
+enum {
+    ERR_CHECK = 1,        /* a check ran and failed: selftest, a gate */
+    ERR_USAGE = 64,       /* unknown option, value out of range */
+    ERR_DATA = 65,        /* the content of a file is wrong */
+    ERR_NO_INPUT = 66,    /* an input is missing or cannot be opened */
+    ERR_INTERNAL = 70,    /* our own mistake */
+    ERR_MEMORY = 71,      /* out of memory */
+    ERR_CREATE = 73,      /* an output cannot be created */
+    ERR_IO = 74,          /* reading or writing failed half-way */
+    ERR_INTERRUPTED = 75, /* stopped by a signal; --resume goes on */
+    ERR_DIVERGED = 76     /* training met numbers that are not finite */
+};
+
+/* One error: a code above and one line of text: what (file, place), found, allowed, what to do.
+ * Functions that can fail take an Err * as last argument and return 0, or -1 with it filled. */
+typedef struct {
+    int code;
+    char text[1024];
+} Err;
+
+/* Fills *e and returns -1, so that a failure is one statement: return err_set(e, ...).
+ * Control bytes in the result are shown as '?': file content must not drive a terminal. */
+int err_set(Err *e, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Puts "text: " before the message of *e (which must be set) and returns -1. */
+int err_prefix(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Notes for people: lower floors speak through this, only align.c prints. Any of the two may be
+ * NULL. level: 'i' information, 'w' warning. */
+typedef struct {
+    void *ctx;
+    void (*line)(void *ctx, char level, const char *text);
+} Log;
+void log_note(const Log *log, char level, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* ---- checked sizes ------------------------------------------------------------------------- */
+
+/* *r = a op b; returns 0, or -1 (and *r unspecified) where the result does not fit. */
+int size_mul(size_t a, size_t b, size_t *r);
+int size_add(size_t a, size_t b, size_t *r);
+int u64_mul(uint64_t a, uint64_t b, uint64_t *r);
+int u64_add(uint64_t a, uint64_t b, uint64_t *r);
+
+/* Strict numbers: the whole text must be one number; no locale, no leading space, no "nan"/"inf".
+ * parse_f64 is correctly rounded for up to 19 significant digits. Return 0 or -1. */
+int parse_u64(const char *text, size_t len, uint64_t *value);
+int parse_i64(const char *text, size_t len, int64_t *value);
+int parse_f64(const char *text, size_t len, double *value);
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+/* The one entry to the heap (test builds make the N-th call fail). mem_alloc(0) gives a valid
+ * pointer; NULL only when out of memory, with *e filled (e may be NULL). */
+void *mem_alloc(size_t size, Err *e);
+void *mem_calloc(size_t count, size_t size, Err *e);
+void *mem_realloc(void *p, size_t size, Err *e);
+void mem_free(void *p);
+char *mem_strdup(const char *text, Err *e);
+
+/* Arena: one block with a moving mark; the memory of a training step. In counting mode it has no
+ * block and only measures: arena_alloc then returns a non-NULL pointer that must not be touched,
+ * so one program serves to plan its own memory. */
+typedef struct {
+    unsigned char *base; /* NULL in counting mode */
+    size_t size, used, peak;
+    int counting;
+    int failed; /* an allocation did not fit; stays set until arena_reset */
+} Arena;
+#define ARENA_ALIGN 64
+int arena_open(Arena *a, size_t size, Err *e); /* pre-faults nothing; one mem_alloc */
+void arena_open_counting(Arena *a);
+void *arena_alloc(Arena *a, size_t bytes); /* 64-byte aligned; NULL and failed=1 when full */
+size_t arena_mark(const Arena *a);
+void arena_release(Arena *a, size_t mark); /* forgets everything after the mark */
+void arena_close(Arena *a);
+
+/* Pool: grows block by block, freed as a whole; for parsed files (JSON, vocabularies). */
+typedef struct PoolBlock PoolBlock;
+typedef struct {
+    PoolBlock *head;
+    size_t total; /* bytes handed out */
+} Pool;
+void *pool_alloc(Pool *p, size_t bytes, Err *e); /* 16-byte aligned, zeroed */
+char *pool_strndup(Pool *p, const char *text, size_t len, Err *e); /* adds a 0 byte */
+void pool_free(Pool *p);
+
+/* Growing text buffer, always 0-terminated once written to. */
+typedef struct {
+    char *data;
+    size_t len, cap;
+} Text;
+int text_add(Text *t, const char *bytes, size_t len, Err *e);
+int text_addf(Text *t, Err *e, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void text_free(Text *t);
+
+/* ---- random numbers ------------------------------------------------------------------------ */
+
+/* Counter-based: Philox 4x32-10 (Salmon et al. 2011). The draw is a function of its three
+ * arguments only, so it depends on no call order and no thread. One stream per purpose. */
+enum { RNG_SHUFFLE = 1, RNG_SAMPLE = 2, RNG_DROPOUT = 3, RNG_PAIRING = 4, RNG_SPLIT = 5 };
+uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t counter);
+double rng_unit(uint64_t seed, uint64_t stream, uint64_t counter); /* [0,1), 53 bits */
+/* Mixes two keys into one (for streams that are named by several numbers). */
+uint64_t rng_mix(uint64_t a, uint64_t b);
+
+/* MT19937 as PyTorch's CPU generator uses it (Matsumoto and Nishimura 1998, init_genrand). */
+typedef struct {
+    uint32_t state[624];
+    int at;
+} Mt;
+void mt_seed(Mt *m, uint64_t seed); /* the low 32 bits count, as in PyTorch */
+uint32_t mt_next(Mt *m);
+float mt_uniform(Mt *m, float low, float high); /* torch uniform_: fmaf(u24, high-low, low) */
+/* torch.randperm(n): for i in 0..n-2 swap(a[i], a[i + next32 % (n-i)]). */
+void mt_randperm(Mt *m, uint32_t *order, size_t n);
+
+/* ---- threads ------------------------------------------------------------------------------- */
+
+/* Runs task(ctx, i) for i in [0, n). A task owns whole outputs and no two tasks add into the same
+ * number, so the bits do not depend on the thread count. Serial without OpenMP. */
+typedef void (*Task)(void *ctx, size_t i);
+void threads_run(Task task, void *ctx, size_t n);
+void threads_set(int count); /* 0 = all processors */
+int threads_count(void);
+int threads_index(void); /* 0 .. threads_count()-1 inside a task: for private scratch only */
+
+/* ---- time and signals ---------------------------------------------------------------------- */
+
+double time_now(void); /* monotonic seconds */
+
+/* Asks to stop: set by the first SIGINT/SIGTERM, read once per micro-batch. */
+extern volatile int stop_requested;
+
+#endif

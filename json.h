@@ -1,0 +1,60 @@
+/* json.h - JSON in and out (RFC 8259), for configurations, tokenizers, headers and rows.
+ *
+ * The reader is strict and iterative: UTF-8 only, no NaN, no comments, at most JSON_MAX_DEPTH
+ * levels, integers never through a double. Every value knows its byte offset, so that errors can
+ * name a place.
+ */
+#ifndef ALIGN_JSON_H
+#define ALIGN_JSON_H
+
+#include "base.h"
+
+#define JSON_MAX_DEPTH 64
+
+typedef enum {
+    JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT
+} JsonType;
+
+typedef struct Json Json;
+struct Json {
+    JsonType type;
+    size_t at;         /* byte offset in the source */
+    const char *text;  /* string: decoded UTF-8, 0-terminated (may hold 0 bytes: use len);
+                        * number: its source spelling */
+    size_t len;        /* bytes of text; number of members for arrays and objects */
+    const char *key;   /* member of an object: decoded key, else NULL */
+    size_t key_len;
+    Json *child, *next; /* first member; next sibling */
+};
+
+enum {
+    JSON_ALLOW_DUPLICATES = 1, /* last one wins in json_get; default: error */
+    JSON_ALLOW_BOM = 2         /* skip a UTF-8 byte order mark */
+};
+
+/* Parses one whole document. `name` is for messages ("config.json", "rows.jsonl:17").
+ * Strings and nodes live in *pool. Duplicate keys are found in O(n log n). */
+Json *json_parse(Pool *pool, const char *bytes, size_t len, const char *name, int flags, Err *e);
+
+const Json *json_get(const Json *object, const char *key); /* NULL where absent or not an object */
+int json_is(const Json *j, const char *text);              /* a string equal to text */
+/* Exact conversions: 32.0 counts as the integer 32, 32.5 does not. Return 0 or -1. */
+int json_u64(const Json *j, uint64_t *value);
+int json_i64(const Json *j, int64_t *value);
+int json_f64(const Json *j, double *value);
+/* Line and column (from 1) of a byte offset. */
+void json_place(const char *bytes, size_t len, size_t at, size_t *line, size_t *column);
+
+/* Writing. json_put_string quotes and escapes; json_put_f64 gives the shortest of %.15g, %.16g,
+ * %.17g that reads back the same, json_put_f32 of %.6g .. %.9g; non-finite numbers become null.
+ * json_put writes a parsed value back (numbers in their own spelling, strings re-escaped). */
+int json_put_string(Text *out, const char *text, size_t len, Err *e);
+int json_put_f64(Text *out, double value, Err *e);
+int json_put_f32(Text *out, float value, Err *e);
+int json_put(Text *out, const Json *value, Err *e);
+
+/* Is this valid UTF-8 (no surrogates, no overlong forms)? Returns len, or the offset of the first
+ * bad byte. */
+size_t utf8_check(const char *bytes, size_t len);
+
+#endif

@@ -1,0 +1,76 @@
+/* test.h - the whole test harness: a table of named tests, an exit status, no dependency.
+ *
+ *     static void adds(void) { CHECK(1 + 1 == 2); CHECK_NEAR(0.1 + 0.2, 0.3, 1e-15); }
+ *     const Test tests[] = {{"adds", adds}};
+ *     TEST_MAIN(tests)
+ *
+ * ./test_x runs all; ./test_x NAME runs those whose name contains NAME; --list lists them.
+ * The last line is "N passed, N failed"; a test fails when one of its checks does.
+ */
+#ifndef ALIGN_TEST_H
+#define ALIGN_TEST_H
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    const char *name;
+    void (*run)(void);
+} Test;
+
+static int test_failures; /* of the running test */
+
+#define CHECK(condition) \
+    ((condition) ? (void)0 \
+                 : (void)(test_failures++, printf("%s:%d: %s\n", __FILE__, __LINE__, #condition)))
+
+/* Written so that NaN fails. */
+#define CHECK_NEAR(a, b, tolerance) test_near((a), (b), (tolerance), #a, #b, __FILE__, __LINE__)
+#define CHECK_TEXT(a, b) test_text((a), (b), #a, __FILE__, __LINE__)
+
+static inline void test_near(double a, double b, double tolerance, const char *at, const char *bt,
+                             const char *file, int line)
+{
+    double d = fabs(a - b);
+    if (d <= tolerance) return;
+    test_failures++;
+    printf("%s:%d: %s = %.17g, %s = %.17g, differ by %.3g > %.3g\n", file, line, at, a, bt, b, d,
+           tolerance);
+}
+
+static inline void test_text(const char *a, const char *b, const char *at, const char *file,
+                             int line)
+{
+    if (a && b && !strcmp(a, b)) return;
+    test_failures++;
+    printf("%s:%d: %s = \"%s\", expected \"%s\"\n", file, line, at, a ? a : "(null)",
+           b ? b : "(null)");
+}
+
+static inline int test_main(const Test *tests, size_t count, int argc, char **argv)
+{
+    int passed = 0, failed = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (argc > 1 && !strcmp(argv[1], "--list")) {
+            printf("%s\n", tests[i].name);
+            continue;
+        }
+        if (argc > 1 && !strstr(tests[i].name, argv[1])) continue;
+        test_failures = 0;
+        tests[i].run();
+        if (test_failures) printf("FAIL %s\n", tests[i].name);
+        test_failures ? failed++ : passed++;
+        fflush(stdout);
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed ? 1 : 0;
+}
+
+#define TEST_MAIN(tests) \
+    int main(int argc, char **argv) \
+    { \
+        return test_main(tests, sizeof(tests) / sizeof(tests)[0], argc, argv); \
+    }
+
+#endif
