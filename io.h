@@ -9,6 +9,7 @@
 
 #include "base.h"
 #include "json.h"
+#include "maths.h"
 
 #include <stdio.h>
 
@@ -101,11 +102,6 @@ void jsonl_close(JsonLines *j);
 
 /* ---- safetensors --------------------------------------------------------------------------- */
 
-/* The dtypes we compute with, in the spelling of the format. */
-typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F64 /* double builds only */ } Dtype;
-size_t dtype_size(Dtype t);
-const char *dtype_name(Dtype t);
-
 #define SAFETENSORS_MAX_HEADER 100000000u
 #define SAFETENSORS_MAX_DIMS 8
 
@@ -137,13 +133,6 @@ const StTensor *safetensors_find(const Safetensors *s, const char *name);
 /* 0, or -1 naming the tensor and the index of its first NaN or infinity. */
 int safetensors_check_finite(const Safetensors *s, const StTensor *t, Err *e);
 void safetensors_close(Safetensors *s);
-
-/* Values as float, whatever the stored type (exact for BF16 and F16). */
-void dtype_to_float(float *out, const void *in, Dtype t, size_t count);
-float bf16_to_float(uint16_t b);
-uint16_t bf16_from_float(float x); /* round to nearest even; NaN stays NaN */
-float f16_to_float(uint16_t h);
-uint16_t f16_from_float(float x);
 
 /* Writer: declare every tensor, then write. Order in the file: by falling dtype size, then by name
  * (the order the reference writer uses); header padded with spaces to a multiple of 8. */

@@ -25,4 +25,25 @@ double maths_sigmoid(double x);
  * by Horner with fmaf, scaling by a power of two; <= 1 ulp on [-103.9, 88.7], 0 and inf beyond. */
 float maths_expf(float x);
 
+/* ---- number formats of stored weights ------------------------------------------------------ */
+
+/* The dtypes we compute with, in the spelling of safetensors. F64 only in double builds. */
+typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F64 } Dtype;
+#if REAL_IS_FLOAT
+#define DTYPE_REAL DTYPE_F32
+#else
+#define DTYPE_REAL DTYPE_F64
+#endif
+size_t dtype_size(Dtype t);
+const char *dtype_name(Dtype t);
+
+/* Values as float or real, whatever the stored type (exact for BF16 and F16); `in` may be
+ * unaligned. */
+void dtype_to_float(float *out, const void *in, Dtype t, size_t count);
+void dtype_to_real(real *out, const void *in, Dtype t, size_t count);
+float bf16_to_float(uint16_t b);
+uint16_t bf16_from_float(float x); /* round to nearest even; NaN stays NaN */
+float f16_to_float(uint16_t h);
+uint16_t f16_from_float(float x);
+
 #endif
