@@ -1,0 +1,105 @@
+/* model.h - Llama and Mistral: configuration, weights, and the forward pass on the tape.
+ *
+ * A model is a Hugging Face directory: config.json, generation_config.json, model.safetensors or
+ * shards with their index. Weights stay mapped as stored; nothing is copied but norms when trained.
+ *
+ * Text enters as a Batch: sequences packed end to end, without padding. A sequence is a chain of
+ * segments: a segment may continue another one (its parent), so a prompt shared by chosen and
+ * rejected stands, and is computed, once.
+ */
+#ifndef ALIGN_MODEL_H
+#define ALIGN_MODEL_H
+
+#include "io.h"
+#include "lora.h"
+#include "tape.h"
+
+#define MODEL_MAX_EOS 8
+
+typedef struct {
+    char family[16]; /* "llama" or "mistral" */
+    size_t layers, H, F, V, Q, G, D;
+    size_t max_positions;
+    size_t window; /* 0 = full attention */
+    double norm_eps;
+    int tied; /* the head is the embedding */
+    struct {
+        char type[16]; /* "default", "linear", "llama3" */
+        double theta, factor, low_freq_factor, high_freq_factor;
+        double original_max_positions;
+    } rope;
+    int32_t bos;
+    int32_t eos[MODEL_MAX_EOS]; /* of generation_config.json, else config.json */
+    size_t n_eos;
+} ModelConfig;
+
+typedef struct {
+    Param norm1, linear[TARGET_COUNT], norm2;
+} ModelLayer;
+
+typedef struct {
+    ModelConfig config;
+    char path[IO_PATH_MAX];
+    Param embedding, norm, head; /* tied: head is the embedding's own Param, see model_head */
+    ModelLayer *layers;
+    Safetensors *files;
+    size_t n_files;
+    size_t weight_bytes;   /* mapped */
+    real *rope_cos, *rope_sin; /* [rope_positions, D/2] */
+    size_t rope_positions;
+    real *trained, *trained_d; /* --full: copies of all weights and their gradients, else NULL */
+    size_t n_trained;
+} Model;
+
+enum { MODEL_NO_MMAP = 1, MODEL_CHECK_TENSORS = 2, MODEL_STRICT = 4, MODEL_CONFIG_ONLY = 8 };
+int model_load(Model *m, const char *dir, int flags, const Log *log, Err *e);
+void model_close(Model *m);
+Param *model_head(Model *m);
+void model_lora_shape(const Model *m, LoraShape *shape);
+/* Cosines and sines for positions 0 .. count-1; call outside steps, before the first use. */
+int model_reserve_positions(Model *m, size_t count, Err *e);
+/* --full: copies every weight to a trainable array. */
+int model_make_trainable(Model *m, Err *e);
+/* Trainable weights, Hugging Face names (--full only). */
+size_t model_param_count(const Model *m);
+void model_param(const Model *m, size_t i, NamedParam *out);
+/* SHA-256 over the model's configuration and weight files' tensors (names, shapes, bytes). */
+int model_hash(const Model *m, char hex[65], Err *e);
+/* Writes weights and configuration as a new model directory: `lora` folded in (may be NULL), the
+ * base's dtype kept, tokenizer files copied from m->path. */
+int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e);
+
+/* ---- text in ------------------------------------------------------------------------------- */
+
+typedef struct {
+    size_t row, count; /* its tokens: rows of the packed batch */
+    size_t pos;        /* sequence position of its first token */
+    int parent;        /* the segment it continues (an earlier one), or -1 */
+    KvBlock *past;     /* cached positions before it, or NULL (inference; excludes parent) */
+    KvBlock *into;     /* cache block that takes its keys and values, or NULL */
+} Segment;
+
+typedef struct {
+    size_t T;
+    int32_t *ids;        /* [T] */
+    size_t n_segments;
+    Segment *segments;
+    size_t n_scores;     /* scored tokens: log p(target | row) */
+    uint32_t *score_row; /* row whose hidden state predicts it; rows may repeat */
+    int32_t *score_target;
+} Batch;
+
+/* Log-probs of the scored tokens, [n_scores, 1]. lora NULL = the base. `square`, [n_scores] or
+ * NULL: log sum_v p_v^2. */
+Var *model_logprob(Tape *t, Model *m, const Lora *lora, const Batch *b, real *square);
+/* Logits [n, V] of rows rows[0..n-1] (inference). */
+Var *model_logits(Tape *t, Model *m, const Lora *lora, const Batch *b, const uint32_t *rows,
+                  size_t n);
+/* Node memory such a pass needs (for tape_open). */
+size_t model_node_bytes(const Model *m, const Batch *b);
+
+/* Key/value cache blocks for inference. */
+KvBlock *kv_create(const Model *m, size_t capacity, KvBlock *parent, Err *e);
+void kv_free(KvBlock *k);
+
+#endif

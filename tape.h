@@ -1,0 +1,125 @@
+/* tape.h - autograd-lite: a dozen operations, forward and backward side by side, and the walk back.
+ *
+ * model.c writes the forward pass as one would on a blackboard; each operation computes its result
+ * at once and, while the tape records, leaves a node that knows how to go back. tape_backward walks
+ * the nodes from the last to the first. All memory comes from one arena; the same program run on a
+ * counting tape measures how much (no kernel runs, no memory is touched).
+ *
+ * A layer (tape_layer) is a scope. Its activations are kept for the walk back, or dropped and
+ * computed again when the walk reaches it; either way its gradients live only while the walk is
+ * inside it. Both ways run the same kernels on the same numbers: the bits are equal.
+ */
+#ifndef ALIGN_TAPE_H
+#define ALIGN_TAPE_H
+
+#include "tensor.h"
+
+/* A value [rows, cols] and its gradient. */
+typedef struct {
+    real *x;
+    real *d; /* d loss / d x; NULL until the walk back first adds to it */
+    size_t rows, cols;
+    int wants; /* does anything trainable stand below it? If not, no gradient is computed */
+} Var;
+
+/* A weight: frozen (d == NULL, any stored dtype) or trainable (w.data is a real array). */
+typedef struct {
+    Mat w;
+    real *d; /* gradient, same shape, added to by every walk back; NULL = frozen */
+} Param;
+
+/* A low-rank addition to a frozen linear map (Hu et al. 2021, Eq. 3):
+ *   y = x W^T + scale (drop(x) A^T) B^T.   Shapes: A [R,K]  B [N,R]. */
+typedef struct {
+    Param a, b;
+    double scale;
+    double dropout; /* probability; 0 = off */
+    uint64_t key;   /* names the adapter in the dropout stream */
+} Adapter;
+
+typedef struct Node Node;
+
+typedef struct {
+    const Compute *compute;
+    Arena arena;  /* values, saved numbers, gradients: planned, then allocated */
+    Arena nodes;  /* the records themselves: small, always real memory */
+    Node *last;   /* the newest node */
+    int record;   /* leave nodes? (0: inference and reference) */
+    int counting; /* measure only: no kernel runs */
+    int keep;     /* layers keep their activations (0: recompute them) */
+    int failed;   /* the arena was too small; nothing was computed since */
+    uint64_t dropout_key; /* changes with every micro-batch; 0 = dropout off (evaluation) */
+} Tape;
+
+/* bytes = 0 opens a counting tape. node_bytes bounds the records. */
+int tape_open(Tape *t, const Compute *c, size_t bytes, size_t node_bytes, Err *e);
+void tape_close(Tape *t);
+void tape_reset(Tape *t); /* forgets all values and nodes; keeps the memory and the peak */
+size_t tape_peak(const Tape *t);
+/* The one fault a tape can have: its memory was smaller than the program needs. */
+int tape_check(const Tape *t, Err *e);
+
+/* A value without history: zeroed memory [rows, cols]. */
+Var *tape_value(Tape *t, size_t rows, size_t cols);
+
+/* ---- operations ---------------------------------------------------------------------------- */
+
+/* x[t,:] = E[ids[t],:] */
+Var *tape_embed(Tape *t, Param *E, const int32_t *ids, size_t T);
+/* y = g x / sqrt(mean x^2 + eps), row by row */
+Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps);
+/* y = x W^T (+ scale (drop(x) A^T) B^T with an adapter; NULL = none) */
+Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a);
+/* Turns x [T, heads x D] by its positions, in place. */
+typedef struct {
+    const real *cos, *sin;    /* [positions, D/2] */
+    const uint32_t *position; /* [T] */
+    size_t D;
+} Rotary;
+Var *tape_rope(Tape *t, Var *x, const Rotary *r);
+Var *tape_swiglu(Tape *t, Var *gate, Var *up);
+Var *tape_add(Tape *t, Var *a, Var *b);
+Var *tape_gather(Tape *t, Var *x, const uint32_t *rows, size_t n);
+
+/* Who attends to whom. Keys come in ranges, in the order of positions: rows of this batch, or the
+ * key/value cache of tokens that went through the model before. */
+typedef struct KvBlock KvBlock;
+struct KvBlock { /* cached keys and values of positions [pos, pos + len), all layers */
+    real *k, *v; /* [layers][capacity, G x D] */
+    size_t pos, len, capacity;
+    KvBlock *parent; /* the positions before; NULL = none */
+};
+typedef struct {
+    size_t row, count;   /* rows of this batch ... */
+    const KvBlock *past; /* ... or, when not NULL, the first `count` cached positions of it */
+} KeyRange;
+typedef struct {
+    size_t row, count, pos; /* the queries, as in AttentionSeq */
+    const KeyRange *ranges;
+    size_t n_ranges;
+    KvBlock *into; /* where the new keys and values are appended (inference), or NULL */
+} AttentionPart;
+typedef struct {
+    AttentionShape shape;
+    const AttentionPart *parts;
+    size_t n_parts;
+} AttentionPlan;
+/* o = softmax(scale q k^T) v for each part. layer: which slice of the caches. */
+Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, size_t layer);
+
+/* logp[i] = log softmax(h[i] W^T)[target[i]], [n,1]. With `square` (a [n] array) also
+ * log sum_v p_v^2, which has no gradient. Trainable heads and adapters on the head recompute the
+ * probabilities in backward; a frozen head keeps the direction W[target] - sum p W, [n,H]. */
+Var *tape_logprob(Tape *t, Var *h, Param *w, Adapter *a, const int32_t *target, real *square);
+
+/* One layer as a scope: y = fn(t, ctx, index, x). fn must not let other values escape. */
+typedef Var *(*LayerFn)(Tape *t, void *ctx, size_t index, Var *x);
+Var *tape_layer(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x);
+
+/* ---- the walk back ------------------------------------------------------------------------- */
+
+/* Walks back from y, whose gradient dy [rows, cols] is given: adds into the .d of every trainable
+ * Param that y depends on. The tape can be walked once; then tape_reset. */
+void tape_backward(Tape *t, Var *y, const real *dy);
+
+#endif
