@@ -1,0 +1,92 @@
+/* data.h - preference rows to token batches.
+ *
+ * A data set is a JSONL file in one of TRL's shapes (preference pairs, unpaired rows with a label,
+ * prompt and completion; plain or conversational). Rows are tokenized, split, cut and dropped by
+ * TRL 1.16.0's rules, but nothing is dropped silently: DataReport counts it all.
+ */
+#ifndef ALIGN_DATA_H
+#define ALIGN_DATA_H
+
+#include "chat.h"
+#include "model.h"
+#include "tokenizer.h"
+
+/* What the rows are wanted for. */
+typedef enum {
+    DATA_PAIRS,      /* prompt, chosen, rejected (explicit, or implicit: prompt = common prefix) */
+    DATA_UNPAIRED,   /* prompt, completion, label; pairs are turned into two rows as TRL does */
+    DATA_COMPLETION, /* prompt, completion, for sft and score; also {"messages"}, {"text"} for sft */
+    DATA_PROMPTS     /* prompt only */
+} DataKind;
+
+typedef struct {
+    DataKind kind;
+    size_t max_length;     /* 0 = no limit: prompts that long are dropped, sequences are cut */
+    int append_eos;        /* plain completions get the end token unless they end with it */
+    int parse_special;     /* spellings of special tokens in text count as those tokens */
+    int drop_identical;    /* chosen == rejected: drop instead of warn */
+    int raw;               /* DATA_PROMPTS: plain text prompts even where a chat template exists */
+    const char *map;       /* "chosen=chosen_response,prompt=question": our name = column; or NULL */
+    const char *chat_template; /* --chat-template NAME; NULL = the model's own */
+    const char *system;    /* DATA_PROMPTS with a chat template: a system message, or NULL */
+} DataOptions;
+
+/* One row in tokens. Sequence = prompt followed by completion[i], already cut. */
+typedef struct {
+    size_t line; /* in its file, from 1 */
+    int32_t *prompt;
+    size_t n_prompt;
+    int32_t *completion[2]; /* chosen and rejected; or the one completion in [0] */
+    size_t n_completion[2];
+    int label;           /* DATA_UNPAIRED: 1 desirable, 0 undesirable */
+    uint64_t prompt_key; /* equal for equal prompts (a hash of the prompt ids) */
+    const Json *source;  /* the parsed line, for columns to carry along */
+} Row;
+
+typedef struct {
+    size_t lines, blank, dropped_long, dropped_empty, dropped_identical, cut, identical,
+        boundary_merges /* prompt ids were no prefix of the joint ids */, desirable, undesirable;
+    size_t length_percentile[5]; /* tokens of a sequence at 0, 50, 90, 99, 100 % */
+    size_t first_dropped_line;   /* 0 = none */
+} DataReport;
+
+typedef struct {
+    Row *rows;
+    size_t count;
+    DataKind kind;
+    DataReport report;
+    char sha256[65]; /* of the file */
+    Pool pool;       /* ids and parsed lines */
+} Dataset;
+
+int data_load(Dataset *d, const char *path, const DataOptions *o, const Tokenizer *t,
+              const Log *log, Err *e);
+void data_close(Dataset *d);
+/* The report as lines for people, through log. */
+void data_describe(const Dataset *d, const Log *log);
+
+/* The order of rows in an epoch (contract: --order).
+ * file: 0, 1, 2, ...; shuffle: a permutation keyed by (seed, epoch) alone; trl: torch.randperm(n)
+ * by a generator seeded with seed + epoch. */
+typedef enum { ORDER_SHUFFLE, ORDER_TRL, ORDER_FILE } Order;
+int data_order(Order order, uint64_t seed, uint64_t epoch, uint32_t *out, size_t n, Err *e);
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+/* A Batch that grows: begin, add prompts and completions, read .batch. */
+typedef struct {
+    Batch batch;
+    size_t cap_ids, cap_segments, cap_scores;
+} Packer;
+void packer_begin(Packer *p); /* empties, keeps memory */
+/* A new segment of tokens that are context only. parent: segment it continues, or -1. Returns its
+ * index, or -1 with *e. n = 0 is legal (an empty prompt): then -1 is no error, see *segment. */
+int packer_add_context(Packer *p, int parent, const int32_t *ids, size_t n, int *segment, Err *e);
+/* A completion: its tokens are scored, the first one from the last token of `parent`'s chain (with
+ * no token before it, the first is not scored). *first_score = index of its first score,
+ * *n_scores their number. */
+int packer_add_completion(Packer *p, int parent, const int32_t *ids, size_t n, size_t *first_score,
+                          size_t *n_scores, Err *e);
+void packer_free(Packer *p);
+
+#endif
