@@ -1,0 +1,446 @@
+/* tensor.c - choosing a kernel, and everything that works on rows: norms, rope, SwiGLU, AdamW.
+ *
+ * The functions here cut the work into tasks that own whole outputs and call the bodies of the
+ * chosen table. How rows are cut never changes a bit: see the order of summation in tensor.h.
+ */
+#include "tensor.h"
+
+#define BODY /* the machine's baseline */
+#include "tensor_bodies.h"
+
+#include <string.h>
+
+const Kernels kernels_ref = {
+    .name = "ref",
+    .add = body_add,
+    .axpy = body_axpy,
+    .sum_squares = body_sum_squares,
+    .norm_apply = body_norm_apply,
+    .norm_dot = body_norm_dot,
+    .norm_dx = body_norm_dx,
+    .norm_dg = body_norm_dg,
+    .rope = body_rope,
+    .swiglu = body_swiglu,
+    .swiglu_backward = body_swiglu_backward,
+    .adamw = body_adamw,
+};
+
+enum {
+    SCRATCH_BYTES = 1 << 20,   /* per thread */
+    ELEMENTS_PER_TASK = 16384, /* enough to pay for handing out a task */
+    COLUMNS_PER_TASK = 64,     /* where a task owns columns of all rows: whole cache lines */
+    GAIN_CHUNK = 256           /* norm gains converted at a time, on the stack */
+};
+
+/* ---- choosing a kernel --------------------------------------------------------------------- */
+
+/* All tables this machine can run, slowest first; returns their number. */
+static size_t kernels_list(const Kernels *list[4])
+{
+    size_t n = 0;
+    list[n++] = &kernels_ref;
+    return n;
+}
+
+const char *compute_available(void)
+{
+    return "ref";
+}
+
+int compute_open(Compute *c, const char *kernel, Precision precision, Err *e)
+{
+    const Kernels *list[4];
+    size_t n = kernels_list(list);
+    memset(c, 0, sizeof *c);
+    c->precision = precision;
+    if (!strcmp(kernel, "auto")) c->kernels = list[n - 1];
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(kernel, list[i]->name)) c->kernels = list[i];
+    if (!c->kernels)
+        return err_set(e, ERR_USAGE,
+                       "kernel \"%s\" is not available on this machine; choose auto or one of: %s",
+                       kernel, compute_available());
+    c->scratch_size = SCRATCH_BYTES;
+    size_t total;
+    if (size_mul((size_t)threads_count(), c->scratch_size, &total))
+        return err_set(e, ERR_MEMORY, "scratch for %d threads is too large", threads_count());
+    c->scratch = mem_alloc(total, e);
+    return c->scratch ? 0 : -1;
+}
+
+void compute_close(Compute *c)
+{
+    mem_free(c->scratch);
+    memset(c, 0, sizeof *c);
+}
+
+const char *compute_name(const Compute *c)
+{
+    return c->kernels->name;
+}
+
+Mat mat_rows(const Mat *w, size_t first, size_t count)
+{
+    Mat m = *w;
+    m.data = (const unsigned char *)w->data + first * w->cols * dtype_size(w->dtype);
+    m.rows = count;
+    return m;
+}
+
+/* ---- embedding and gathering --------------------------------------------------------------- */
+
+/* One job for the four functions below: y[i] = x[at(i)] or dx[at(i)] += dy[i]. */
+typedef struct {
+    const Compute *c;
+    real *out;
+    const real *in;
+    const Mat *E;
+    const int32_t *ids;
+    const uint32_t *rows;
+    size_t n, H;
+} RowJob;
+
+static size_t row_at(const RowJob *j, size_t i)
+{
+    return j->ids ? (size_t)j->ids[i] : j->rows[i];
+}
+
+static void row_copy_task(void *ctx, size_t i)
+{
+    const RowJob *j = ctx;
+    size_t from = row_at(j, i);
+    if (j->E) {
+        Mat m = mat_rows(j->E, from, 1);
+        dtype_to_real(j->out + i * j->H, m.data, m.dtype, j->H);
+    } else {
+        memcpy(j->out + i * j->H, j->in + from * j->H, j->H * sizeof(real));
+    }
+}
+
+/* Owns some columns of every row, so equal targets meet in the order of i. */
+static void row_add_task(void *ctx, size_t block)
+{
+    const RowJob *j = ctx;
+    size_t first = block * COLUMNS_PER_TASK, n = size_min(COLUMNS_PER_TASK, j->H - first);
+    for (size_t i = 0; i < j->n; i++) {
+        real *to = j->out + row_at(j, i) * j->H + first;
+        j->c->kernels->add(to, to, j->in + i * j->H + first, n);
+    }
+}
+
+void tensor_embed(const Compute *c, real *x, const Mat *E, const int32_t *ids, size_t T)
+{
+    RowJob j = {.c = c, .out = x, .E = E, .ids = ids, .n = T, .H = E->cols};
+    threads_run(row_copy_task, &j, T);
+}
+
+void tensor_embed_backward(const Compute *c, real *dE, const real *dx, const int32_t *ids, size_t T,
+                           size_t V, size_t H)
+{
+    (void)V;
+    RowJob j = {.c = c, .out = dE, .in = dx, .ids = ids, .n = T, .H = H};
+    threads_run(row_add_task, &j, size_ceil(H, COLUMNS_PER_TASK));
+}
+
+void tensor_gather(const Compute *c, real *y, const real *x, const uint32_t *rows, size_t n,
+                   size_t H)
+{
+    RowJob j = {.c = c, .out = y, .in = x, .rows = rows, .n = n, .H = H};
+    threads_run(row_copy_task, &j, n);
+}
+
+void tensor_gather_backward(const Compute *c, real *dx, const real *dy, const uint32_t *rows,
+                            size_t n, size_t T, size_t H)
+{
+    (void)T;
+    RowJob j = {.c = c, .out = dx, .in = dy, .rows = rows, .n = n, .H = H};
+    threads_run(row_add_task, &j, size_ceil(H, COLUMNS_PER_TASK));
+}
+
+/* ---- element by element -------------------------------------------------------------------- */
+
+/* One job for all bodies that take ranges of equal length. */
+typedef struct {
+    const Compute *c;
+    real *y, *y2;
+    const real *a, *b, *d;
+    real s;
+    size_t n;
+    double p;
+    uint64_t key;
+} RangeJob;
+
+/* The range of task i: its first element, and in *n its length. */
+static size_t range_of(const RangeJob *j, size_t i, size_t *n)
+{
+    size_t first = i * ELEMENTS_PER_TASK;
+    *n = size_min(ELEMENTS_PER_TASK, j->n - first);
+    return first;
+}
+
+static void range_run(Task task, RangeJob *j)
+{
+    threads_run(task, j, size_ceil(j->n, ELEMENTS_PER_TASK));
+}
+
+static void add_task(void *ctx, size_t i)
+{
+    const RangeJob *j = ctx;
+    size_t n, at = range_of(j, i, &n);
+    j->c->kernels->add(j->y + at, j->a + at, j->b + at, n);
+}
+
+void tensor_add(const Compute *c, real *y, const real *a, const real *b, size_t n)
+{
+    RangeJob j = {.c = c, .y = y, .a = a, .b = b, .n = n};
+    range_run(add_task, &j);
+}
+
+static void axpy_task(void *ctx, size_t i)
+{
+    const RangeJob *j = ctx;
+    size_t n, at = range_of(j, i, &n);
+    j->c->kernels->axpy(j->y + at, j->s, j->a + at, n);
+}
+
+void tensor_axpy(const Compute *c, real *y, real s, const real *x, size_t n)
+{
+    RangeJob j = {.c = c, .y = y, .a = x, .s = s, .n = n};
+    range_run(axpy_task, &j);
+}
+
+static void swiglu_task(void *ctx, size_t i)
+{
+    const RangeJob *j = ctx;
+    size_t n, at = range_of(j, i, &n);
+    j->c->kernels->swiglu(j->y + at, j->a + at, j->b + at, n);
+}
+
+void tensor_swiglu(const Compute *c, real *y, const real *gate, const real *up, size_t n)
+{
+    RangeJob j = {.c = c, .y = y, .a = gate, .b = up, .n = n};
+    range_run(swiglu_task, &j);
+}
+
+static void swiglu_backward_task(void *ctx, size_t i)
+{
+    const RangeJob *j = ctx;
+    size_t n, at = range_of(j, i, &n);
+    j->c->kernels->swiglu_backward(j->y + at, j->y2 + at, j->d + at, j->a + at, j->b + at, n);
+}
+
+void tensor_swiglu_backward(const Compute *c, real *dgate, real *dup, const real *dy,
+                            const real *gate, const real *up, size_t n)
+{
+    RangeJob j = {.c = c, .y = dgate, .y2 = dup, .d = dy, .a = gate, .b = up, .n = n};
+    range_run(swiglu_backward_task, &j);
+}
+
+static void dropout_task(void *ctx, size_t i)
+{
+    const RangeJob *j = ctx;
+    size_t n, at = range_of(j, i, &n);
+    for (size_t k = at; k < at + n; k++)
+        j->y[k] = rng_unit(j->key, RNG_DROPOUT, k) >= j->p ? j->s * j->a[k] : 0;
+}
+
+void tensor_dropout(const Compute *c, real *y, const real *x, double p, uint64_t key, size_t n)
+{
+    RangeJob j = {.c = c, .y = y, .a = x, .s = (real)(1 / (1 - p)), .n = n, .p = p, .key = key};
+    range_run(dropout_task, &j);
+}
+
+/* ---- norm ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    const Compute *c;
+    real *y, *r, *dg;
+    const real *x, *dy, *saved;
+    const Mat *g;
+    real eps;
+    size_t T, H, rows_per_task;
+} NormJob;
+
+static size_t rows_per_task(size_t H)
+{
+    return H < ELEMENTS_PER_TASK ? ELEMENTS_PER_TASK / (H ? H : 1) : 1;
+}
+
+/* Gains [first, first + n) as real. */
+static void norm_gain(const NormJob *j, real gain[GAIN_CHUNK], size_t first, size_t n)
+{
+    size_t size = dtype_size(j->g->dtype);
+    dtype_to_real(gain, (const unsigned char *)j->g->data + first * size, j->g->dtype, n);
+}
+
+static void norm_task(void *ctx, size_t block)
+{
+    const NormJob *j = ctx;
+    const Kernels *k = j->c->kernels;
+    size_t first = block * j->rows_per_task, last = size_min(j->T, first + j->rows_per_task);
+    for (size_t t = first; t < last; t++) {
+        real mean = k->sum_squares(j->x + t * j->H, j->H) / (real)j->H;
+        j->r[t] = 1 / real_sqrt(mean + j->eps);
+    }
+    real gain[GAIN_CHUNK];
+    for (size_t i = 0; i < j->H; i += GAIN_CHUNK) {
+        size_t n = size_min(GAIN_CHUNK, j->H - i);
+        norm_gain(j, gain, i, n);
+        for (size_t t = first; t < last; t++)
+            k->norm_apply(j->y + t * j->H + i, j->x + t * j->H + i, gain, j->r[t], n);
+    }
+}
+
+void tensor_rmsnorm(const Compute *c, real *y, real *r, const real *x, const Mat *g, double eps,
+                    size_t T)
+{
+    size_t H = g->rows * g->cols;
+    NormJob j = {.c = c, .y = y, .r = r, .x = x, .g = g, .eps = (real)eps, .T = T, .H = H,
+                 .rows_per_task = rows_per_task(H)};
+    threads_run(norm_task, &j, size_ceil(T, j.rows_per_task));
+}
+
+/* dx += r (g dy - x c),   c = r^2 sum_j(dy_j g_j x_j) / H;   one row */
+static void norm_dx_task(void *ctx, size_t t)
+{
+    const NormJob *j = ctx;
+    const Kernels *k = j->c->kernels;
+    const real *dy = j->dy + t * j->H, *x = j->x + t * j->H;
+    real gain[GAIN_CHUNK], lanes[LANES] = {0};
+    for (size_t i = 0; i < j->H; i += GAIN_CHUNK) {
+        size_t n = size_min(GAIN_CHUNK, j->H - i);
+        norm_gain(j, gain, i, n);
+        k->norm_dot(lanes, dy + i, gain, x + i, n);
+    }
+    real r = j->saved[t], c = r * r * lanes_sum(lanes) / (real)j->H;
+    for (size_t i = 0; i < j->H; i += GAIN_CHUNK) {
+        size_t n = size_min(GAIN_CHUNK, j->H - i);
+        norm_gain(j, gain, i, n);
+        k->norm_dx(j->y + t * j->H + i, dy + i, gain, x + i, r, c, n);
+    }
+}
+
+static void norm_dg_task(void *ctx, size_t block)
+{
+    const NormJob *j = ctx;
+    size_t first = block * COLUMNS_PER_TASK, n = size_min(COLUMNS_PER_TASK, j->H - first);
+    for (size_t t = 0; t < j->T; t++) {
+        size_t at = t * j->H + first;
+        j->c->kernels->norm_dg(j->dg + first, j->dy + at, j->x + at, j->saved[t], n);
+    }
+}
+
+void tensor_rmsnorm_backward(const Compute *c, real *dx, real *dg, const real *dy, const real *x,
+                             const Mat *g, const real *r, size_t T)
+{
+    NormJob j = {.c = c, .y = dx, .dg = dg, .dy = dy, .x = x, .g = g, .saved = r, .T = T,
+                 .H = g->rows * g->cols};
+    if (dx) threads_run(norm_dx_task, &j, T);
+    if (dg) threads_run(norm_dg_task, &j, size_ceil(j.H, COLUMNS_PER_TASK));
+}
+
+/* ---- rope ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    const Compute *c;
+    real *x;
+    const real *cos, *sin;
+    const uint32_t *position;
+    size_t heads, D;
+    real sign;
+} RopeJob;
+
+static void rope_task(void *ctx, size_t t)
+{
+    const RopeJob *j = ctx;
+    size_t half = j->D / 2, angles = j->position[t] * half;
+    for (size_t h = 0; h < j->heads; h++) {
+        real *x = j->x + (t * j->heads + h) * j->D;
+        j->c->kernels->rope(x, x + half, j->cos + angles, j->sin + angles, j->sign, half);
+    }
+}
+
+void tensor_rope(const Compute *c, real *x, const real *cos, const real *sin,
+                 const uint32_t *position, size_t T, size_t heads, size_t D, int inverse)
+{
+    RopeJob j = {.c = c, .x = x, .cos = cos, .sin = sin, .position = position, .heads = heads,
+                 .D = D, .sign = inverse ? -1 : 1};
+    threads_run(rope_task, &j, T);
+}
+
+/* ---- optimiser ----------------------------------------------------------------------------- */
+
+typedef struct {
+    const Compute *c;
+    real *w, *m, *v;
+    const real *g;
+    AdamWStep step;
+    size_t n;
+} AdamWJob;
+
+static void adamw_task(void *ctx, size_t i)
+{
+    const AdamWJob *j = ctx;
+    size_t at = i * ELEMENTS_PER_TASK, n = size_min(ELEMENTS_PER_TASK, j->n - at);
+    j->c->kernels->adamw(j->w + at, j->g + at, j->m + at, j->v + at, n, &j->step);
+}
+
+void tensor_adamw(const Compute *c, real *w, const real *g, real *m, real *v, size_t n,
+                  const AdamW *a)
+{
+    double correction1 = 1 - maths_pow(a->beta1, (double)a->step);
+    double correction2 = 1 - maths_pow(a->beta2, (double)a->step);
+    AdamWJob j = {.c = c, .w = w, .m = m, .v = v, .g = g, .n = n};
+    j.step = (AdamWStep){.clip = (real)a->clip,
+                         .keep = (real)(1 - a->lr * a->weight_decay),
+                         .blend1 = (real)(1 - a->beta1),
+                         .beta2 = (real)a->beta2,
+                         .blend2 = (real)(1 - a->beta2),
+                         .root2 = (real)sqrt(correction2),
+                         .eps = (real)a->eps,
+                         .rate = (real)(a->lr / correction1)};
+    threads_run(adamw_task, &j, size_ceil(n, ELEMENTS_PER_TASK));
+}
+
+enum { SQUARE_CHUNKS = 4096 }; /* at most so many partial sums, kept in scratch */
+
+typedef struct {
+    const real *x;
+    double *sums;
+    size_t n, chunk;
+} SquaresJob;
+
+static void squares_task(void *ctx, size_t i)
+{
+    const SquaresJob *j = ctx;
+    const real *x = j->x + i * j->chunk;
+    size_t n = size_min(j->chunk, j->n - i * j->chunk);
+    double lanes[LANES] = {0};
+    for (size_t k = 0; k < n; k++) {
+        double v = x[k];
+        lanes[k % LANES] += v * v;
+    }
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lanes[l] += lanes[l + half];
+    j->sums[i] = lanes[0];
+}
+
+double tensor_sum_squares(const Compute *c, const real *x, size_t n)
+{
+    /* The chunks are a function of n alone. */
+    size_t chunk = size_ceil(n, SQUARE_CHUNKS);
+    if (chunk < ELEMENTS_PER_TASK) chunk = ELEMENTS_PER_TASK;
+    size_t count = size_ceil(n, chunk);
+    SquaresJob j = {.x = x, .sums = (double *)(void *)c->scratch, .n = n, .chunk = chunk};
+    threads_run(squares_task, &j, count);
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) sum += j.sums[i];
+    return sum;
+}
+
+size_t tensor_find_nonfinite(const real *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return i;
+    return n;
+}

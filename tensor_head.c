@@ -1,0 +1,136 @@
+/* tensor_head.c - from hidden rows to log-probabilities, chunk by chunk of the vocabulary.
+ *
+ * A matrix of [rows, V] never exists: rows are taken in blocks, the vocabulary in chunks of fixed
+ * width, and each chunk updates a running maximum and running sums (Milakov and Gimelshein 2018,
+ * "Online normalizer calculation for softmax", Algorithm 3). A row's numbers depend on no other
+ * row, since the chunks are a function of the vocabulary alone.
+ *
+ * The target is kept apart from the sums over the others, S = sum_{v != y} e^{z_v - m}: the
+ * gradient is then (S W_y - sum_{v != y} e^{z_v - m} W_v) / (S + e^{z_y - m}), which stays accurate
+ * to the last relative digit for confident rows, where 1 - p_y would cancel.
+ */
+#include "tensor.h"
+#include "tensor_kernels.h"
+
+enum {
+    HEAD_ROWS = 512,   /* rows of a block */
+    HEAD_CHUNK = 2048, /* vocabulary rows of a chunk, a multiple of LANES */
+    HEAD_SLICE = 256   /* weights converted at a time, on the stack */
+};
+
+/* The running state of one row. */
+typedef struct {
+    double others, others2; /* sums over v != y of e^{z - top}, e^{2 (z - top)} */
+    real top, target;       /* largest z so far; z of the target */
+} HeadRow;
+
+typedef struct {
+    const Compute *c;
+    real *logp, *square, *direction, *z;
+    HeadRow *rows;
+    const Mat *w;
+    const int32_t *target;
+    size_t first, width, H; /* the chunk: vocabulary rows [first, first + width) */
+} HeadJob;
+
+size_t tensor_logprob_scratch(size_t n, int want_direction)
+{
+    (void)want_direction;
+    n = size_min(n, HEAD_ROWS);
+    return n * (HEAD_CHUNK * sizeof(real) + sizeof(HeadRow));
+}
+
+static double lanes_sum_double(double s[LANES])
+{
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) s[l] += s[l + half];
+    return s[0];
+}
+
+/* Takes a chunk of logits into the state of row t, and turns them into e^{z - top}, 0 at the
+ * target. The direction so far is brought to the new maximum. */
+static void head_row_task(void *ctx, size_t t)
+{
+    const HeadJob *j = ctx;
+    HeadRow *row = &j->rows[t];
+    real *z = j->z + t * j->width, top = row->top;
+    size_t target = (size_t)j->target[t] - j->first; /* beyond width: not in this chunk */
+    for (size_t v = 0; v < j->width; v++) top = z[v] > top ? z[v] : top;
+    double down = maths_exp((double)row->top - (double)top), sum[LANES] = {0}, sum2[LANES] = {0};
+    if (target < j->width) row->target = z[target];
+    for (size_t v = 0; v < j->width; v++) {
+        z[v] = v == target ? 0 : real_exp(z[v] - top);
+        sum[v % LANES] += (double)z[v];
+        sum2[v % LANES] += (double)z[v] * (double)z[v];
+    }
+    row->others = row->others * down + lanes_sum_double(sum);
+    row->others2 = row->others2 * down * down + lanes_sum_double(sum2);
+    row->top = top;
+    if (j->direction && down < 1)
+        for (size_t i = 0; i < j->H; i++) j->direction[t * j->H + i] *= (real)down;
+}
+
+/* direction = (S W_y - direction) / (S + e^{z_y - m}) */
+static void head_direction(const HeadJob *j, size_t t, double others, double total)
+{
+    real w[HEAD_SLICE], *d = j->direction + t * j->H;
+    Mat m = mat_rows(j->w, (size_t)j->target[t], 1);
+    for (size_t i = 0; i < j->H; i += HEAD_SLICE) {
+        size_t n = size_min(HEAD_SLICE, j->H - i);
+        dtype_to_real(w, (const unsigned char *)m.data + i * dtype_size(m.dtype), m.dtype, n);
+        for (size_t k = 0; k < n; k++)
+            d[i + k] = (real)((others * (double)w[k] - (double)d[i + k]) / total);
+    }
+}
+
+static void head_finish_task(void *ctx, size_t t)
+{
+    const HeadJob *j = ctx;
+    const HeadRow *row = &j->rows[t];
+    double gap = (double)row->target - (double)row->top, own = maths_exp(gap);
+    double total = row->others + own, log_total = maths_log(total);
+    j->logp[t] = (real)(gap - log_total);
+    if (j->square) j->square[t] = (real)(maths_log(row->others2 + own * own) - 2 * log_total);
+    if (j->direction) head_direction(j, t, row->others, total);
+}
+
+/* One block of rows through all chunks. */
+static void head_block(HeadJob *j, const real *h, size_t n)
+{
+    for (size_t t = 0; t < n; t++) j->rows[t] = (HeadRow){.top = -(real)INFINITY};
+    if (j->direction)
+        for (size_t i = 0; i < n * j->H; i++) j->direction[i] = 0;
+    for (j->first = 0; j->first < j->w->rows; j->first += HEAD_CHUNK) {
+        j->width = size_min(HEAD_CHUNK, j->w->rows - j->first);
+        Mat chunk = mat_rows(j->w, j->first, j->width);
+        tensor_linear(j->c, j->z, h, &chunk, n, 0);
+        threads_run(head_row_task, j, n);
+        if (j->direction) tensor_linear_dx(j->c, j->direction, j->z, &chunk, n, 1);
+    }
+    threads_run(head_finish_task, j, n);
+}
+
+void tensor_logprob(const Compute *c, real *logp, real *square, real *direction, const real *h,
+                    const Mat *w, const int32_t *target, size_t n, void *scratch)
+{
+    size_t H = w->cols, block = size_min(n, HEAD_ROWS);
+    HeadRow *rows = scratch;
+    for (size_t at = 0; at < n; at += HEAD_ROWS) {
+        HeadJob j = {.c = c, .logp = logp + at, .square = square ? square + at : NULL,
+                     .direction = direction ? direction + at * H : NULL,
+                     .rows = rows, .z = (real *)(void *)(rows + block), .w = w,
+                     .target = target + at, .H = H};
+        head_block(&j, h + at * H, size_min(HEAD_ROWS, n - at));
+    }
+}
+
+void tensor_softmax_row(const Compute *c, real *z, size_t V)
+{
+    (void)c;
+    real top = z[0];
+    for (size_t v = 0; v < V; v++) top = z[v] > top ? z[v] : top;
+    double lanes[LANES] = {0};
+    for (size_t v = 0; v < V; v++) lanes[v % LANES] += (double)(z[v] = real_exp(z[v] - top));
+    double sum = lanes_sum_double(lanes);
+    for (size_t v = 0; v < V; v++) z[v] = (real)((double)z[v] / sum);
+}
