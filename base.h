@@ -73,6 +73,10 @@ typedef struct {
 } Log;
 void log_note(const Log *log, char level, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
+/* Length in bytes (1..4) of the UTF-8 character at `bytes`; 0 where it is not valid (surrogates,
+ * overlong forms, above U+10FFFF, cut off) or len is 0. */
+size_t utf8_step(const char *bytes, size_t len);
+
 /* ---- checked sizes ------------------------------------------------------------------------- */
 
 /* *r = a op b; returns 0, or -1 (and *r unspecified) where the result does not fit. */
@@ -82,7 +86,8 @@ int u64_mul(uint64_t a, uint64_t b, uint64_t *r);
 int u64_add(uint64_t a, uint64_t b, uint64_t *r);
 
 /* Strict numbers: the whole text must be one number; no locale, no leading space, no "nan"/"inf".
- * parse_f64 is correctly rounded for up to 19 significant digits. Return 0 or -1. */
+ * parse_f64 takes [+-]digits[.digits][e[+-]digits] and rounds correctly whatever the length; too
+ * large for a double is an error, too small is 0. Return 0 or -1 (then *value is unchanged). */
 int parse_u64(const char *text, size_t len, uint64_t *value);
 int parse_i64(const char *text, size_t len, int64_t *value);
 int parse_f64(const char *text, size_t len, double *value);
@@ -102,9 +107,10 @@ char *mem_strdup(const char *text, Err *e);
  * so one program serves to plan its own memory. */
 typedef struct {
     unsigned char *base; /* NULL in counting mode */
+    void *block;         /* what mem_free gets: base is aligned, this need not be */
     size_t size, used, peak;
     int counting;
-    int failed; /* an allocation did not fit; stays set until arena_reset */
+    int failed; /* an allocation did not fit; stays set until arena_release(a, 0) */
 } Arena;
 #define ARENA_ALIGN 64
 int arena_open(Arena *a, size_t size, Err *e); /* pre-faults nothing; one mem_alloc */
@@ -133,6 +139,11 @@ int text_add(Text *t, const char *bytes, size_t len, Err *e);
 int text_addf(Text *t, Err *e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void text_free(Text *t);
 
+/* Sorts in place in O(n log n) whatever the input, without memory of its own; items that compare
+ * equal end in an order that depends on the input only (not on the libc, as with qsort). */
+void sort_items(void *items, size_t count, size_t size,
+                int (*compare)(const void *a, const void *b));
+
 /* ---- random numbers ------------------------------------------------------------------------ */
 
 /* Counter-based: Philox 4x32-10 (Salmon et al. 2011). The draw is a function of its three
@@ -142,6 +153,9 @@ uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t counter);
 double rng_unit(uint64_t seed, uint64_t stream, uint64_t counter); /* [0,1), 53 bits */
 /* Mixes two keys into one (for streams that are named by several numbers). */
 uint64_t rng_mix(uint64_t a, uint64_t b);
+/* The block function itself: ten rounds over a 128-bit counter with a 64-bit key. rng_u64 is
+ * words 0 (low) and 1 of it, counter = (counter, stream), key = seed, low words first. */
+void rng_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 /* MT19937 as PyTorch's CPU generator uses it (Matsumoto and Nishimura 1998, init_genrand). */
 typedef struct {
@@ -151,13 +165,14 @@ typedef struct {
 void mt_seed(Mt *m, uint64_t seed); /* the low 32 bits count, as in PyTorch */
 uint32_t mt_next(Mt *m);
 float mt_uniform(Mt *m, float low, float high); /* torch uniform_: fmaf(u24, high-low, low) */
-/* torch.randperm(n): for i in 0..n-2 swap(a[i], a[i + next32 % (n-i)]). */
+/* torch.randperm(n), n < 2^32/20: for i in 0..n-2 swap(a[i], a[i + next32 % (n-i)]). */
 void mt_randperm(Mt *m, uint32_t *order, size_t n);
 
 /* ---- threads ------------------------------------------------------------------------------- */
 
 /* Runs task(ctx, i) for i in [0, n). A task owns whole outputs and no two tasks add into the same
- * number, so the bits do not depend on the thread count. Serial without OpenMP. */
+ * number, so the bits do not depend on the thread count. Serial without OpenMP, and inside a task
+ * of a run with n > 1. */
 typedef void (*Task)(void *ctx, size_t i);
 void threads_run(Task task, void *ctx, size_t n);
 void threads_set(int count); /* 0 = all processors */

@@ -20,6 +20,8 @@
 int io_read_file(const char *path, size_t limit, char **data, size_t *len, Err *e);
 int io_exists(const char *path);        /* any kind */
 int io_is_directory(const char *path);
+/* Bytes that can still be written to the file system of path, for refusing early. */
+int io_free_space(const char *path, uint64_t *bytes, Err *e);
 /* dir + "/" + name into out; -1 where it does not fit. */
 int io_path(char *out, size_t out_size, const char *dir, const char *name, Err *e);
 #define IO_PATH_MAX 4096
@@ -36,8 +38,9 @@ typedef struct {
     const unsigned char *data;
     size_t size;
     int mapped;
-    char path[IO_PATH_MAX];
+    char *path;
 } FileMap;
+/* Where the file cannot be mapped (some file systems cannot) it is read instead. */
 int filemap_open(FileMap *m, const char *path, int use_mmap, Err *e);
 void filemap_close(FileMap *m);
 /* A mapped file that shrinks kills the process with SIGBUS: align.c installs a handler that prints
@@ -46,13 +49,18 @@ void filemap_close(FileMap *m);
 /* ---- writing: all or nothing --------------------------------------------------------------- */
 
 /* Writes go to "<path>.tmp.<pid>" and appear at path by writer_commit (flush, fsync, rename, fsync
- * of the directory). writer_abort, or any error in commit, removes the temporary file. */
+ * of the directory). writer_abort, or any error in commit, removes the temporary file. A symbolic
+ * link stays and its target is replaced; a device or pipe (/dev/stdout) is written to directly.
+ * After an error in writer_put the Writer must still be ended by writer_abort. */
 typedef struct {
+    int open;     /* 1 from writer_open to writer_commit or writer_abort */
     int fd;
-    char path[IO_PATH_MAX], temp[IO_PATH_MAX];
+    char *path;   /* as the caller named it, for messages */
+    char *target; /* what the rename replaces; NULL: no rename, path is no regular file */
+    char *temp;
     unsigned char *buffer;
     size_t used;
-    uint64_t total;
+    uint64_t total; /* bytes put so far */
     int failed;
 } Writer;
 int writer_open(Writer *w, const char *path, Err *e); /* ERR_CREATE where impossible */
@@ -62,11 +70,12 @@ int writer_commit(Writer *w, Err *e);
 void writer_abort(Writer *w); /* safe after commit and on a zeroed Writer */
 int io_write_file(const char *path, const void *bytes, size_t len, Err *e); /* all of the above */
 
-/* Append-only logs (metrics.jsonl, ledger.jsonl): whole lines, O_APPEND. */
+/* Append-only logs (metrics.jsonl, ledger.jsonl): the line and a newline in one write, O_APPEND. A
+ * line that could not be written whole is taken back. sync: fsync before returning. */
 int io_append_line(const char *path, const char *line, size_t len, int sync, Err *e);
 
-/* Lock of a run directory: the file LOCK holding the process id. Taken over where that process is
- * gone. Held by another: ERR_CREATE naming it. */
+/* Lock of a run directory: the file LOCK holding "process-id host". Taken over where that process
+ * is gone from this host. Held by another: ERR_CREATE naming it. */
 int io_lock(const char *dir, Err *e);
 void io_unlock(const char *dir);
 
@@ -104,6 +113,7 @@ void jsonl_close(JsonLines *j);
 
 #define SAFETENSORS_MAX_HEADER 100000000u
 #define SAFETENSORS_MAX_DIMS 8
+#define SAFETENSORS_MAX_TENSORS 262144u /* the largest real files have some 60,000 */
 
 typedef struct {
     const char *name;
@@ -123,7 +133,8 @@ typedef struct {
     Pool pool;
     StTensor *tensors; /* in file order */
     size_t count;
-    const Json *metadata; /* the __metadata__ object or NULL */
+    const StTensor **by_name; /* the same, sorted by name */
+    const Json *metadata;     /* the __metadata__ object or NULL */
 } Safetensors;
 
 /* Validates everything of reliability list T before a tensor is visible: header length against the
@@ -142,8 +153,13 @@ typedef struct {
     size_t n_dims;
     uint64_t shape[SAFETENSORS_MAX_DIMS];
     const void *data; /* count * dtype_size bytes */
+    /* Where data is NULL: called when it is this tensor's turn, to writer_put exactly its bytes
+     * (a merge makes each tensor only then). Returns 0, or -1 with *e filled. */
+    int (*produce)(void *ctx, Writer *w, Err *e);
+    void *ctx;
 } StOut;
-/* metadata: pairs of key, value, ended by NULL; may be NULL. Refuses non-finite F32 values. */
+/* metadata: pairs of key, value, ended by NULL; may be NULL. Refuses non-finite values in data
+ * (ERR_DATA naming tensor and index); what produce writes is its own responsibility. */
 int safetensors_write(const char *path, const StOut *tensors, size_t count,
                       const char *const *metadata, Err *e);
 

@@ -29,20 +29,41 @@ struct Json {
 
 enum {
     JSON_ALLOW_DUPLICATES = 1, /* last one wins in json_get; default: error */
-    JSON_ALLOW_BOM = 2         /* skip a UTF-8 byte order mark */
+    JSON_ALLOW_BOM = 2,        /* skip a UTF-8 byte order mark */
+    JSON_ONE_LINE = 4          /* `name` holds the line already: messages add the column only */
 };
 
-/* Parses one whole document. `name` is for messages ("config.json", "rows.jsonl:17").
- * Strings and nodes live in *pool. Duplicate keys are found in O(n log n). */
+/* Parses one whole document. `name` is for messages ("config.json", "rows.jsonl:17"); errors are
+ * ERR_DATA in the form  name:line:column: found X, expected Y.  Strings and nodes live in *pool.
+ * Duplicate keys are found in O(n log n). */
 Json *json_parse(Pool *pool, const char *bytes, size_t len, const char *name, int flags, Err *e);
+
+/* The members of one large top-level object, one after another, so that the caller can free or
+ * reset the pool in between: a header of 100 MB needs memory for one member at a time. Duplicate
+ * names among these members are the caller's to find. Start with {bytes, len, name, flags}. */
+typedef struct {
+    const char *bytes;
+    size_t len;
+    const char *name;
+    int flags;
+    size_t at;      /* where the next member is looked for */
+    int begun, done;
+} JsonMembers;
+/* 1 with *member (key and value, in pool), 0 at the end of the document, -1 on error. */
+int json_members_next(JsonMembers *m, Pool *pool, Json **member, Err *e);
+
+/* What a file that should be JSON or weights is instead: "a Git LFS pointer (run git lfs pull)",
+ * "an HTML page", "UTF-16 text", ...; NULL where nothing is recognised. */
+const char *json_foreign(const char *bytes, size_t len);
 
 const Json *json_get(const Json *object, const char *key); /* NULL where absent or not an object */
 int json_is(const Json *j, const char *text);              /* a string equal to text */
-/* Exact conversions: 32.0 counts as the integer 32, 32.5 does not. Return 0 or -1. */
+/* Exact conversions: 32.0 and 3.2e1 count as the integer 32, 32.5 does not. json_f64 refuses what
+ * is too large for a double. Return 0, or -1 (also where j is NULL or no number). */
 int json_u64(const Json *j, uint64_t *value);
 int json_i64(const Json *j, int64_t *value);
 int json_f64(const Json *j, double *value);
-/* Line and column (from 1) of a byte offset. */
+/* Line and column of a byte offset, both from 1; columns count characters. */
 void json_place(const char *bytes, size_t len, size_t at, size_t *line, size_t *column);
 
 /* Writing. json_put_string quotes and escapes; json_put_f64 gives the shortest of %.15g, %.16g,
