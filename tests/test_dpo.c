@@ -587,7 +587,34 @@ static void token_weights(void)
     /* Two tokens of a three-word vocabulary: p = (.5, .3, .2), sum p^2 = .38; chosen .5 and .3. */
     double sum = log(0.5) - log(0.38) + log(0.3) - log(0.38);
     CHECK_NEAR(dpo_wpo_weight(sum, 2), sqrt(0.5 * 0.3) / 0.38, 1e-14);
-    CHECK_NEAR(dpo_wpo_weight(0, 0), 1, 0);
+    CHECK_NEAR(dpo_wpo_weight(1, 0), exp(1), 1e-15); /* no token counts as one */
+}
+
+/* A batch with nothing to score: averages divide by 1, sft is silent. */
+static void empty_completions(void)
+{
+    DpoConfig c = config_of(DPO_SFT, F_REVERSE_KL, 0);
+    DpoPair empty = {-1, -2, -1.5, -2.25, 0, 0, 0, 0, 1}, one = empty;
+    DpoPairResult result;
+    double loss;
+    dpo_loss(&c, &empty, 1, &result, NULL, &loss);
+    CHECK(loss == 0 && result.d_nll == 0);
+    one.tokens_chosen = 1;
+    empty.tokens_rejected = one.tokens_rejected = 4;
+    for (int k = 0; k < 2; k++) {
+        c.loss[0] = k ? DPO_IPO : DPO_SIGMOID_NORM;
+        CHECK(loss_of(&c, &empty, 1) == loss_of(&c, &one, 1));
+        CHECK_NEAR(loss_of(&c, &empty, 1), k ? 4.5625 * 4.5625 : -maths_logsigmoid(0.04375), 1e-13);
+    }
+}
+
+/* The defaults are TRL's. */
+static void defaults(void)
+{
+    DpoConfig c = dpo_config_default();
+    CHECK(c.n_losses == 1 && c.loss[0] == DPO_SIGMOID && c.weight[0] == 1);
+    CHECK(c.beta == 0.1 && c.label_smoothing == 0 && c.f == F_REVERSE_KL && !c.wpo);
+    CHECK(c.f_alpha == 0.5 && c.discopop_tau == 0.05);
 }
 
 static void names(void)
@@ -628,6 +655,22 @@ static void refused_combinations(void)
 {
     DpoConfig c = config_of(DPO_SIGMOID, F_REVERSE_KL, 0.1);
     check_refused(&c, "--loss cdpo");
+    for (int loss = 0; loss < DPO_LOSS_COUNT; loss++) {
+        int smooths = loss == DPO_EXO_PAIR || loss == DPO_ROBUST || loss == DPO_AOT ||
+                      loss == DPO_AOT_UNPAIRED || loss == DPO_CDPO;
+        Err e = {0};
+        c.loss[0] = (DpoLoss)loss;
+        if (smooths)
+            CHECK(dpo_config_check(&c, &e) == 0);
+        else
+            check_refused(&c, dpo_loss_name(c.loss[0]));
+    }
+    c.n_losses = 2; /* one loss of the list that reads it is enough */
+    c.loss[0] = DPO_SFT;
+    c.loss[1] = DPO_ROBUST;
+    c.weight[1] = 1;
+    Err ok = {0};
+    CHECK(dpo_config_check(&c, &ok) == 0);
     c = config_of(DPO_EXO_PAIR, F_REVERSE_KL, 0);
     check_refused(&c, "exo_pair");
     c = config_of(DPO_ROBUST, F_REVERSE_KL, 0.5);
@@ -694,6 +737,8 @@ static const Test tests[] = {
     {"extreme_values", extreme_values},
     {"nan_stays_nan", nan_stays_nan},
     {"token_weights", token_weights},
+    {"empty_completions", empty_completions},
+    {"defaults", defaults},
     {"names", names},
     {"refused_combinations", refused_combinations},
     {"refused_numbers", refused_numbers},

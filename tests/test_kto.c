@@ -204,6 +204,8 @@ static void nan_stays_nan(void)
     double loss = loss_of(&c, TABLE, 5, kl);
     CHECK(loss != loss);
     CHECK(kto_kl(zero, zero, 2) == 0);
+    double small[2] = {0.3, -0.1};
+    CHECK_NEAR(kto_kl(small, zero, 2), 0.1, 1e-16);
 }
 
 /* ---- class weights ------------------------------------------------------------------------- */
@@ -240,15 +242,29 @@ static void balance(void)
     CHECK_NEAR(r.desirable_high, 40.0 / 3, 1e-12);
     CHECK_NEAR(r.undesirable_low, 0.075, 1e-15);
     CHECK_NEAR(r.undesirable_high, 0.1, 1e-15);
-    c.desirable_weight = 13.33; /* as printed with two digits */
-    CHECK(kto_weights_balanced(&c, 10, 100, &r) == 1);
-    c.desirable_weight = 13.4;
-    CHECK(kto_weights_balanced(&c, 10, 100, &r) == 0);
-    c.desirable_weight = 9.9;
-    CHECK(kto_weights_balanced(&c, 10, 100, &r) == 0);
-    c = kto_config_default();
-    c.undesirable_weight = 0.1; /* the other weight may do it */
-    CHECK(kto_weights_balanced(&c, 10, 100, &r) == 1);
+    /* Either weight may do it, and a bound printed with two digits counts as inside. */
+    static const double DESIRABLE[4] = {0.0945, 0.0955, 0.138, 0.139};
+    static const double UNDESIRABLE[4] = {0.0695, 0.0705, 0.1045, 0.1055};
+    for (size_t i = 0; i < 4; i++) {
+        c = kto_config_default();
+        c.desirable_weight = DESIRABLE[i];
+        CHECK(kto_weights_balanced(&c, 100, 10, &r) == (i == 1 || i == 2));
+        c = kto_config_default();
+        c.undesirable_weight = UNDESIRABLE[i];
+        CHECK(kto_weights_balanced(&c, 10, 100, &r) == (i == 1 || i == 2));
+    }
+    /* Each range belongs to the other weight as it is. */
+    c = (KtoConfig){KTO_KTO, 0.1, 3, 2};
+    kto_weights_balanced(&c, 10, 100, &r);
+    CHECK_NEAR(r.desirable_low, 20, 1e-12);
+    CHECK_NEAR(r.desirable_high, 80.0 / 3, 1e-12);
+    CHECK_NEAR(r.undesirable_low, 0.225, 1e-15);
+    CHECK_NEAR(r.undesirable_high, 0.3, 1e-15);
+    CHECK(kto_weights_balanced(&c, 50, 50, &r) == 1); /* chosen by hand, counts equal: no word */
+    CHECK(kto_weights_balanced(&c, 0, 50, &r) == 1);
+    CHECK_NEAR(r.desirable_low, 100, 1e-12); /* an absent class counts as one row */
+    CHECK(kto_weights_balanced(&c, 50, 0, &r) == 1);
+    CHECK_NEAR(r.undesirable_high, 150, 1e-12);
     /* A slightly larger desirable class is inside: 4/3 is the upper end for it. */
     c = kto_config_default();
     CHECK(kto_weights_balanced(&c, 120, 100, &r) == 1);
