@@ -35,13 +35,20 @@ $(BUILD)/double/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DREAL=double -MMD -MP -c $< -o $@
 
-$(BUILD)/tests/double_%: tests/double_%.c $(DOUBLE_OBJECTS)
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -DREAL=double -I. -MMD -MP $< $(DOUBLE_OBJECTS) -o $@ -lm
+# Archives, so that a test links the rooms it uses and no others.
+$(BUILD)/rooms.a: $(OBJECTS)
+	rm -f $@ && $(AR) rcs $@ $^
 
-$(BUILD)/tests/test_%: tests/test_%.c $(OBJECTS)
+$(BUILD)/double/rooms.a: $(DOUBLE_OBJECTS)
+	rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/tests/double_%: tests/double_%.c $(BUILD)/double/rooms.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $< $(OBJECTS) -o $@ -lm
+	$(CC) $(ALL_CFLAGS) -DREAL=double -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+
+$(BUILD)/tests/test_%: tests/test_%.c $(BUILD)/rooms.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
 .PHONY: test
 test: align $(TESTS) $(DOUBLE_TESTS) ## all C tests; prints "N passed, N failed"
@@ -51,6 +58,37 @@ test: align $(TESTS) $(DOUBLE_TESTS) ## all C tests; prints "N passed, N failed"
 asan: ## all tests again under the address and undefined-behaviour sanitizers
 	$(MAKE) BUILD=build/asan EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -g" \
 	    CFLAGS=-O1 PROGRAM=build/asan/align test
+
+# Fault builds: the N-th allocation or file operation fails, as the environment says.
+FAULTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fault_*.c))
+.PHONY: faults
+faults: ## every allocation and file operation made to fail, one after the other
+	$(MAKE) BUILD=build/faults EXTRA="-DALIGN_FAULTS -fsanitize=address,undefined \
+	    -fno-sanitize-recover=all -g" CFLAGS=-O1 run-faults
+
+.PHONY: run-faults
+run-faults: $(FAULTS)
+	@tests/run.sh $(FAULTS)
+
+$(BUILD)/tests/fault_%: tests/fault_%.c $(BUILD)/rooms.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+
+FUZZ_SECONDS = 10
+FUZZ_SEED = 1
+FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out tests/fuzz_main.c,$(wildcard tests/fuzz_*.c)))
+.PHONY: fuzz
+fuzz: ## random damage to every file format we read: FUZZ_SECONDS each (10)
+	$(MAKE) BUILD=build/fuzz EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -g" \
+	    CFLAGS=-O1 run-fuzz
+
+.PHONY: run-fuzz
+run-fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do $$f $(FUZZ_SECONDS) $(FUZZ_SEED) || exit 1; done
+
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c tests/fuzz_main.c $(BUILD)/rooms.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
 .PHONY: floors
 floors: ## no file includes a room of a higher floor, or one to its right

@@ -1,6 +1,6 @@
-/* maths.c - elementary functions from +, -, *, /, fma and sqrt only. See maths.h.
+/* maths.c - elementary functions from +, -, *, /, fma and sqrt only; number formats. See maths.h.
  *
- * The method is the same everywhere: reduce the argument to a small interval, keeping the rounding
+ * The method of the functions is the same everywhere: reduce the argument to a small interval, keeping the rounding
  * error of the reduction as a second number ("low part"); sum a Taylor series there; and add the
  * leading term last, so that its one rounding is nearly the whole error.
  */
@@ -356,4 +356,112 @@ float maths_expf(float x)
     p = fmaf(p, r, 1);
     int whole = (int)n, half = (whole - (whole < 0)) / 2; /* rounded down */
     return p * power_of_two_float(half) * power_of_two_float(whole - half);
+}
+
+/* ---- number formats of stored weights ------------------------------------------------------ */
+
+size_t dtype_size(Dtype t)
+{
+    switch (t) {
+    case DTYPE_F32: return 4;
+    case DTYPE_BF16:
+    case DTYPE_F16: return 2;
+    case DTYPE_F64: return 8;
+    }
+    return 0;
+}
+
+const char *dtype_name(Dtype t)
+{
+    switch (t) {
+    case DTYPE_F32: return "F32";
+    case DTYPE_BF16: return "BF16";
+    case DTYPE_F16: return "F16";
+    case DTYPE_F64: return "F64";
+    }
+    return "?";
+}
+
+static float float_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t float_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+float bf16_to_float(uint16_t b)
+{
+    return float_from_bits((uint32_t)b << 16);
+}
+
+uint16_t bf16_from_float(float x)
+{
+    uint32_t bits = float_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(bits >> 16 | 0x40); /* quiet NaN */
+    /* Add just under one half of the last bit kept, or exactly half where that bit is odd. */
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
+}
+
+float f16_to_float(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 0x1F, mantissa = h & 0x3FF;
+    if (exponent == 0x1F) return float_from_bits(sign | 0x7F800000u | mantissa << 13);
+    if (exponent == 0) { /* zero or subnormal: mantissa x 2^-24, exact in float */
+        float x = (float)mantissa * 0x1p-24f;
+        return sign ? -x : x;
+    }
+    return float_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+uint16_t f16_from_float(float x)
+{
+    uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, a = bits & 0x7FFFFFFFu;
+    if (a > 0x7F800000u) return (uint16_t)(sign | 0x7E00 | (a >> 13 & 0x3FF)); /* quiet NaN */
+    if (a >= 0x477FF000u) return (uint16_t)(sign | 0x7C00); /* from 65520 on: infinity */
+    if (a < 0x38800000u) { /* below 2^-14: subnormal, a multiple of 2^-24 */
+        /* 0.5 has its last bit at 2^-24, so the addition itself rounds there, ties to even. */
+        return (uint16_t)(sign | (float_bits(float_from_bits(a) + 0.5f) - float_bits(0.5f)));
+    }
+    a += 0xFFF + (a >> 13 & 1);
+    return (uint16_t)(sign | (a - (112u << 23)) >> 13);
+}
+
+/* Value i of a stored array, in double, which holds all of them exactly. */
+static double value_at(const unsigned char *p, Dtype t, size_t i)
+{
+    uint16_t h;
+    float f;
+    double d = 0;
+    switch (t) {
+    case DTYPE_F32: memcpy(&f, p + 4 * i, 4); return (double)f;
+    case DTYPE_BF16: memcpy(&h, p + 2 * i, 2); return (double)bf16_to_float(h);
+    case DTYPE_F16: memcpy(&h, p + 2 * i, 2); return (double)f16_to_float(h);
+    case DTYPE_F64: memcpy(&d, p + 8 * i, 8); return d;
+    }
+    return d;
+}
+
+void dtype_to_float(float *out, const void *in, Dtype t, size_t count)
+{
+    if (t == DTYPE_F32) { /* also keeps the payload of a NaN */
+        if (count) memcpy(out, in, count * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) out[i] = (float)value_at(in, t, i);
+}
+
+void dtype_to_real(real *out, const void *in, Dtype t, size_t count)
+{
+    if (t == DTYPE_REAL) {
+        if (count) memcpy(out, in, count * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) out[i] = (real)value_at(in, t, i);
 }
