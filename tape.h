@@ -49,6 +49,9 @@ typedef struct {
     int keep;     /* layers keep their activations (0: recompute them) */
     int failed;   /* the arena was too small; nothing was computed since */
     uint64_t dropout_key; /* changes with every micro-batch; 0 = dropout off (evaluation) */
+    Compute exact;        /* as compute, in f32: adapters are never rounded to bf16 */
+    real *boundary[2];    /* gradients at the borders between layers, see tape_layer */
+    Var nothing;          /* what operations return once memory is out */
 } Tape;
 
 /* bytes = 0 opens a counting tape. node_bytes bounds the records. */
