@@ -119,6 +119,11 @@ Var *tape_value(Tape *t, size_t rows, size_t cols)
     return v;
 }
 
+void *tape_memory(Tape *t, size_t bytes)
+{
+    return take(t, &t->nodes, bytes);
+}
+
 /* Runs the nodes from t->last down to, not including, `stop`. */
 static void walk(Tape *t, Node *last, const Node *stop)
 {

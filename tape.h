@@ -64,6 +64,9 @@ int tape_check(const Tape *t, Err *e);
 
 /* A value without history: zeroed memory [rows, cols]. */
 Var *tape_value(Tape *t, size_t rows, size_t cols);
+/* Memory for plans and positions that nodes point to: real even on a counting tape, alive until
+ * tape_reset. NULL (and the tape has failed) when node_bytes was too small. */
+void *tape_memory(Tape *t, size_t bytes);
 
 /* ---- operations ---------------------------------------------------------------------------- */
 
