@@ -171,24 +171,24 @@ Param *model_head(Model *m)
 
 /* ---- rotary tables ------------------------------------------------------------------------- */
 
-/* Frequencies as transformers has them, each step rounded to float:
+/* Frequencies as transformers has them, every step rounded to float (to real, in double builds):
  *   f_i = 1 / theta^{2i/D};  linear: f_i / factor;
  *   llama3: by wavelength w = 2 pi / f_i: long ones divided by factor, short ones kept, a linear
  *   blend between original/low and original/high. */
-static float rope_frequency(const ModelConfig *c, size_t i)
+static real rope_frequency(const ModelConfig *c, size_t i)
 {
-    float exponent = (float)(2 * i) / (float)c->D;
-    float f = 1.0f / (float)maths_pow(c->rope.theta, (double)exponent);
-    float factor = (float)c->rope.factor;
+    real exponent = (real)(2 * i) / (real)c->D;
+    real f = 1 / (real)maths_pow(c->rope.theta, (double)exponent);
+    real factor = (real)c->rope.factor;
     if (!strcmp(c->rope.type, "linear")) return f / factor;
     if (strcmp(c->rope.type, "llama3")) return f;
     const double two_pi = 6.283185307179586476925;
-    float wave = (float)two_pi / f, original = (float)c->rope.original_max_positions;
-    float low = (float)c->rope.low_freq_factor, high = (float)c->rope.high_freq_factor;
+    real wave = (real)two_pi / f, original = (real)c->rope.original_max_positions;
+    real low = (real)c->rope.low_freq_factor, high = (real)c->rope.high_freq_factor;
     if (wave > original / low) return f / factor;
     if (wave < original / high) return f;
-    float smooth = (original / wave - low) / (high - low);
-    return (1.0f - smooth) * f / factor + smooth * f;
+    real smooth = (original / wave - low) / (high - low);
+    return (1 - smooth) * f / factor + smooth * f;
 }
 
 int model_reserve_positions(Model *m, size_t count, Err *e)
@@ -203,11 +203,11 @@ int model_reserve_positions(Model *m, size_t count, Err *e)
         return -1;
     }
     for (size_t i = 0; i < half; i++) {
-        float f = rope_frequency(&m->config, i);
+        real f = rope_frequency(&m->config, i);
         for (size_t p = 0; p < count; p++) {
-            float angle = f * (float)p;
-            cos[p * half + i] = (real)(float)maths_cos((double)angle);
-            sin[p * half + i] = (real)(float)maths_sin((double)angle);
+            real angle = f * (real)p;
+            cos[p * half + i] = (real)maths_cos((double)angle);
+            sin[p * half + i] = (real)maths_sin((double)angle);
         }
     }
     mem_free(m->rope_cos);
