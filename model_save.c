@@ -7,6 +7,7 @@
 typedef struct {
     const Model *m;
     const Lora *lora;
+    size_t index; /* as in model_weight */
 } Source;
 
 /* The adapter of the i-th weight (in the order of model_weight), or NULL. */
@@ -41,47 +42,56 @@ static Dtype disk_dtype(const Mat *w)
     return w->dtype == DTYPE_F64 ? DTYPE_F32 : w->dtype;
 }
 
-static int fill(void *ctx, size_t index, void *out, Err *e)
+/* The values with the adapter folded in, in the dtype of the disk. */
+static int put_changed(const Mat *w, const Adapter *a, const char *name, Writer *out, Err *e)
+{
+    size_t n = w->rows * w->cols, width = dtype_size(disk_dtype(w));
+    real *values = mem_alloc(n * sizeof *values, e);
+    void *stored = values ? mem_alloc(n * width, e) : NULL;
+    int bad = !stored;
+    if (!bad) {
+        dtype_to_real(values, w->data, w->dtype, n);
+        if (a) lora_merge_into(values, a);
+        size_t at = tensor_find_nonfinite(values, n);
+        if (at < n)
+            bad = err_set(e, ERR_DATA, "%s: number %zu of the result is not finite", name, at);
+        store(stored, values, disk_dtype(w), n);
+    }
+    bad = bad || writer_put(out, stored, n * width, e);
+    mem_free(stored);
+    mem_free(values);
+    return bad ? -1 : 0;
+}
+
+static int produce(void *ctx, Writer *out, Err *e)
 {
     const Source *s = ctx;
     char name[MODEL_TENSOR_NAME];
-    const Mat *w = model_weight(s->m, index, name);
-    size_t n = w->rows * w->cols;
+    const Mat *w = model_weight(s->m, s->index, name);
     const Adapter *a = adapter_of(s->m, s->lora, name);
-    if (!a && disk_dtype(w) == w->dtype) {
-        memcpy(out, w->data, n * dtype_size(w->dtype));
-        return 0;
-    }
-    real *values = mem_alloc(n * sizeof *values, e);
-    if (!values) return -1;
-    dtype_to_real(values, w->data, w->dtype, n);
-    if (a) lora_merge_into(values, a);
-    size_t bad = tensor_find_nonfinite(values, n);
-    if (bad < n)
-        err_set(e, ERR_DATA, "%s: number %zu of the result is not finite", name, bad);
-    else
-        store(out, values, disk_dtype(w), n);
-    mem_free(values);
-    return bad < n ? -1 : 0;
+    if (a || disk_dtype(w) != w->dtype) return put_changed(w, a, name, out, e);
+    return writer_put(out, w->data, w->rows * w->cols * dtype_size(w->dtype), e);
 }
 
 static int save_weights(const Model *m, const Lora *lora, const char *path, Err *e)
 {
     size_t n = model_param_count(m);
-    Source source = {m, lora};
+    Source *sources = mem_calloc(n, sizeof *sources, e);
     StOut *outs = mem_calloc(n, sizeof *outs, e);
     char(*names)[MODEL_TENSOR_NAME] = mem_calloc(n, sizeof *names, e);
-    int bad = !outs || !names;
+    int bad = !sources || !outs || !names;
     for (size_t i = 0; !bad && i < n; i++) {
         const Mat *w = model_weight(m, i, names[i]);
+        sources[i] = (Source){m, lora, i};
         outs[i] = (StOut){.name = names[i], .dtype = disk_dtype(w), .n_dims = w->rows == 1 ? 1 : 2,
                           .shape = {w->rows == 1 ? w->cols : w->rows, w->rows == 1 ? 0 : w->cols},
-                          .fill = fill, .ctx = &source};
+                          .produce = produce, .ctx = &sources[i]};
     }
     const char *const metadata[] = {"format", "pt", NULL};
     bad = bad || safetensors_write(path, outs, n, metadata, e);
     mem_free(names);
     mem_free(outs);
+    mem_free(sources);
     return bad ? -1 : 0;
 }
 
