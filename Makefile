@@ -50,6 +50,11 @@ $(BUILD)/tests/test_%: tests/test_%.c $(BUILD)/rooms.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
+# Programs for the scripts in tools/: tests/tool_X.c becomes build/tools/X.
+$(BUILD)/tools/%: tests/tool_%.c $(BUILD)/rooms.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+
 .PHONY: test
 test: align $(TESTS) $(DOUBLE_TESTS) ## all C tests; prints "N passed, N failed"
 	@tests/run.sh $(TESTS) $(DOUBLE_TESTS) $(SHELL_TESTS)
@@ -114,4 +119,4 @@ help: ## this list
 clean: ## removes what make built
 	rm -rf build align
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/double/*.d $(BUILD)/tests/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/double/*.d $(BUILD)/tests/*.d $(BUILD)/tools/*.d)

@@ -1,0 +1,437 @@
+/* test_tokenizer.c - tokenizers small enough to check by hand: both forms, special tokens, streams,
+ * and every way a tokenizer.json can be wrong. */
+#include "base.h"
+
+#include "test.h"
+#include "tokenizer.h"
+#include "tokenizer_inner.h"
+
+#define BAR "\xe2\x96\x81" /* U+2581, the SentencePiece space */
+
+/* ---- models ------------------------------------------------------------------------------------ */
+
+static Err err;
+
+static Tokenizer *parse(const char *json)
+{
+    err = (Err){0};
+    return tokenizer_parse(json, strlen(json), "t.json", NULL, 0, NULL, &err);
+}
+
+/* A SentencePiece-like model: 0 <unk> 1 <s> 2 </s> 3 _ 4 a 5 b 6 ab 7 _ab 8 __ 9 <0xC3> 10 <0xA9>
+ * 11 [X] (added, no control token). `middle` holds normalizer and pre-tokenizer. */
+static Tokenizer *sentencepiece(const char *middle)
+{
+    static char json[4096];
+    snprintf(json, sizeof json,
+             "{\"version\":\"1.0\",\"truncation\":{\"max_length\":1},\"padding\":{\"x\":1},"
+             "\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},"
+             "{\"id\":1,\"content\":\"<s>\",\"special\":true},"
+             "{\"id\":2,\"content\":\"</s>\",\"special\":true},"
+             "{\"id\":11,\"content\":\"[X]\",\"special\":false}],%s,"
+             "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
+             "{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"
+             "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":"
+             "{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}},"
+             "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":"
+             "{\"String\":\"" BAR "\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
+             "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
+             "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"fuse_unk\":true,"
+             "\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2,\"" BAR "\":3,"
+             "\"a\":4,\"b\":5,\"ab\":6,\"" BAR "ab\":7,\"" BAR BAR "\":8,\"<0xC3>\":9,"
+             "\"<0xA9>\":10},\"merges\":[\"a b\",[\"" BAR "\",\"ab\"],\"" BAR " " BAR "\"]}}",
+             middle);
+    return parse(json);
+}
+
+#define LEGACY                                                                                   \
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"" \
+    BAR "\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" BAR "\"}]},"     \
+    "\"pre_tokenizer\":null"
+#define METASPACE(scheme)                                                                        \
+    "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" BAR       \
+    "\",\"prepend_scheme\":\"" scheme "\",\"split\":false}"
+
+/* A byte-level model: ids 0..255 are the bytes in the order of the alphabet; then 256 "ab",
+ * 257 "Gab" (G: the space), 258 "GG", 259 "abab" (in no merge), and added tokens 260 <|end|>,
+ * 261 <|pad|>. */
+static Tokenizer *byte_level(const char *pre_tokenizer, const char *options)
+{
+    static char json[16384];
+    size_t at = 0;
+    at += (size_t)snprintf(json, sizeof json,
+                           "{\"added_tokens\":[{\"id\":260,\"content\":\"<|end|>\",\"special\":"
+                           "true},{\"id\":261,\"content\":\"<|pad|>\",\"special\":true}],"
+                           "\"pre_tokenizer\":%s,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{"
+                           "\"type\":\"BPE\",%s\"vocab\":{",
+                           pre_tokenizer, options);
+    unsigned next = 0x100;
+    for (unsigned b = 0; b < 256; b++) {
+        int printable = (b > 0x20 && b < 0x7f) || (b > 0xa0 && b != 0xad);
+        at += (size_t)snprintf(json + at, sizeof json - at, "\"\\u%04x\":%u,",
+                               printable ? b : next++, b);
+    }
+    snprintf(json + at, sizeof json - at,
+             "\"ab\":256,\"\\u0120ab\":257,\"\\u0120\\u0120\":258,\"abab\":259},"
+             "\"merges\":[\"a b\",\"\\u0120 ab\",\"\\u0120 \\u0120\"]}}");
+    return parse(json);
+}
+
+#define BYTES_ONLY "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
+#define BYTES_GPT2 "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":true}"
+#define BYTES_LLAMA3                                                                             \
+    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"        \
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"         \
+    "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"      \
+    "\"behavior\":\"Isolated\",\"invert\":false}," BYTES_ONLY "]}"
+
+/* ---- checks ------------------------------------------------------------------------------------ */
+
+/* The ids of text as "1 7 4". */
+static const char *ids_of(const Tokenizer *t, const char *text, size_t len, int flags)
+{
+    static char shown[1024];
+    size_t at = 0;
+    Ids ids = {0};
+    shown[0] = 0;
+    if (!t || tokenizer_encode(t, text, len, flags, &ids, &err)) {
+        snprintf(shown, sizeof shown, "error: %s", err.text);
+        return shown;
+    }
+    for (size_t i = 0; i < ids.count && at < sizeof shown - 16; i++)
+        at += (size_t)snprintf(shown + at, sizeof shown - at, i ? " %ld" : "%ld", (long)ids.ids[i]);
+    ids_free(&ids);
+    return shown;
+}
+
+#define CHECK_IDS(t, text, flags, expected) \
+    CHECK_TEXT(ids_of(t, text, sizeof(text) - 1, flags), expected)
+
+/* ids to text, at once; the streamed text must be the same. */
+static const char *text_of(const Tokenizer *t, const int32_t *ids, size_t n, int skip)
+{
+    static char shown[1024];
+    Text whole = {0}, streamed = {0};
+    Decoder d;
+    int failed = tokenizer_decode(t, ids, n, skip, &whole, &err);
+    decoder_begin(&d, t, skip);
+    for (size_t i = 0; i < n && !failed; i++) {
+        failed = decoder_put(&d, ids[i], &streamed, &err);
+        CHECK(!streamed.len || (whole.len >= streamed.len &&
+                                !memcmp(whole.data, streamed.data, streamed.len)));
+    }
+    failed = failed || decoder_flush(&d, &streamed, &err);
+    if (failed) {
+        snprintf(shown, sizeof shown, "error: %s", err.text);
+    } else {
+        CHECK(whole.len == streamed.len);
+        snprintf(shown, sizeof shown, "%s", whole.data);
+        CHECK_TEXT(streamed.data ? streamed.data : "", shown);
+    }
+    decoder_free(&d);
+    text_free(&whole);
+    text_free(&streamed);
+    return shown;
+}
+
+#define DECODED(t, skip, ...)                                \
+    text_of(t, (const int32_t[]){__VA_ARGS__},               \
+            sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t), skip)
+
+/* ---- SentencePiece form ------------------------------------------------------------------------- */
+
+static void sentencepiece_legacy(void)
+{
+    Tokenizer *t = sentencepiece(LEGACY);
+    CHECK(t && tokenizer_size(t) == 12);
+    CHECK_IDS(t, "", TOKENIZE_ADD, "1");
+    CHECK_IDS(t, "", 0, "");
+    CHECK_IDS(t, "ab", TOKENIZE_ADD, "1 7");
+    CHECK_IDS(t, " ab", 0, "3 7");            /* the merge _ab comes before the merge __ */
+    CHECK_IDS(t, "  a", 0, "8 3 4");
+    CHECK_IDS(t, BAR "ab", 0, "3 7");         /* a literal U+2581 is a space */
+    CHECK_IDS(t, "ab\xc3\xa9", 0, "7 9 10");  /* bytes where there is no token */
+    CHECK_IDS(t, "z\xe2\x98\x83z", 0, "3 0"); /* a byte is missing: unknown, a run of them is one */
+    CHECK_IDS(t, "a\0b", 0, "3 4 0 5");       /* 0 is a character like any other */
+    tokenizer_free(t);
+}
+
+static void sentencepiece_metaspace(void)
+{
+    Tokenizer *t = sentencepiece(METASPACE("first"));
+    CHECK_IDS(t, "ab", 0, "7");
+    CHECK_IDS(t, " ab", 0, "7"); /* it begins with a space already */
+    CHECK_IDS(t, BAR "ab", 0, "7");
+    CHECK_IDS(t, "ab</s>ab", TOKENIZE_SPECIAL, "7 2 6"); /* only the first piece */
+    tokenizer_free(t);
+    t = sentencepiece(METASPACE("always"));
+    CHECK_IDS(t, "ab</s>ab", TOKENIZE_SPECIAL, "7 2 7");
+    tokenizer_free(t);
+    t = sentencepiece(METASPACE("never"));
+    CHECK_IDS(t, "ab</s>ab", TOKENIZE_SPECIAL, "6 2 6");
+    tokenizer_free(t);
+}
+
+static void sentencepiece_decodes(void)
+{
+    Tokenizer *t = sentencepiece(LEGACY);
+    CHECK_TEXT(DECODED(t, 1, 1, 7, 7), "ab ab"); /* one leading space goes */
+    CHECK_TEXT(DECODED(t, 0, 1, 7, 2), "<s> ab</s>");
+    CHECK_TEXT(DECODED(t, 1, 8, 4), " a");
+    CHECK_TEXT(DECODED(t, 1, 4, 9, 10, 5), "a\xc3\xa9" "b");
+    CHECK_TEXT(DECODED(t, 1, 9, 10, 9), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"); /* all of the run */
+    CHECK_TEXT(DECODED(t, 1, 9, 2, 10), "\xc3\xa9"); /* skipped tokens do not end a run */
+    Text out = {0};
+    CHECK(tokenizer_decode(t, (const int32_t[]){4, 12}, 2, 1, &out, &err) && err.code == ERR_DATA);
+    CHECK(out.len == 0);
+    CHECK(tokenizer_decode(t, (const int32_t[]){-1}, 1, 1, &out, &err) && err.code == ERR_DATA);
+    text_free(&out);
+    tokenizer_free(t);
+}
+
+/* ---- byte-level form ----------------------------------------------------------------------------- */
+
+static void byte_level_words(void)
+{
+    Tokenizer *t = byte_level(BYTES_LLAMA3, "");
+    CHECK(t && tokenizer_size(t) == 262);
+    CHECK_IDS(t, "", TOKENIZE_ADD, "");
+    CHECK_IDS(t, "ab ab", 0, "256 257");
+    CHECK_IDS(t, "   ab", 0, "258 257"); /* the last space goes with the word */
+    CHECK_IDS(t, "   ", 0, "258 32");
+    CHECK_IDS(t, "abab", 0, "256 256");
+    CHECK_IDS(t, "\xff", 0, "error: text is not UTF-8: byte 0xFF at offset 0");
+    CHECK_IDS(t, "a\xed\xa0\x80", 0, "error: text is not UTF-8: byte 0xED at offset 1");
+    CHECK_IDS(t, "ab\xc0\xaf", 0, "error: text is not UTF-8: byte 0xC0 at offset 2");
+    tokenizer_free(t);
+    t = byte_level(BYTES_LLAMA3, "\"ignore_merges\":true,");
+    CHECK_IDS(t, "abab", 0, "259"); /* in the vocabulary, though no merge leads there */
+    CHECK_IDS(t, "abab!", 0, "259 33");
+    tokenizer_free(t);
+    t = byte_level(BYTES_GPT2, "");
+    CHECK_IDS(t, "ab", 0, "257"); /* add_prefix_space */
+    CHECK_IDS(t, " ab", 0, "257");
+    tokenizer_free(t);
+}
+
+static void byte_level_decodes(void)
+{
+    Tokenizer *t = byte_level(BYTES_LLAMA3, "");
+    CHECK_TEXT(DECODED(t, 1, 257, 256), " abab");
+    CHECK_TEXT(DECODED(t, 0, 256, 260), "ab<|end|>");
+    CHECK_TEXT(DECODED(t, 1, 256, 260), "ab");
+    CHECK_TEXT(DECODED(t, 1, 0xe2, 0x98, 0x83), "\xe2\x98\x83");
+    CHECK_TEXT(DECODED(t, 1, 0xe2, 0x98, 'a'), "\xef\xbf\xbd" "a"); /* one for the beginning */
+    CHECK_TEXT(DECODED(t, 1, 0xe0, 0x80, 'a'), "\xef\xbf\xbd\xef\xbf\xbd" "a");
+    CHECK_TEXT(DECODED(t, 1, 0xf0, 0x9f), "\xef\xbf\xbd");
+    CHECK_TEXT(DECODED(t, 1, 0xff, 0xed, 0xa0), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    tokenizer_free(t);
+}
+
+/* ---- special tokens ------------------------------------------------------------------------------ */
+
+static void special_spellings_stay_text(void)
+{
+    Tokenizer *t = sentencepiece(METASPACE("first"));
+    CHECK_IDS(t, "ab</s>", TOKENIZE_SPECIAL | TOKENIZE_ADD, "1 7 2");
+    CHECK_IDS(t, "ab</s>", 0, "7 0");  /* "</s>" is a run of unknown characters */
+    CHECK_IDS(t, "ab[X]ab", 0, "7 11 6"); /* added, but no control token */
+    CHECK_IDS(t, "</s", TOKENIZE_SPECIAL, "3 0");
+    CHECK(tokenizer_is_special(t, 2) && !tokenizer_is_special(t, 11) && !tokenizer_is_special(t, 99));
+    CHECK(tokenizer_id(t, "[X]", 3) == 11 && tokenizer_id(t, "[Y]", 3) == -1);
+    CHECK_TEXT(tokenizer_piece(t, 7, NULL), BAR "ab");
+    CHECK(!tokenizer_piece(t, 12, NULL) && !tokenizer_piece(t, -1, NULL));
+    tokenizer_free(t);
+}
+
+/* Text of ours around text of others, spelled out as "0" and "1" per byte. */
+static const char *marked_ids(const Tokenizer *t, const char *text, const char *ones)
+{
+    static char shown[256];
+    char ours[64];
+    Ids ids = {0};
+    size_t at = 0, len = strlen(text);
+    for (size_t i = 0; i < len; i++) ours[i] = ones[i] == '1';
+    shown[0] = 0;
+    CHECK(strlen(ones) == len && !tokenizer_encode_marked(t, text, ours, len, 0, &ids, &err));
+    for (size_t i = 0; i < ids.count; i++)
+        at += (size_t)snprintf(shown + at, sizeof shown - at, i ? " %ld" : "%ld", (long)ids.ids[i]);
+    ids_free(&ids);
+    return shown;
+}
+
+static void only_our_special_tokens_count(void)
+{
+    Tokenizer *t = sentencepiece(METASPACE("first"));
+    CHECK_TEXT(marked_ids(t, "<s>ab</s>ab</s>", "111000000001111"), "1 6 0 6 2");
+    CHECK_TEXT(marked_ids(t, "ab</s>", "001111"), "7 2");
+    CHECK_TEXT(marked_ids(t, "ab</s>", "000111"), "7 0"); /* a forged half */
+    CHECK_TEXT(marked_ids(t, "ab</s>", "111110"), "7 0");
+    CHECK_TEXT(marked_ids(t, "ab<</s>", "0001111"), "7 0 2");
+    tokenizer_free(t);
+}
+
+/* ---- hostile length ------------------------------------------------------------------------------ */
+
+static void a_megabyte_of_one_letter(void)
+{
+    enum { SIZE = 1 << 20 };
+    char *text = mem_alloc(SIZE, &err);
+    CHECK(text != NULL);
+    if (!text) return;
+    for (int i = 0; i < 3; i++) {
+        Tokenizer *t = i == 2 ? sentencepiece(LEGACY) : byte_level(BYTES_LLAMA3, "");
+        memset(text, i == 0 ? 'a' : ' ', SIZE);
+        Ids ids = {0};
+        double start = time_now();
+        CHECK(!tokenizer_encode(t, text, SIZE, 0, &ids, &err));
+        CHECK(time_now() - start < 2);
+        CHECK(ids.count == (i == 0 ? SIZE : SIZE / 2 + (i == 2)));
+        ids_free(&ids);
+        tokenizer_free(t);
+    }
+    mem_free(text);
+}
+
+/* ---- wrong files --------------------------------------------------------------------------------- */
+
+/* The file must be refused, with this code and these words in the message. */
+static void refused(const char *json, const char *words)
+{
+    Tokenizer *t = parse(json);
+    CHECK(t == NULL && err.code == ERR_DATA);
+    if (!t && !strstr(err.text, words)) CHECK_TEXT(err.text, words);
+    if (strchr(err.text, '\n')) CHECK_TEXT(err.text, "one line");
+    tokenizer_free(t);
+}
+
+#define MODEL(vocab, merges) \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{" vocab "},\"merges\":[" merges "]}"
+
+static void faults_of_the_model(void)
+{
+    refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,", "t.json"); /* K01 */
+    refused("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "Unigram"); /* K02 */
+    refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece");
+    refused("{" MODEL("\"a\":0,\"b\":2", "") "}", "0 .. 1"); /* K03: a gap */
+    refused("{" MODEL("\"a\":0,\"b\":0", "") "}", "two tokens");
+    refused("{" MODEL("\"a\":0,\"a\":1", "") "}", "t.json:1:");
+    refused("{" MODEL("\"a\":-1", "") "}", "model.vocab \"a\"");
+    refused("{" MODEL("\"a\":2147483648", "") "}", "model.vocab \"a\"");
+    refused("{" MODEL("\"a\":0.5", "") "}", "model.vocab \"a\"");
+    refused("{" MODEL("\"a\":0,\"b\":1,\"ab\":2", "\"a b\",\"a c\"") "}", "merges[1]"); /* K04 */
+    refused("{" MODEL("\"a\":0,\"b\":1", "\"a b\"") "}", "\"ab\"");
+    refused("{" MODEL("\"a\":0,\"b\":1,\"ab\":2", "\"a  b\"") "}", "one space"); /* K06 */
+    refused("{" MODEL("\"a\":0,\"b\":1,\"ab\":2", "\"ab\"") "}", "one space");
+    refused("{" MODEL("\"a\":0,\"b\":1,\"ab\":2", "[\"a\",\"b\",\"c\"]") "}", "merges[0]");
+    refused("{" MODEL("\"a\":0,\"b\":1,\"ab\":2", "[\"a\",7]") "}", "merges[0]");
+    refused("{\"model\":{\"type\":\"BPE\",\"unk_token\":\"z\",\"vocab\":{\"a\":0},\"merges\":[]}}",
+            "unk_token");
+    refused("{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}",
+            "dropout");
+    refused("{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},"
+            "\"merges\":[]}}", "end_of_word_suffix \"</w>\"");
+    refused("{}", "model");
+    refused("[]", "object");
+}
+
+static void faults_of_the_steps(void)
+{
+#define A MODEL("\"a\":0", "")
+    refused("{\"normalizer\":{\"type\":\"NFKC\"}," A "}", "NFKC"); /* K07 */
+    refused("{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]},"
+            A "}", "Lowercase");
+    refused("{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x+\"},\"content\":"
+            "\"\"}," A "}", "x+");
+    refused("{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\d+\"},"
+            "\"behavior\":\"Isolated\",\"invert\":false}," A "}", "d+");
+    refused("{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," A "}", "Whitespace");
+    refused("{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":"
+            "\"last\"}," A "}", "last");
+    refused("{\"pre_tokenizer\":{\"type\":\"ByteLevel\"}," A "}", "byte 0x00"); /* K11 */
+    refused("{\"decoder\":{\"type\":\"WordPiece\"}," A "}", "WordPiece");
+    refused("{\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}," A "}",
+            "Strip");
+    refused("{\"post_processor\":{\"type\":\"BertProcessing\"}," A "}", "BertProcessing");
+    refused("{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+            "{\"id\":\"z\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{}}," A "}",
+            "special_tokens");
+    refused("{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+            "{\"id\":\"z\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"z\":{\"ids\":[9]}}"
+            "}," A "}", "0 .. 0");
+}
+
+static void faults_of_added_tokens(void)
+{
+    refused("{\"added_tokens\":[{\"id\":1,\"content\":\"a\"}]," A "}", "has id 1 here but 0"); /* K09 */
+    refused("{\"added_tokens\":[{\"id\":0,\"content\":\"b\"}]," A "}", "two tokens");
+    refused("{\"added_tokens\":[{\"id\":2,\"content\":\"b\"}]," A "}", "0 .. 1");
+    refused("{\"added_tokens\":[{\"id\":1,\"content\":\"\"}]," A "}", "non-empty"); /* K10 */
+    refused("{\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"special\":1}]," A "}", "special");
+    refused("{\"added_tokens\":{}," A "}", "array");
+    refused("{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"b\"},\"content\":\"\"},"
+            "\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"normalized\":true}]," A "}",
+            "empty once normalized");
+}
+
+/* tokenizer_config.json beside a good tokenizer. */
+static Tokenizer *with_config(const char *config)
+{
+    const char *json = "{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}]," A "}";
+    err = (Err){0};
+    return tokenizer_parse(json, strlen(json), "t.json", config, strlen(config), NULL, &err);
+}
+
+static void configuration(void)
+{
+    Tokenizer *t = with_config("\xef\xbb\xbf{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"a\"},"
+                               "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"},"
+                               "{\"name\":\"default\",\"template\":\"y\"}]}");
+    CHECK(t != NULL);
+    if (t) {
+        size_t len;
+        CHECK(tokenizer_bos(t) == 1 && tokenizer_eos(t) == 0);
+        CHECK_TEXT(tokenizer_bos_text(t), "<s>");
+        CHECK_TEXT(tokenizer_eos_text(t), "a");
+        CHECK_TEXT(tokenizer_chat_template(t, &len), "y");
+        CHECK(len == 1);
+        CHECK_TEXT(tokenizer_chat_date(t), TOKENIZER_CHAT_DATE);
+        CHECK(!tokenizer_set_chat_date(t, "1 Jan 2000", &err));
+        CHECK_TEXT(tokenizer_chat_date(t), "1 Jan 2000");
+    }
+    tokenizer_free(t);
+    t = with_config("{\"bos_token\":null}");
+    CHECK(t && tokenizer_bos(t) == -1 && tokenizer_eos(t) == -1 && !tokenizer_eos_text(t));
+    CHECK(t && !tokenizer_chat_template(t, NULL));
+    tokenizer_free(t);
+    CHECK(!with_config("{\"eos_token\":\"zz\"}") && err.code == ERR_DATA); /* K21 */
+    CHECK(strstr(err.text, "\"zz\"") != NULL);
+    CHECK(!with_config("{\"chat_template\":[{\"name\":\"x\",\"template\":\"\"}]}")); /* K24 */
+    CHECK(strstr(err.text, "default") != NULL);
+    CHECK(!with_config("{\"bos_token\":7}") && err.code == ERR_DATA);
+    CHECK(!with_config("{") && err.code == ERR_DATA);
+}
+
+static void a_missing_file(void)
+{
+    err = (Err){0};
+    CHECK(!tokenizer_load("no/such/directory", NULL, &err) && err.code == ERR_NO_INPUT);
+    CHECK(strstr(err.text, "no/such/directory/tokenizer.json") != NULL);
+}
+
+const Test tests[] = {
+    {"sentencepiece_legacy", sentencepiece_legacy},
+    {"sentencepiece_metaspace", sentencepiece_metaspace},
+    {"sentencepiece_decodes", sentencepiece_decodes},
+    {"byte_level_words", byte_level_words},
+    {"byte_level_decodes", byte_level_decodes},
+    {"special_spellings_stay_text", special_spellings_stay_text},
+    {"only_our_special_tokens_count", only_our_special_tokens_count},
+    {"a_megabyte_of_one_letter", a_megabyte_of_one_letter},
+    {"faults_of_the_model", faults_of_the_model},
+    {"faults_of_the_steps", faults_of_the_steps},
+    {"faults_of_added_tokens", faults_of_added_tokens},
+    {"configuration", configuration},
+    {"a_missing_file", a_missing_file},
+};
+TEST_MAIN(tests)

@@ -1,0 +1,165 @@
+/* tokenizer_inner.h - what the tokenizer's files share: the loaded tokenizer and its steps.
+ *
+ *     text -> [added tokens] -> normalize -> [added tokens] -> pre-tokenize -> BPE -> ids
+ *              tokenizer.c                                     tokenizer_split.c, tokenizer_bpe.c
+ *     ids  -> pieces -> decoder steps -> text                  tokenizer_decode.c
+ *
+ * tokenizer_load.c builds all of it from tokenizer.json.
+ */
+#ifndef ALIGN_TOKENIZER_INNER_H
+#define ALIGN_TOKENIZER_INNER_H
+
+#include "tokenizer.h"
+
+#define TOKENIZER_MAX_STEPS 16 /* of one kind; real files have at most four */
+#define BYTE_ALPHABET 0x144    /* code points below this stand for bytes in byte-level files */
+
+/* An entry of the vocabulary. */
+typedef struct {
+    const char *text; /* 0-terminated, may hold 0 bytes */
+    uint32_t len;
+    unsigned char model;   /* BPE knows it (the rest are added tokens only) */
+    unsigned char special; /* an added token with "special": true */
+} Piece;
+
+/* A token found in the text itself, before BPE. */
+typedef struct {
+    const char *text; /* what to look for: the content, or its normalized form */
+    size_t len;
+    int32_t id;
+    unsigned char special, single_word, lstrip, rstrip;
+} AddedToken;
+
+/* Added tokens sorted by bytes; those that begin with byte b are first[b] .. first[b + 1] - 1. */
+typedef struct {
+    AddedToken *tokens;
+    size_t count;
+    uint32_t first[257];
+} AddedSet;
+
+typedef struct {
+    const char *text;
+    size_t len;
+} Bytes;
+
+typedef enum { NORMALIZE_PREPEND, NORMALIZE_REPLACE } NormalizeKind;
+typedef struct {
+    NormalizeKind kind;
+    Bytes from, to; /* PREPEND uses `to` only */
+} NormalizeStep;
+
+/* The patterns we know, each a function of tokenizer_split.c. */
+typedef enum { PATTERN_NONE, PATTERN_GPT2, PATTERN_LLAMA3, PATTERN_QWEN2, PATTERN_DIGITS,
+               PATTERN_DIGIT_RUNS, PATTERN_TEKKEN } Pattern;
+
+typedef enum { SPLIT_PATTERN, SPLIT_BYTE_LEVEL, SPLIT_METASPACE } SplitKind;
+typedef enum { PREPEND_ALWAYS, PREPEND_FIRST, PREPEND_NEVER } PrependScheme;
+typedef struct {
+    SplitKind kind;
+    Pattern pattern;      /* PATTERN, BYTE_LEVEL (NONE or GPT2) */
+    int prefix_space;     /* BYTE_LEVEL */
+    PrependScheme scheme; /* METASPACE, and the two below */
+    Bytes replacement;
+    int split;
+} SplitStep;
+
+typedef enum {
+    DECODE_REPLACE, DECODE_BYTE_FALLBACK, DECODE_FUSE, DECODE_STRIP, DECODE_BYTE_LEVEL,
+    DECODE_METASPACE, DECODE_SPACES /* no decoder in the file: pieces joined by a space */
+} DecodeKind;
+typedef struct {
+    DecodeKind kind;
+    Bytes from, to; /* REPLACE, METASPACE */
+    size_t start;   /* STRIP: up to so many copies of `from` at the beginning */
+    int fused;      /* STRIP: the beginning of the whole text, not of each piece */
+} DecodeStep;
+
+/* (left, right) -> rank of the merge and id of the result; open addressing. */
+typedef struct {
+    uint64_t pair; /* left << 32 | right, MERGE_EMPTY = free slot */
+    uint32_t rank;
+    int32_t id;
+} Merge;
+#define MERGE_EMPTY UINT64_MAX
+
+struct Tokenizer {
+    Pool pool; /* everything below lives here */
+
+    Piece *pieces;
+    size_t size;
+    int32_t *by_text; /* open addressing over pieces, -1 = free slot */
+    size_t by_text_mask;
+    Merge *merges;
+    size_t merge_mask;
+
+    int32_t unk;            /* -1: a character without a token vanishes */
+    int fuse_unk, byte_fallback, ignore_merges;
+    int32_t byte_ids[256];  /* ids of "<0x00>" .. "<0xFF>", -1 = absent */
+
+    AddedSet raw, normalized; /* found before and after normalization */
+    NormalizeStep normalize[TOKENIZER_MAX_STEPS];
+    size_t n_normalize;
+    SplitStep split[TOKENIZER_MAX_STEPS];
+    size_t n_split;
+    DecodeStep decode[TOKENIZER_MAX_STEPS];
+    size_t n_decode;
+    Ids prefix, suffix; /* what the post-processor puts around; owned by mem_alloc */
+
+    int32_t bos, eos;
+    const char *bos_text, *eos_text;
+    Bytes chat_template; /* text NULL = none */
+    const char *chat_date;
+
+    unsigned short byte_chars[256];     /* byte-level alphabet: byte -> code point */
+    short char_bytes[BYTE_ALPHABET];    /* and back, -1 = stands for no byte */
+};
+
+/* tokenizer.c: what the normalizer makes of text. ours (may be NULL: then out_ours stays empty)
+ * goes along byte by byte; see tokenizer_encode_marked. */
+int normalize_text(const Tokenizer *t, const char *text, const char *ours, size_t len, Text *out,
+                   Text *out_ours, Err *e);
+
+/* One encoding under way: where its ids go, and the scratch memory that all its pieces share. */
+typedef struct {
+    uint32_t previous, next; /* BPE_END at the ends */
+    int32_t id;              /* BPE_GONE once merged into its left neighbour */
+} Symbol;
+#define BPE_END UINT32_MAX
+#define BPE_GONE (-1)
+
+typedef struct {
+    const Tokenizer *t;
+    Ids *out;
+    Err *e;
+    Text rewritten[TOKENIZER_MAX_STEPS]; /* per pre-tokenizer step: the piece it passes on */
+    Symbol *symbols;
+    size_t n_symbols, cap_symbols;
+    uint64_t *heap; /* rank << 32 | position */
+    size_t n_heap, cap_heap;
+} Encoder;
+
+/* tokenizer_split.c: cuts a piece by the pre-tokenizer and encodes what comes out.
+ * at_start: the piece begins where the text begins. */
+int split_encode(Encoder *n, const char *text, size_t len, int at_start);
+/* The pattern written so, PATTERN_NONE for an unknown one. */
+Pattern split_pattern(const char *regex, size_t len);
+
+/* tokenizer_bpe.c: ids of one pre-token, appended. */
+int bpe_encode(Encoder *n, const char *text, size_t len);
+void bpe_free(Encoder *n);
+
+/* tokenizer.c: where a spelling or a pair is, or would go, in its table; the id that BPE knows a
+ * spelling by, -1 where it knows none. */
+size_t piece_slot(const Tokenizer *t, const char *text, size_t len);
+size_t merge_slot(const Tokenizer *t, uint64_t pair);
+int32_t model_id(const Tokenizer *t, const char *text, size_t len);
+
+/* The byte that "<0x41>" stands for (two hex digits, either case), -1 for any other spelling. */
+int piece_byte(const char *text, size_t len);
+
+/* The next code point of valid UTF-8; *at moves on. */
+uint32_t utf8_next(const char *text, size_t *at);
+/* Writes 1..4 bytes, returns how many. */
+size_t utf8_put(char out[4], uint32_t cp);
+
+#endif

@@ -1,0 +1,772 @@
+/* tokenizer_load.c - tokenizer.json and its companions into a Tokenizer, or a reason why not.
+ *
+ * Nothing is taken on trust: ids are 0 .. N-1 without gaps, merges name known pieces, and every
+ * step must be one that we know how to do, for a skipped step gives plausible but wrong ids.
+ */
+#include "tokenizer_inner.h"
+
+#include "io.h"
+#include "json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TOKENIZER_MAX_FILE ((size_t)1 << 30)
+#define SHOWN_MAX 200 /* bytes of a refused step that a message shows */
+
+/* The file being read, for messages. */
+typedef struct {
+    Tokenizer *t;
+    const char *name, *bytes;
+    size_t len;
+    const Log *log;
+    Err *e;
+} Loader;
+
+/* Fills the error: name, line and column of j (of the file as a whole where NULL), text. */
+static int load_error(const Loader *l, const Json *j, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static int load_error(const Loader *l, const Json *j, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    size_t line, column;
+    if (!j) {
+        err_set(l->e, ERR_DATA, "%s: %s", l->name, text);
+    } else {
+        json_place(l->bytes, l->len, j->at, &line, &column);
+        err_set(l->e, ERR_DATA, "%s:%zu:%zu: %s", l->name, line, column, text);
+    }
+    return -1;
+}
+
+/* "... is not supported", showing the JSON of what is not. */
+static int refuse(const Loader *l, const Json *j, const char *what)
+{
+    Text shown = {0};
+    if (json_put(&shown, j, l->e)) {
+        text_free(&shown);
+        return -1;
+    }
+    int cut = shown.len > SHOWN_MAX;
+    load_error(l, j, "%s %.*s%s is not supported; refused, because leaving it out would give wrong "
+               "token ids", what, cut ? SHOWN_MAX : (int)shown.len, shown.data, cut ? "..." : "");
+    text_free(&shown);
+    return -1;
+}
+
+/* ---- fields -------------------------------------------------------------------------------- */
+
+/* Absent and null are the same to the library. */
+static const Json *field(const Json *object, const char *key)
+{
+    const Json *j = json_get(object, key);
+    return j && j->type != JSON_NULL ? j : NULL;
+}
+
+/* A true/false member; `otherwise` where absent. */
+static int field_bool(const Loader *l, const Json *object, const char *key, int otherwise, int *out)
+{
+    const Json *j = field(object, key);
+    *out = otherwise;
+    if (!j) return 0;
+    if (j->type != JSON_TRUE && j->type != JSON_FALSE)
+        return load_error(l, j, "\"%s\" must be true or false", key);
+    *out = j->type == JSON_TRUE;
+    return 0;
+}
+
+/* A string that is at least `least` bytes long, copied. */
+static int copy_string(const Loader *l, const Json *j, const Json *where, const char *key,
+                       size_t least, Bytes *out)
+{
+    *out = (Bytes){"", 0};
+    if (!j || j->type != JSON_STRING || j->len < least)
+        return load_error(l, j ? j : where, "\"%s\" must be a%s string", key,
+                          least ? " non-empty" : "");
+    out->text = pool_strndup(&l->t->pool, j->text, j->len, l->e);
+    out->len = j->len;
+    return out->text ? 0 : -1;
+}
+
+static int field_string(const Loader *l, const Json *object, const char *key, size_t least,
+                        Bytes *out)
+{
+    return copy_string(l, json_get(object, key), object, key, least, out);
+}
+
+/* An id below `limit`. */
+static int as_id(const Loader *l, const Json *j, const char *what, size_t limit, int32_t *id)
+{
+    uint64_t value;
+    *id = -1;
+    if (!j || json_u64(j, &value) || value >= limit)
+        return load_error(l, j, "%s: the id must be a number in 0 .. %zu", what, limit - 1);
+    *id = (int32_t)value;
+    return 0;
+}
+
+static int is_type(const Json *j, const char *type)
+{
+    return json_is(json_get(j, "type"), type);
+}
+
+/* ---- vocabulary ---------------------------------------------------------------------------- */
+
+/* The smallest power of two that is at least twice n, so that open addressing stays short. */
+static size_t table_size(size_t n)
+{
+    size_t size = 16;
+    while (size < 2 * n) size *= 2;
+    return size;
+}
+
+/* Space for `size` pieces and for finding them by their spelling. */
+static int pieces_make(Loader *l, size_t size)
+{
+    Tokenizer *t = l->t;
+    size_t slots = table_size(size), bytes;
+    if (size > INT32_MAX || size_mul(size, sizeof(Piece), &bytes))
+        return load_error(l, NULL, "%zu tokens are too many", size);
+    t->pieces = pool_alloc(&t->pool, bytes, l->e);
+    t->by_text = pool_alloc(&t->pool, slots * sizeof(*t->by_text), l->e);
+    if (!t->pieces || !t->by_text) return -1;
+    t->size = size;
+    t->by_text_mask = slots - 1;
+    for (size_t i = 0; i < slots; i++) t->by_text[i] = -1;
+    return 0;
+}
+
+/* Piece `id` gets this spelling; neither may be taken. */
+static int piece_set(Loader *l, const Json *j, const char *text, size_t len, int32_t id)
+{
+    Tokenizer *t = l->t;
+    Piece *p = &t->pieces[id];
+    if (len > INT32_MAX) return load_error(l, j, "token %ld is too long", (long)id);
+    if (p->text)
+        return load_error(l, j, "id %ld has two tokens: \"%.60s\" and \"%.60s\"", (long)id, p->text,
+                          text);
+    size_t slot = piece_slot(t, text, len);
+    if (t->by_text[slot] >= 0)
+        return load_error(l, j, "token \"%.60s\" has two ids: %ld and %ld", text,
+                          (long)t->by_text[slot], (long)id);
+    p->text = pool_strndup(&t->pool, text, len, l->e);
+    p->len = (uint32_t)len;
+    t->by_text[slot] = id;
+    return p->text ? 0 : -1;
+}
+
+static int vocab_load(Loader *l, const Json *vocab)
+{
+    for (const Json *j = vocab->child; j; j = j->next) {
+        int32_t id;
+        char what[100];
+        snprintf(what, sizeof what, "model.vocab \"%.60s\" of %zu tokens", j->key, l->t->size);
+        if (as_id(l, j, what, l->t->size, &id) || piece_set(l, j, j->key, j->key_len, id))
+            return -1;
+        l->t->pieces[id].model = 1;
+        int byte = piece_byte(j->key, j->key_len);
+        if (byte < 0) continue;
+        char upper[16]; /* the library asks for upper-case digits only */
+        snprintf(upper, sizeof upper, "<0x%02X>", (unsigned)byte);
+        if (!memcmp(upper, j->key, j->key_len)) l->t->byte_ids[byte] = id;
+    }
+    return 0;
+}
+
+/* ---- merges -------------------------------------------------------------------------------- */
+
+/* The two halves of a merge: "a b" with exactly one space, or ["a", "b"]. */
+static int merge_halves(Loader *l, const Json *j, size_t rank, Bytes *left, Bytes *right)
+{
+    *left = *right = (Bytes){"", 0};
+    if (j->type == JSON_STRING) {
+        const char *space = memchr(j->text, ' ', j->len);
+        size_t at = space ? (size_t)(space - j->text) : 0;
+        if (!space || memchr(space + 1, ' ', j->len - at - 1))
+            return load_error(l, j, "model.merges[%zu] \"%.60s\" must have exactly one space", rank,
+                              j->text);
+        *left = (Bytes){j->text, at};
+        *right = (Bytes){space + 1, j->len - at - 1};
+        return 0;
+    }
+    const Json *a = j->type == JSON_ARRAY && j->len == 2 ? j->child : NULL;
+    if (!a || a->type != JSON_STRING || a->next->type != JSON_STRING)
+        return load_error(l, j, "model.merges[%zu] must be \"a b\" or [\"a\", \"b\"]", rank);
+    *left = (Bytes){a->text, a->len};
+    *right = (Bytes){a->next->text, a->next->len};
+    return 0;
+}
+
+static int merge_piece(Loader *l, const Json *j, size_t rank, Bytes piece, int32_t *id)
+{
+    *id = model_id(l->t, piece.text, piece.len);
+    if (*id >= 0) return 0;
+    return load_error(l, j, "model.merges[%zu] needs the token \"%.*s\", which model.vocab lacks",
+                      rank, piece.len > 60 ? 60 : (int)piece.len, piece.text);
+}
+
+static int merges_load(Loader *l, const Json *merges)
+{
+    Tokenizer *t = l->t;
+    size_t slots = table_size(merges->len), rank = 0;
+    t->merges = pool_alloc(&t->pool, slots * sizeof(*t->merges), l->e);
+    if (!t->merges) return -1;
+    t->merge_mask = slots - 1;
+    for (size_t i = 0; i < slots; i++) t->merges[i].pair = MERGE_EMPTY;
+    Text both = {0};
+    int failed = merges->len > UINT32_MAX;
+    for (const Json *j = merges->child; j && !failed; j = j->next, rank++) {
+        Bytes a, b;
+        int32_t left, right, id;
+        both.len = 0;
+        failed = merge_halves(l, j, rank, &a, &b) || merge_piece(l, j, rank, a, &left) ||
+                 merge_piece(l, j, rank, b, &right) || text_add(&both, a.text, a.len, l->e) ||
+                 text_add(&both, b.text, b.len, l->e) ||
+                 merge_piece(l, j, rank, (Bytes){both.data, both.len}, &id);
+        if (failed) break;
+        uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+        t->merges[merge_slot(t, pair)] = (Merge){pair, (uint32_t)rank, id}; /* the last one wins */
+    }
+    text_free(&both);
+    return failed ? -1 : 0;
+}
+
+/* ---- model --------------------------------------------------------------------------------- */
+
+/* The options of a BPE model beside its vocabulary. */
+static int model_options(Loader *l, const Json *model)
+{
+    Tokenizer *t = l->t;
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (size_t i = 0; i < 2; i++) {
+        const Json *j = field(model, affixes[i]);
+        if (j && !json_is(j, "")) return refuse(l, j, affixes[i]);
+    }
+    const Json *dropout = field(model, "dropout");
+    double p;
+    if (dropout && (json_f64(dropout, &p) || p < 0 || p > 0)) /* random ids: not ours */
+        return refuse(l, dropout, "model.dropout");
+    if (field_bool(l, model, "fuse_unk", 0, &t->fuse_unk) ||
+        field_bool(l, model, "byte_fallback", 0, &t->byte_fallback) ||
+        field_bool(l, model, "ignore_merges", 0, &t->ignore_merges))
+        return -1;
+    const Json *unk = field(model, "unk_token");
+    t->unk = -1;
+    if (!unk) return 0;
+    if (unk->type == JSON_STRING) t->unk = model_id(t, unk->text, unk->len);
+    return t->unk >= 0 ? 0 : load_error(l, unk, "model.unk_token is not in model.vocab");
+}
+
+/* How many ids there are: the vocabulary and those added tokens that are not in it. */
+static size_t count_ids(const Json *vocab, const Json *added)
+{
+    size_t size = vocab->len;
+    for (const Json *j = added ? added->child : NULL; j; j = j->next) {
+        uint64_t id;
+        if (!json_u64(json_get(j, "id"), &id) && id >= vocab->len) size++;
+    }
+    return size;
+}
+
+static int model_load(Loader *l, const Json *root)
+{
+    const Json *model = json_get(root, "model"), *added = field(root, "added_tokens");
+    if (!model || model->type != JSON_OBJECT) return load_error(l, model, "\"model\" is missing");
+    if (json_get(model, "type") && !is_type(model, "BPE"))
+        return load_error(l, model, "model.type \"%.40s\" is not supported, only \"BPE\"",
+                          json_get(model, "type")->type == JSON_STRING
+                              ? json_get(model, "type")->text : "?");
+    const Json *vocab = json_get(model, "vocab"), *merges = json_get(model, "merges");
+    if (!vocab || vocab->type != JSON_OBJECT || !vocab->len)
+        return load_error(l, vocab ? vocab : model, "model.vocab must be an object with tokens");
+    if (!merges || merges->type != JSON_ARRAY)
+        return load_error(l, merges ? merges : model, "model.merges must be an array");
+    if (added && added->type != JSON_ARRAY)
+        return load_error(l, added, "\"added_tokens\" must be an array");
+    if (pieces_make(l, count_ids(vocab, added)) || vocab_load(l, vocab)) return -1;
+    return merges_load(l, merges) || model_options(l, model) ? -1 : 0;
+}
+
+/* ---- normalizer ---------------------------------------------------------------------------- */
+
+static int normalizer_load(Loader *l, const Json *j)
+{
+    Tokenizer *t = l->t;
+    if (!j || j->type == JSON_NULL) return 0;
+    if (is_type(j, "Sequence")) {
+        const Json *list = json_get(j, "normalizers");
+        if (!list || list->type != JSON_ARRAY) return refuse(l, j, "normalizer");
+        for (const Json *k = list->child; k; k = k->next)
+            if (normalizer_load(l, k)) return -1;
+        return 0;
+    }
+    if (t->n_normalize == TOKENIZER_MAX_STEPS) return refuse(l, j, "normalizer with more steps:");
+    NormalizeStep *s = &t->normalize[t->n_normalize++];
+    if (is_type(j, "Prepend")) {
+        s->kind = NORMALIZE_PREPEND;
+        return field_string(l, j, "prepend", 0, &s->to);
+    }
+    const Json *pattern = json_get(json_get(j, "pattern"), "String");
+    if (is_type(j, "Replace") && pattern) {
+        s->kind = NORMALIZE_REPLACE;
+        return copy_string(l, pattern, j, "pattern", 1, &s->from) ||
+                       field_string(l, j, "content", 0, &s->to) ? -1 : 0;
+    }
+    return refuse(l, j, "normalizer");
+}
+
+/* ---- pre-tokenizer ------------------------------------------------------------------------- */
+
+/* Split: one of the known patterns, each match and each gap a word of its own. */
+static int split_load(Loader *l, const Json *j, SplitStep *s)
+{
+    const Json *regex = json_get(json_get(j, "pattern"), "Regex");
+    int invert;
+    s->kind = SPLIT_PATTERN;
+    if (field_bool(l, j, "invert", 0, &invert)) return -1;
+    if (!regex || regex->type != JSON_STRING || invert ||
+        !json_is(json_get(j, "behavior"), "Isolated"))
+        return refuse(l, j, "pre-tokenizer");
+    s->pattern = split_pattern(regex->text, regex->len);
+    return s->pattern == PATTERN_NONE ? refuse(l, j, "pre-tokenizer") : 0;
+}
+
+static int byte_level_load(Loader *l, const Json *j, SplitStep *s)
+{
+    int use_regex;
+    s->kind = SPLIT_BYTE_LEVEL;
+    if (field_bool(l, j, "use_regex", 1, &use_regex) ||
+        field_bool(l, j, "add_prefix_space", 1, &s->prefix_space))
+        return -1;
+    s->pattern = use_regex ? PATTERN_GPT2 : PATTERN_NONE;
+    for (int b = 0; b < 256; b++) { /* every byte must have its token, or text would vanish */
+        char utf8[4];
+        size_t len = utf8_put(utf8, l->t->byte_chars[b]);
+        if (model_id(l->t, utf8, len) < 0)
+            return load_error(l, j, "byte-level model, but model.vocab has no token \"%.*s\" for "
+                              "byte 0x%02X", (int)len, utf8, (unsigned)b);
+    }
+    return 0;
+}
+
+static int metaspace_load(Loader *l, const Json *j, SplitStep *s)
+{
+    static const char *const schemes[] = {"always", "first", "never"};
+    const Json *scheme = field(j, "prepend_scheme");
+    int prefix;
+    size_t i = PREPEND_ALWAYS;
+    s->kind = SPLIT_METASPACE;
+    if (field_string(l, j, "replacement", 1, &s->replacement) ||
+        field_bool(l, j, "split", 1, &s->split) ||
+        field_bool(l, j, "add_prefix_space", 1, &prefix)) /* the spelling of older files */
+        return -1;
+    if (scheme)
+        for (i = 0; i < 3 && !json_is(scheme, schemes[i]);) i++;
+    else if (!prefix)
+        i = PREPEND_NEVER;
+    if (i == 3) return refuse(l, j, "pre-tokenizer");
+    s->scheme = (PrependScheme)i;
+    return 0;
+}
+
+static int pre_tokenizer_load(Loader *l, const Json *j)
+{
+    Tokenizer *t = l->t;
+    if (!j || j->type == JSON_NULL) return 0;
+    if (is_type(j, "Sequence")) {
+        const Json *list = json_get(j, "pretokenizers");
+        if (!list || list->type != JSON_ARRAY) return refuse(l, j, "pre-tokenizer");
+        for (const Json *k = list->child; k; k = k->next)
+            if (pre_tokenizer_load(l, k)) return -1;
+        return 0;
+    }
+    if (t->n_split == TOKENIZER_MAX_STEPS) return refuse(l, j, "pre-tokenizer with more steps:");
+    SplitStep *s = &t->split[t->n_split++];
+    if (is_type(j, "Split")) return split_load(l, j, s);
+    if (is_type(j, "ByteLevel")) return byte_level_load(l, j, s);
+    if (is_type(j, "Metaspace")) return metaspace_load(l, j, s);
+    if (is_type(j, "Digits")) {
+        int individual;
+        s->kind = SPLIT_PATTERN;
+        if (field_bool(l, j, "individual_digits", 0, &individual)) return -1;
+        s->pattern = individual ? PATTERN_DIGITS : PATTERN_DIGIT_RUNS;
+        return 0;
+    }
+    return refuse(l, j, "pre-tokenizer");
+}
+
+/* ---- added tokens -------------------------------------------------------------------------- */
+
+static int added_before(const AddedToken *a, const AddedToken *b)
+{
+    int order = memcmp(a->text, b->text, a->len < b->len ? a->len : b->len);
+    return order ? order < 0 : a->len < b->len;
+}
+
+/* Puts a token in its place by bytes; of two with the same text the first stays (after
+ * normalization there may be two). Insertion: the file has them nearly sorted, or few. */
+static void added_insert(AddedSet *set, AddedToken token)
+{
+    size_t i = set->count;
+    while (i && added_before(&token, &set->tokens[i - 1])) i--;
+    if (i && !added_before(&set->tokens[i - 1], &token)) return;
+    memmove(set->tokens + i + 1, set->tokens + i, (set->count - i) * sizeof(token));
+    set->tokens[i] = token;
+    set->count++;
+}
+
+static void added_index(AddedSet *set)
+{
+    size_t i = 0;
+    for (unsigned b = 0; b <= 256; b++) {
+        while (i < set->count && (unsigned char)set->tokens[i].text[0] < b) i++;
+        set->first[b] = (uint32_t)i;
+    }
+}
+
+/* One entry of added_tokens: its id must be the one its spelling already has, or a new one. */
+static int added_load(Loader *l, const Json *j)
+{
+    Tokenizer *t = l->t;
+    Bytes content;
+    AddedToken a = {0};
+    int flags[5];
+    static const char *const names[] = {"special", "single_word", "lstrip", "rstrip", "normalized"};
+    if (j->type != JSON_OBJECT) return load_error(l, j, "added_tokens must hold objects");
+    if (field_string(l, j, "content", 1, &content)) return -1;
+    if (as_id(l, json_get(j, "id"), "added_tokens", t->size, &a.id)) return -1;
+    for (size_t i = 0; i < 5; i++)
+        if (field_bool(l, j, names[i], 0, &flags[i])) return -1;
+    int32_t known = t->by_text[piece_slot(t, content.text, content.len)];
+    if (known < 0 && piece_set(l, j, content.text, content.len, a.id)) return -1;
+    if (known >= 0 && known != a.id)
+        return load_error(l, j, "added token \"%.60s\" has id %ld here but %ld in model.vocab",
+                          content.text, (long)a.id, (long)known);
+    a.special = (unsigned char)flags[0];
+    a.single_word = (unsigned char)flags[1];
+    a.lstrip = (unsigned char)flags[2];
+    a.rstrip = (unsigned char)flags[3];
+    t->pieces[a.id].special = a.special;
+    a.text = content.text;
+    a.len = content.len;
+    if (!flags[4]) {
+        added_insert(&t->raw, a);
+        return 0;
+    }
+    Text normal = {0};
+    int failed = normalize_text(t, content.text, NULL, content.len, &normal, NULL, l->e);
+    a.len = normal.len;
+    a.text = failed ? NULL : pool_strndup(&t->pool, normal.data, normal.len, l->e);
+    text_free(&normal);
+    if (!a.text) return -1;
+    if (!a.len) return load_error(l, j, "added token \"%.60s\" is empty once normalized",
+                                  content.text);
+    added_insert(&t->normalized, a);
+    return 0;
+}
+
+static int added_tokens_load(Loader *l, const Json *root)
+{
+    Tokenizer *t = l->t;
+    const Json *list = field(root, "added_tokens");
+    size_t count = list ? list->len : 0;
+    t->raw.tokens = pool_alloc(&t->pool, (count + 1) * sizeof(AddedToken), l->e);
+    t->normalized.tokens = pool_alloc(&t->pool, (count + 1) * sizeof(AddedToken), l->e);
+    if (!t->raw.tokens || !t->normalized.tokens) return -1;
+    for (int special = 1; special >= 0; special--) { /* as the library: special tokens first */
+        for (const Json *j = list ? list->child : NULL; j; j = j->next) {
+            const Json *s = json_get(j, "special");
+            if ((s && s->type == JSON_TRUE) == special && added_load(l, j)) return -1;
+        }
+    }
+    added_index(&t->raw);
+    added_index(&t->normalized);
+    for (size_t i = 0; i < t->size; i++)
+        if (!t->pieces[i].text)
+            return load_error(l, NULL, "no token has id %zu; with %zu tokens the ids must be 0 .. "
+                              "%zu", i, t->size, t->size - 1);
+    return 0;
+}
+
+/* ---- post-processor ------------------------------------------------------------------------ */
+
+/* The ids of one {"SpecialToken": {"id": NAME}}, looked up in "special_tokens". */
+static int template_token(Loader *l, const Json *processor, const Json *token, Ids *to)
+{
+    const Json *name = json_get(token, "id"), *entry = NULL;
+    const Json *table = json_get(processor, "special_tokens");
+    if (name && name->type == JSON_STRING) entry = json_get(table, name->text);
+    const Json *ids = json_get(entry, "ids");
+    if (!ids || ids->type != JSON_ARRAY)
+        return load_error(l, token, "post_processor: special_tokens has no ids for this token");
+    for (const Json *j = ids->child; j; j = j->next) {
+        int32_t id;
+        if (as_id(l, j, "post_processor", l->t->size, &id) || ids_add(to, id, l->e)) return -1;
+    }
+    return 0;
+}
+
+/* TemplateProcessing: what stands before and behind $A for a single text. */
+static int template_load(Loader *l, const Json *j)
+{
+    const Json *single = json_get(j, "single");
+    int sequences = 0;
+    Ids before = {0};
+    int failed = !single || single->type != JSON_ARRAY ? refuse(l, j, "post_processor") : 0;
+    for (const Json *k = failed ? NULL : single->child; k && !failed; k = k->next) {
+        const Json *token = json_get(k, "SpecialToken");
+        if (token)
+            failed = template_token(l, j, token, sequences ? &l->t->suffix : &before);
+        else if (json_is(json_get(json_get(k, "Sequence"), "id"), "A"))
+            sequences++;
+        else
+            failed = refuse(l, k, "post_processor item");
+    }
+    if (!failed && sequences != 1) failed = refuse(l, j, "post_processor");
+    for (size_t i = 0; i < l->t->prefix.count && !failed; i++) /* outer templates go outside */
+        failed = ids_add(&before, l->t->prefix.ids[i], l->e);
+    ids_free(&l->t->prefix);
+    l->t->prefix = before;
+    return failed;
+}
+
+static int post_processor_load(Loader *l, const Json *j)
+{
+    if (!j || j->type == JSON_NULL || is_type(j, "ByteLevel")) return 0; /* offsets only */
+    if (is_type(j, "TemplateProcessing")) return template_load(l, j);
+    const Json *list = json_get(j, "processors");
+    if (!is_type(j, "Sequence") || !list || list->type != JSON_ARRAY)
+        return refuse(l, j, "post_processor");
+    for (const Json *k = list->child; k; k = k->next)
+        if (post_processor_load(l, k)) return -1;
+    return 0;
+}
+
+/* ---- decoder ------------------------------------------------------------------------------- */
+
+/* Fills one decoder step; what comes before it decides what is possible. */
+static int decode_step(Loader *l, const Json *j, DecodeStep *s, int fused)
+{
+    const Json *pattern = json_get(json_get(j, "pattern"), "String");
+    if (is_type(j, "Replace") && pattern) {
+        s->kind = DECODE_REPLACE;
+        return copy_string(l, pattern, j, "pattern", 1, &s->from) ||
+                       field_string(l, j, "content", 0, &s->to) ? -1 : 0;
+    }
+    if (is_type(j, "ByteFallback")) return (s->kind = DECODE_BYTE_FALLBACK), 0;
+    if (is_type(j, "Fuse")) return (s->kind = DECODE_FUSE), 0;
+    if (is_type(j, "ByteLevel")) return (s->kind = DECODE_BYTE_LEVEL), 0;
+    if (is_type(j, "Metaspace")) {
+        SplitStep same = {0};
+        if (metaspace_load(l, j, &same)) return -1;
+        s->kind = DECODE_METASPACE;
+        s->from = same.replacement;
+        s->start = same.scheme != PREPEND_NEVER;
+        return 0;
+    }
+    uint64_t start, stop;
+    if (is_type(j, "Strip") && !json_u64(json_get(j, "start"), &start) &&
+        !json_u64(json_get(j, "stop"), &stop) && stop == 0 && start < SIZE_MAX) {
+        s->kind = DECODE_STRIP;
+        s->start = (size_t)start;
+        s->fused = fused;
+        return field_string(l, j, "content", 1, &s->from);
+    }
+    return refuse(l, j, "decoder");
+}
+
+static int decoder_load(Loader *l, const Json *j)
+{
+    Tokenizer *t = l->t;
+    if (is_type(j, "Sequence")) {
+        const Json *list = json_get(j, "decoders");
+        if (!list || list->type != JSON_ARRAY) return refuse(l, j, "decoder");
+        for (const Json *k = list->child; k; k = k->next)
+            if (decoder_load(l, k)) return -1;
+        return 0;
+    }
+    int fused = 0, holds = 0, plain = 1; /* of the steps so far */
+    for (size_t i = 0; i < t->n_decode; i++) {
+        DecodeKind kind = t->decode[i].kind;
+        if (kind == DECODE_FUSE || kind == DECODE_BYTE_LEVEL) fused = 1;
+        if (kind == DECODE_BYTE_FALLBACK || kind == DECODE_BYTE_LEVEL) holds = 1;
+        if (kind != DECODE_REPLACE) plain = 0;
+    }
+    if (t->n_decode == TOKENIZER_MAX_STEPS) return refuse(l, j, "decoder with more steps:");
+    DecodeStep *s = &t->decode[t->n_decode++];
+    if (decode_step(l, j, s, fused)) return -1;
+    DecodeKind kind = s->kind; /* a stream holds back in one place, and counts pieces in the first */
+    if ((holds && (kind == DECODE_BYTE_FALLBACK || kind == DECODE_BYTE_LEVEL)) ||
+        (fused && kind == DECODE_BYTE_LEVEL) || (!plain && kind == DECODE_METASPACE))
+        return refuse(l, j, "at this place the decoder");
+    return 0;
+}
+
+/* ---- tokenizer_config.json ----------------------------------------------------------------- */
+
+/* bos_token, eos_token: a string, or {"content": string}; it must be in the vocabulary. */
+static int config_token(Loader *l, const Json *root, const char *key, int32_t *id,
+                        const char **text)
+{
+    const Json *j = field(root, key);
+    if (j && j->type == JSON_OBJECT) j = json_get(j, "content");
+    if (!j) return 0;
+    Bytes content;
+    if (copy_string(l, j, root, key, 1, &content)) return -1;
+    *id = tokenizer_id(l->t, content.text, content.len);
+    *text = content.text;
+    if (*id < 0)
+        return load_error(l, j, "\"%s\" is \"%.60s\", which tokenizer.json does not have", key,
+                          content.text);
+    return 0;
+}
+
+/* chat_template: a string, or a list of {"name", "template"} with one named "default". */
+static int config_template(Loader *l, const Json *root)
+{
+    const Json *j = field(root, "chat_template");
+    if (!j) return 0;
+    if (j->type == JSON_ARRAY) {
+        const Json *found = NULL;
+        for (const Json *k = j->child; k; k = k->next)
+            if (json_is(json_get(k, "name"), "default")) found = json_get(k, "template");
+        if (!found)
+            return load_error(l, j, "\"chat_template\" is a list without one named \"default\"");
+        j = found;
+    }
+    return copy_string(l, j, root, "chat_template", 0, &l->t->chat_template);
+}
+
+static int config_load(Loader *l, const char *bytes, size_t len, const char *name)
+{
+    Tokenizer *t = l->t;
+    Pool pool = {0};
+    Loader c = {t, name, bytes, len, l->log, l->e};
+    Json *root = json_parse(&pool, bytes, len, name, JSON_ALLOW_BOM | JSON_ALLOW_DUPLICATES, l->e);
+    int failed = !root;
+    if (!failed && root->type != JSON_OBJECT) failed = load_error(&c, NULL, "must be an object");
+    failed = failed || config_token(&c, root, "bos_token", &t->bos, &t->bos_text) ||
+             config_token(&c, root, "eos_token", &t->eos, &t->eos_text) ||
+             config_template(&c, root);
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+/* ---- all of it ----------------------------------------------------------------------------- */
+
+/* The byte-level alphabet: printable Latin-1 stands for itself, the other 68 bytes, in order, for
+ * U+0100 and on (GPT-2, bytes_to_unicode). */
+static void byte_alphabet(Tokenizer *t)
+{
+    unsigned short next = 0x100;
+    for (size_t i = 0; i < BYTE_ALPHABET; i++) t->char_bytes[i] = -1;
+    for (unsigned b = 0; b < 256; b++) {
+        int printable = (b > 0x20 && b < 0x7f) || (b > 0xa0 && b != 0xad);
+        t->byte_chars[b] = printable ? (unsigned short)b : next++;
+        t->char_bytes[t->byte_chars[b]] = (short)b;
+    }
+}
+
+/* Mistral's 131,072-token vocabulary belongs to the Tekken pattern; some files were converted with
+ * Llama 3's. The ids are then what transformers gives for the file, not what the model learnt. */
+static void warn_tekken(const Loader *l)
+{
+    enum { TEKKEN_SIZE = 131072 };
+    if (l->t->size != TEKKEN_SIZE || l->t->merge_mask == 0) return;
+    if (l->t->n_split && l->t->split[0].pattern == PATTERN_LLAMA3 &&
+        tokenizer_id(l->t, "[INST]", 6) >= 0)
+        log_note(l->log, 'w', "%s: a Mistral vocabulary with Llama 3's split pattern: a known "
+                 "conversion mistake; numbers and upper case will be split as the model never saw",
+                 l->name);
+}
+
+static int root_load(Loader *l, const Json *root)
+{
+    if (root->type != JSON_OBJECT) return load_error(l, root, "must be an object");
+    const Json *decoder = field(root, "decoder");
+    if (model_load(l, root) || normalizer_load(l, json_get(root, "normalizer")) ||
+        added_tokens_load(l, root) || pre_tokenizer_load(l, json_get(root, "pre_tokenizer")) ||
+        post_processor_load(l, json_get(root, "post_processor")))
+        return -1;
+    if (decoder) return decoder_load(l, decoder);
+    l->t->decode[l->t->n_decode++].kind = DECODE_SPACES;
+    return 0;
+}
+
+Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,
+                           size_t config_len, const Log *log, Err *e)
+{
+    Tokenizer *t = mem_calloc(1, sizeof *t, e);
+    if (!t) return NULL;
+    t->bos = t->eos = -1;
+    t->chat_date = TOKENIZER_CHAT_DATE;
+    for (size_t i = 0; i < 256; i++) t->byte_ids[i] = -1;
+    byte_alphabet(t);
+    Loader l = {t, name, json, len, log, e};
+    Pool pool = {0};
+    Json *root = json_parse(&pool, json, len, name, JSON_ALLOW_BOM, e);
+    int failed = !root || root_load(&l, root) ||
+                 (config && config_load(&l, config, config_len, "tokenizer_config.json"));
+    pool_free(&pool);
+    if (failed) {
+        tokenizer_free(t);
+        return NULL;
+    }
+    warn_tekken(&l);
+    return t;
+}
+
+/* Reads a file that may be absent: *data NULL then. */
+static int read_optional(const char *dir, const char *name, char **data, size_t *len, Err *e)
+{
+    char path[IO_PATH_MAX];
+    *data = NULL;
+    *len = 0;
+    if (io_path(path, sizeof path, dir, name, e)) return -1;
+    return io_exists(path) ? io_read_file(path, TOKENIZER_MAX_FILE, data, len, e) : 0;
+}
+
+/* chat_template.jinja beside tokenizer.json goes before the template in tokenizer_config.json. */
+static int template_file_load(Tokenizer *t, const char *dir, Err *e)
+{
+    char *text;
+    size_t len;
+    if (read_optional(dir, "chat_template.jinja", &text, &len, e)) return -1;
+    if (!text) return 0;
+    t->chat_template.text = pool_strndup(&t->pool, text, len, e);
+    t->chat_template.len = len;
+    mem_free(text);
+    return t->chat_template.text ? 0 : -1;
+}
+
+Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e)
+{
+    char path[IO_PATH_MAX];
+    char *json, *config = NULL;
+    size_t len, config_len;
+    if (io_path(path, sizeof path, dir, "tokenizer.json", e) ||
+        io_read_file(path, TOKENIZER_MAX_FILE, &json, &len, e))
+        return NULL;
+    Tokenizer *t = NULL;
+    if (!read_optional(dir, "tokenizer_config.json", &config, &config_len, e))
+        t = tokenizer_parse(json, len, path, config, config_len, log, e);
+    mem_free(json);
+    mem_free(config);
+    if (t && template_file_load(t, dir, e)) {
+        tokenizer_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+void tokenizer_free(Tokenizer *t)
+{
+    if (!t) return;
+    ids_free(&t->prefix);
+    ids_free(&t->suffix);
+    pool_free(&t->pool);
+    mem_free(t);
+}
