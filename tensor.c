@@ -10,23 +10,58 @@
 
 #include <string.h>
 
-const Kernels kernels_ref = {
+/* ---- the plain products -------------------------------------------------------------------- */
+
+enum { PLAIN_ROWS = 4, PLAIN_COLS = 16 }; /* the tile of the plain body */
+
+static void plain_tile(real *const *c, const real *a, const real *b, size_t depth, size_t rows,
+                           int add)
+{
+    for (size_t i = 0; i < rows; i++) {
+        real sum[PLAIN_COLS];
+        for (size_t j = 0; j < PLAIN_COLS; j++) sum[j] = add ? c[i][j] : 0;
+        for (size_t k = 0; k < depth; k++)
+            for (size_t j = 0; j < PLAIN_COLS; j++)
+                sum[j] = real_fma(a[k * PLAIN_ROWS + i], b[k * PLAIN_COLS + j], sum[j]);
+        for (size_t j = 0; j < PLAIN_COLS; j++) c[i][j] = sum[j];
+    }
+}
+
+static void plain_pack_rows(real *packed, const real *const *rows, size_t step, size_t depth)
+{
+    for (size_t k = 0; k < depth; k++)
+        for (size_t i = 0; i < PLAIN_ROWS; i++) packed[k * PLAIN_ROWS + i] = rows[i][k * step];
+}
+
+static void plain_pack_across(real *panel, const unsigned char *const *rows, Dtype t,
+                                  size_t depth)
+{
+    real row[PRODUCT_DEPTH];
+    for (size_t j = 0; j < PLAIN_COLS; j++) {
+        dtype_to_real(row, rows[j], t, depth);
+        for (size_t k = 0; k < depth; k++) panel[k * PLAIN_COLS + j] = row[k];
+    }
+}
+
+static void plain_pack_along(real *panel, const unsigned char *data, size_t stride, Dtype t,
+                                 size_t depth, size_t cols)
+{
+    for (size_t k = 0; k < depth; k++)
+        dtype_to_real(panel + k * PLAIN_COLS, data + k * stride * dtype_size(t), t, cols);
+}
+
+static const Kernels kernels_ref = {
     .name = "ref",
-    .add = body_add,
-    .axpy = body_axpy,
-    .sum_squares = body_sum_squares,
-    .norm_apply = body_norm_apply,
-    .norm_dot = body_norm_dot,
-    .norm_dx = body_norm_dx,
-    .norm_dg = body_norm_dg,
-    .rope = body_rope,
-    .swiglu = body_swiglu,
-    .swiglu_backward = body_swiglu_backward,
-    .adamw = body_adamw,
+    .tile_rows = PLAIN_ROWS,
+    .tile_cols = PLAIN_COLS,
+    .tile = plain_tile,
+    .pack_rows = plain_pack_rows,
+    .pack_across = plain_pack_across,
+    .pack_along = plain_pack_along,
+    BODY_TABLE,
 };
 
 enum {
-    SCRATCH_BYTES = 1 << 20,   /* per thread */
     ELEMENTS_PER_TASK = 16384, /* enough to pay for handing out a task */
     COLUMNS_PER_TASK = 64,     /* where a task owns columns of all rows: whole cache lines */
     GAIN_CHUNK = 256           /* norm gains converted at a time, on the stack */
@@ -39,12 +74,15 @@ static size_t kernels_list(const Kernels *list[4])
 {
     size_t n = 0;
     list[n++] = &kernels_ref;
+    if (kernels_avx2()) list[n++] = kernels_avx2();
+    if (kernels_neon()) list[n++] = kernels_neon();
     return n;
 }
 
 const char *compute_available(void)
 {
-    return "ref";
+    static const char *const texts[] = {"ref", "ref avx2", "ref neon"};
+    return texts[kernels_avx2() ? 1 : kernels_neon() ? 2 : 0];
 }
 
 int compute_open(Compute *c, const char *kernel, Precision precision, Err *e)
@@ -60,11 +98,11 @@ int compute_open(Compute *c, const char *kernel, Precision precision, Err *e)
         return err_set(e, ERR_USAGE,
                        "kernel \"%s\" is not available on this machine; choose auto or one of: %s",
                        kernel, compute_available());
-    c->scratch_size = SCRATCH_BYTES;
+    c->scratch_size = THREAD_SCRATCH * sizeof(real);
     size_t total;
     if (size_mul((size_t)threads_count(), c->scratch_size, &total))
         return err_set(e, ERR_MEMORY, "scratch for %d threads is too large", threads_count());
-    c->scratch = mem_alloc(total, e);
+    c->scratch = mem_calloc(total, 1, e);
     return c->scratch ? 0 : -1;
 }
 
@@ -279,7 +317,7 @@ static void norm_task(void *ctx, size_t block)
     const Kernels *k = j->c->kernels;
     size_t first = block * j->rows_per_task, last = size_min(j->T, first + j->rows_per_task);
     for (size_t t = first; t < last; t++) {
-        real mean = k->sum_squares(j->x + t * j->H, j->H) / (real)j->H;
+        real mean = k->dot(j->x + t * j->H, j->x + t * j->H, j->H) / (real)j->H;
         j->r[t] = 1 / real_sqrt(mean + j->eps);
     }
     real gain[GAIN_CHUNK];

@@ -1,6 +1,28 @@
-/* tensor_attention.c - softmax attention over keys that lie in spans. */
+/* tensor_attention.c - softmax attention over keys that lie in spans.
+ *
+ * Work is cut into blocks of query rows that share a key head: some consecutive queries times the
+ * query heads of that key head, at most BLOCK_ROWS rows. The keys of a block are walked in chunks
+ * of positions whose scores fit the thread's scratch, so no [T, T] matrix exists. With products of
+ * tensor_product.c as the only heavy part, a chunk is
+ *
+ *   forward                                backward
+ *     S = Q K^T                              S = Q K^T,  dA = dO V^T
+ *     A = e^{scale S - top}, 0 where hidden  A = e^{scale S - top} / sum,  dS = scale A (dA - mean)
+ *     O += A V                               dQ += dS K,  dV += A^T dO,  dK += dS^T Q
+ *
+ * The softmax needs its maximum first: all chunks are scored for the maximum, then used. Contexts
+ * that fit one chunk (1,360 positions with full blocks, 20,000 in decoding) are scored once, longer
+ * ones twice. Nothing is rescaled on the way, so chunks leave no trace in the bits. Chunks begin at
+ * multiples of LANES, so that position j adds to lane j mod 16 wherever a chunk or window begins.
+ * A hidden key contributes e^-inf = 0 exactly.
+ */
 #include "tensor.h"
 #include "tensor_kernels.h"
+
+enum {
+    BLOCK_ROWS = SCORE_ROWS,
+    BACKWARD_CHUNK = 512 /* positions: two blocks of scores then lie in the level-2 cache */
+};
 
 typedef struct {
     const Compute *c;
@@ -9,117 +31,310 @@ typedef struct {
     const AttentionSeq *seqs;
     size_t n_seqs;
     const AttentionShape *s;
+    RowStride rows;    /* of q, o and their gradients, within a block */
+    size_t queries;    /* of a block */
+    size_t head_parts; /* into so many parts a group is cut where it has more than BLOCK_ROWS */
 } AttentionJob;
 
-/* The visible keys of a query at position p: [first, p]. */
+/* Queries [t, t + n) of a sequence, heads h .. h + rows.group - 1 of key head g. */
+typedef struct {
+    const AttentionJob *job;
+    const AttentionSeq *seq;
+    size_t g, h, t, n, count; /* count = rows */
+    size_t at;                /* offset of the first row in q and o */
+    size_t lo, hi;            /* positions of keys that some row sees, lo a multiple of LANES */
+    size_t chunk, stride;     /* most positions at a time; row length of the scores */
+    real *score, *dscore, *top, *sum;
+} Block;
+
+static size_t lanes_ceil(size_t n)
+{
+    return size_ceil(n, LANES) * LANES;
+}
+
+/* The first key that a query at position p sees. */
 static size_t first_key(const AttentionShape *s, size_t p)
 {
     return s->window && p + 1 > s->window ? p + 1 - s->window : 0;
 }
 
-/* Where head g of position j lies: its span and the offset in the span's arrays. */
-static const KeySpan *key_at(const AttentionSeq *q, const AttentionShape *s, size_t g, size_t j,
-                             size_t *offset)
+static AttentionJob job_make(const Compute *c, const AttentionSeq *seqs, size_t n_seqs,
+                             const AttentionShape *s)
 {
-    const KeySpan *span = q->spans;
-    while (j >= span->count) j -= (span++)->count;
-    *offset = (j * s->G + g) * s->D;
+    size_t group = s->Q / s->G, parts = size_ceil(group, BLOCK_ROWS);
+    while (group % parts) parts++;
+    size_t heads = group / parts;
+    return (AttentionJob){.c = c, .seqs = seqs, .n_seqs = n_seqs, .s = s,
+                          .rows = {heads, s->D, s->Q * s->D}, .queries = BLOCK_ROWS / heads,
+                          .head_parts = parts};
+}
+
+/* Block number `index` of a sequence for key head g: parts of a group first, then queries. */
+static Block block_make(const AttentionJob *a, const AttentionSeq *seq, size_t g, size_t index,
+                        size_t most)
+{
+    const AttentionShape *s = a->s;
+    size_t heads = a->rows.group;
+    Block b = {.job = a, .seq = seq, .g = g};
+    b.h = g * (s->Q / s->G) + index % a->head_parts * heads;
+    b.t = index / a->head_parts * a->queries;
+    b.n = size_min(a->queries, seq->count - b.t);
+    b.count = b.n * heads;
+    b.at = ((seq->row + b.t) * s->Q + b.h) * s->D;
+    b.lo = first_key(s, seq->pos + b.t) / LANES * LANES;
+    b.hi = seq->pos + b.t + b.n;
+    b.chunk = size_min(most, SCORE_SCRATCH / b.count / LANES * LANES);
+    b.stride = size_min(b.chunk, lanes_ceil(b.hi - b.lo));
+    b.score = compute_scratch(a->c) + PRODUCT_SCRATCH;
+    b.dscore = b.score + SCORE_SCRATCH;
+    b.top = b.dscore + SCORE_SCRATCH;
+    b.sum = b.top + SCORE_ROWS * LANES;
+    return b;
+}
+
+static size_t blocks_of(const AttentionJob *a, const AttentionSeq *seq)
+{
+    return size_ceil(seq->count, a->queries) * a->head_parts;
+}
+
+/* ---- keys and values as operands ----------------------------------------------------------- */
+
+/* The keys or values of head g from position `first` on. */
+typedef struct {
+    const Block *b;
+    size_t first;
+    int values;
+} KeyView;
+
+/* The span that holds position *j, which becomes relative to it. */
+static const KeySpan *span_find(const AttentionSeq *seq, size_t *j)
+{
+    const KeySpan *span = seq->spans;
+    while (*j >= span->count) *j -= (span++)->count;
     return span;
 }
 
-static real dot_chain(const real *a, const real *b, size_t n)
+static const real *key_row(const KeyView *v, const KeySpan *span, size_t j)
 {
-    real sum = 0;
-    for (size_t i = 0; i < n; i++) sum = real_fma(a[i], b[i], sum);
-    return sum;
+    const AttentionShape *s = v->b->job->s;
+    return (v->values ? span->v : span->k) + (j * s->G + v->b->g) * s->D;
 }
 
-/* score[j] = scale q . k_j for the keys [first, p] */
-static void scores(const AttentionJob *a, const AttentionSeq *seq, real *score, const real *q,
-                   size_t g, size_t first, size_t p)
+/* B[k][j] = element k of the key at position first + j. */
+static void pack_keys_across(const Compute *c, const ProductB *b, real *panel, size_t n0,
+                             size_t cols, size_t k0, size_t depth)
 {
-    for (size_t j = first; j <= p; j++) {
-        size_t at;
-        const KeySpan *span = key_at(seq, a->s, g, j, &at);
-        score[j - first] = (real)a->s->scale * dot_chain(q, span->k + at, a->s->D);
+    const KeyView *v = b->ctx;
+    const unsigned char *rows[TILE_COLS_MAX];
+    for (size_t j = 0; j < c->kernels->tile_cols; j++) {
+        size_t at = v->first + n0 + size_min(j, cols - 1);
+        const KeySpan *span = span_find(v->b->seq, &at);
+        rows[j] = (const unsigned char *)(key_row(v, span, at) + k0);
+    }
+    c->kernels->pack_across(panel, rows, DTYPE_REAL, depth);
+}
+
+/* B[k][j] = element j of the key at position first + k. */
+static void pack_keys_along(const Compute *c, const ProductB *b, real *panel, size_t n0,
+                            size_t cols, size_t k0, size_t depth)
+{
+    const KeyView *v = b->ctx;
+    const AttentionShape *s = v->b->job->s;
+    while (depth) {
+        size_t at = v->first + k0;
+        const KeySpan *span = span_find(v->b->seq, &at);
+        size_t n = size_min(depth, span->count - at);
+        c->kernels->pack_along(panel, (const unsigned char *)(key_row(v, span, at) + n0),
+                               s->G * s->D, DTYPE_REAL, n, cols);
+        panel += n * c->kernels->tile_cols;
+        k0 += n;
+        depth -= n;
     }
 }
 
-/* One query head of one row: scores, softmax, weighted values. */
-static void attend(const AttentionJob *a, const AttentionSeq *seq, size_t row, size_t p, size_t h)
+/* The rows of a block of q or dout, as stored. */
+typedef struct {
+    const Block *b;
+    const real *rows;
+} QueryView;
+
+/* B[k][j] = element j of row k of the block. */
+static void pack_queries_along(const Compute *c, const ProductB *b, real *panel, size_t n0,
+                               size_t cols, size_t k0, size_t depth)
 {
-    const AttentionShape *s = a->s;
-    size_t g = h / (s->Q / s->G), first = first_key(s, p), at;
-    real *score = compute_scratch(a->c), *o = a->o + (row * s->Q + h) * s->D;
-    scores(a, seq, score, a->q + (row * s->Q + h) * s->D, g, first, p);
-    real top = score[0], lanes[LANES] = {0};
-    for (size_t j = first; j <= p; j++) top = score[j - first] > top ? score[j - first] : top;
-    for (size_t i = 0; i < s->D; i++) o[i] = 0;
-    for (size_t j = first; j <= p; j++) {
-        real e = real_exp(score[j - first] - top);
-        lanes[j % LANES] += e;
-        const KeySpan *span = key_at(seq, s, g, j, &at);
-        a->c->kernels->axpy(o, e, span->v + at, s->D);
+    const QueryView *v = b->ctx;
+    const RowStride *r = &v->b->job->rows;
+    while (depth) {
+        size_t n = size_min(depth, r->group - k0 % r->group); /* heads of one token are evenly spaced */
+        const real *from = v->rows + row_offset(r, k0) + n0;
+        c->kernels->pack_along(panel, (const unsigned char *)from, r->inner, DTYPE_REAL, n, cols);
+        panel += n * c->kernels->tile_cols;
+        k0 += n;
+        depth -= n;
     }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) lanes[l] += lanes[l + half];
-    for (size_t i = 0; i < s->D; i++) o[i] = o[i] / lanes[0] + 0;
-    a->stat[(row * s->Q + h) * 2] = top;
-    a->stat[(row * s->Q + h) * 2 + 1] = lanes[0];
 }
 
-static void attention_task(void *ctx, size_t h)
+/* ---- forward ------------------------------------------------------------------------------- */
+
+/* score[r][j] = x[r] . (k or v of position at + j) for n positions */
+static void block_dots(const Block *b, real *score, const real *x, size_t at, size_t n, int values)
+{
+    KeyView view = {.b = b, .first = at, .values = values};
+    Product p = {.M = b->count, .N = n, .K = b->job->s->D, .c = score, .c_rows = {1, 0, b->stride},
+                 .a = x + b->at, .a_rows = b->job->rows, .a_step = 1,
+                 .b = {.pack = pack_keys_across, .ctx = &view, .mat.dtype = DTYPE_REAL}};
+    product_part(b->job->c, &p, 0, p.M, 0, p.N);
+}
+
+/* x[r] = (add ? x[r] : 0) + sum_j weight[r][j] (k or v of position at + j) */
+static void block_mix(const Block *b, real *x, const real *weight, size_t at, size_t n, int values,
+                      int add)
+{
+    KeyView view = {.b = b, .first = at, .values = values};
+    Product p = {.M = b->count, .N = b->job->s->D, .K = n, .c = x + b->at, .c_rows = b->job->rows,
+                 .a = weight, .a_rows = {1, 0, b->stride}, .a_step = 1,
+                 .b = {.pack = pack_keys_along, .ctx = &view, .mat.dtype = DTYPE_REAL}, .add = add};
+    product_part(b->job->c, &p, 0, p.M, 0, p.N);
+}
+
+/* -inf where row r sees no key, and beyond n up to whole lanes. */
+static void block_hide(const Block *b, size_t at, size_t n)
+{
+    for (size_t r = 0; r < b->count; r++) {
+        size_t p = b->seq->pos + b->t + r / b->job->rows.group, first = first_key(b->job->s, p);
+        real *score = b->score + r * b->stride;
+        for (size_t j = at; j < first && j < at + n; j++) score[j - at] = -(real)INFINITY;
+        for (size_t j = p + 1 > at ? p + 1 : at; j < at + lanes_ceil(n); j++)
+            score[j - at] = -(real)INFINITY;
+    }
+}
+
+/* Scaled scores of a chunk and their maxima by lanes. */
+static void block_scores(const Block *b, size_t at, size_t n)
+{
+    block_dots(b, b->score, b->job->q, at, n, 0);
+    block_hide(b, at, n);
+    for (size_t r = 0; r < b->count; r++)
+        b->job->c->kernels->score_max(b->score + r * b->stride, b->top + r * LANES,
+                                      (real)b->job->s->scale, lanes_ceil(n));
+}
+
+static void block_attend(const Block *b)
+{
+    const AttentionJob *a = b->job;
+    size_t once = b->hi - b->lo <= b->chunk;
+    for (size_t i = 0; i < b->count * LANES; i++) {
+        b->top[i] = -(real)INFINITY;
+        b->sum[i] = 0;
+    }
+    for (size_t at = b->lo; at < b->hi; at += b->chunk)
+        block_scores(b, at, size_min(b->chunk, b->hi - at));
+    for (size_t at = b->lo; at < b->hi; at += b->chunk) {
+        size_t n = size_min(b->chunk, b->hi - at);
+        if (!once) block_scores(b, at, n);
+        for (size_t r = 0; r < b->count; r++)
+            a->c->kernels->score_exp(b->score + r * b->stride, b->sum + r * LANES,
+                                     lanes_max(b->top + r * LANES), lanes_ceil(n));
+        block_mix(b, a->o, b->score, at, n, 1, at > b->lo);
+    }
+    for (size_t r = 0; r < b->count; r++) {
+        real *o = a->o + b->at + row_offset(&a->rows, r), sum = lanes_sum(b->sum + r * LANES);
+        real *stat = a->stat + (b->at + row_offset(&a->rows, r)) / a->s->D * 2;
+        stat[0] = lanes_max(b->top + r * LANES);
+        stat[1] = sum;
+        /* + 0: the hidden keys of the block must not show even in the sign of a zero */
+        for (size_t i = 0; i < a->s->D; i++) o[i] = o[i] / sum + 0;
+    }
+}
+
+/* Task i: a block of some sequence, for one key head. */
+static void attention_task(void *ctx, size_t i)
 {
     const AttentionJob *a = ctx;
-    for (size_t i = 0; i < a->n_seqs; i++)
-        for (size_t t = 0; t < a->seqs[i].count; t++)
-            attend(a, &a->seqs[i], a->seqs[i].row + t, a->seqs[i].pos + t, h);
+    const AttentionSeq *seq = a->seqs;
+    size_t g = i % a->s->G, index = i / a->s->G;
+    while (index >= blocks_of(a, seq)) index -= blocks_of(a, seq++);
+    Block b = block_make(a, seq, g, index, SIZE_MAX);
+    block_attend(&b);
 }
 
 void tensor_attention(const Compute *c, real *o, real *stat, const real *q,
                       const AttentionSeq *seqs, size_t n_seqs, const AttentionShape *s)
 {
-    AttentionJob a = {.c = c, .o = o, .stat = stat, .q = q, .seqs = seqs, .n_seqs = n_seqs, .s = s};
-    threads_run(attention_task, &a, s->Q);
+    AttentionJob a = job_make(c, seqs, n_seqs, s);
+    a.o = o;
+    a.stat = stat;
+    a.q = q;
+    size_t blocks = 0;
+    for (size_t i = 0; i < n_seqs; i++) blocks += blocks_of(&a, &seqs[i]);
+    threads_run(attention_task, &a, blocks * s->G);
 }
 
-/* The backward of attend. */
-static void attend_backward(const AttentionJob *a, const AttentionSeq *seq, size_t row, size_t p,
-                            size_t h)
+/* ---- backward ------------------------------------------------------------------------------ */
+
+/* dk or dv of the positions at .. at + n - 1:  d[j] += sum_r weight[r][j] x[r]; span by span */
+static void block_spread(const Block *b, const real *weight, const real *x, size_t at, size_t n,
+                         int values)
 {
-    const AttentionShape *s = a->s;
-    size_t g = h / (s->Q / s->G), first = first_key(s, p), at, r = (row * s->Q + h);
-    const real *q = a->q + r * s->D, *dout = a->dout + r * s->D;
-    real *score = compute_scratch(a->c), scale = (real)s->scale;
-    scores(a, seq, score, q, g, first, p);
-    real top = a->saved[r * 2], sum = a->saved[r * 2 + 1];
-    real mean = dot_chain(dout, a->out + r * s->D, s->D);
-    for (size_t j = first; j <= p; j++) {
-        const KeySpan *span = key_at(seq, s, g, j, &at);
-        real weight = real_exp(score[j - first] - top) / sum;
-        real ds = scale * (weight * (dot_chain(dout, span->v + at, s->D) - mean));
-        if (span->dv) a->c->kernels->axpy(span->dv + at, weight, dout, s->D);
-        if (span->dk) a->c->kernels->axpy(span->dk + at, ds, q, s->D);
-        if (a->dq) a->c->kernels->axpy(a->dq + r * s->D, ds, span->k + at, s->D);
+    const AttentionShape *s = b->job->s;
+    QueryView view = {.b = b, .rows = x + b->at};
+    for (size_t done = 0, len; done < n; done += len) {
+        size_t j = at + done;
+        const KeySpan *span = span_find(b->seq, &j);
+        real *d = values ? span->dv : span->dk;
+        len = size_min(size_min(n - done, span->count - j), PRODUCT_ROWS);
+        if (!d) continue;
+        Product p = {.M = len, .N = s->D, .K = b->count, .c = d + (j * s->G + b->g) * s->D,
+                     .c_rows = {1, 0, s->G * s->D}, .a = weight + done, .a_rows = {1, 0, 1},
+                     .a_step = b->stride,
+                     .b = {.pack = pack_queries_along, .ctx = &view, .mat.dtype = DTYPE_REAL},
+                     .add = 1};
+        product_part(b->job->c, &p, 0, p.M, 0, p.N);
     }
 }
 
-/* All query heads of key head g: the owner of its dk and dv. */
+static void block_backward(const Block *b)
+{
+    const AttentionJob *a = b->job;
+    const Kernels *k = a->c->kernels;
+    for (size_t at = b->lo; at < b->hi; at += b->chunk) {
+        size_t n = size_min(b->chunk, b->hi - at);
+        block_dots(b, b->score, a->q, at, n, 0);
+        block_dots(b, b->dscore, a->dout, at, n, 1);
+        block_hide(b, at, n);
+        for (size_t r = 0; r < b->count; r++) {
+            size_t x = b->at + row_offset(&a->rows, r);
+            const real *stat = a->saved + x / a->s->D * 2;
+            k->score_backward(b->score + r * b->stride, b->dscore + r * b->stride,
+                              (real)a->s->scale, stat[0], stat[1],
+                              k->dot(a->dout + x, a->out + x, a->s->D), n);
+        }
+        block_mix(b, a->dq, b->dscore, at, n, 0, 1);
+        block_spread(b, b->score, a->dout, at, n, 1);
+        block_spread(b, b->dscore, a->q, at, n, 0);
+    }
+}
+
+/* All that touches key head g, in the order of sequences and blocks: the owner of its dk and dv. */
 static void attention_backward_task(void *ctx, size_t g)
 {
     const AttentionJob *a = ctx;
-    size_t group = a->s->Q / a->s->G;
     for (size_t i = 0; i < a->n_seqs; i++)
-        for (size_t h = g * group; h < (g + 1) * group; h++)
-            for (size_t t = 0; t < a->seqs[i].count; t++)
-                attend_backward(a, &a->seqs[i], a->seqs[i].row + t, a->seqs[i].pos + t, h);
+        for (size_t index = 0; index < blocks_of(a, &a->seqs[i]); index++) {
+            Block b = block_make(a, &a->seqs[i], g, index, BACKWARD_CHUNK);
+            block_backward(&b);
+        }
 }
 
 void tensor_attention_backward(const Compute *c, real *dq, const real *dout, const real *o,
                                const real *stat, const real *q, const AttentionSeq *seqs,
                                size_t n_seqs, const AttentionShape *s)
 {
-    AttentionJob a = {.c = c, .dq = dq, .dout = dout, .out = o, .saved = stat, .q = q,
-                      .seqs = seqs, .n_seqs = n_seqs, .s = s};
+    AttentionJob a = job_make(c, seqs, n_seqs, s);
+    a.dq = dq;
+    a.dout = dout;
+    a.out = o;
+    a.saved = stat;
+    a.q = q;
     threads_run(attention_backward_task, &a, s->G);
 }

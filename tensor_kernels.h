@@ -29,13 +29,30 @@ typedef struct {
     real clip, keep, blend1, beta2, blend2, root2, eps, rate;
 } AdamWStep;
 
+/* Products (see tensor_product.c): a tile of the output is `tile_rows` x `tile_cols`. Packed rows
+ * hold A[k][i] for the rows i of a tile, a packed panel holds B[k][j] for its columns j. */
+enum { TILE_ROWS_MAX = 16, TILE_COLS_MAX = 64 };
+
 struct Kernels {
     const char *name;
+    size_t tile_rows, tile_cols;
+    /* c[i][j] = (add ? c[i][j] : 0) + sum_k a[k][i] b[k][j], chains over k, for i < rows and all
+     * columns j of a tile. */
+    void (*tile)(real *const *c, const real *a, const real *b, size_t depth, size_t rows, int add);
+    /* packed[k][i] = rows[i][k step] for all rows i of a tile */
+    void (*pack_rows)(real *packed, const real *const *rows, size_t step, size_t depth);
+    /* panel[k][j] = rows[j][k] for all columns j of a tile: stored rows become columns */
+    void (*pack_across)(real *panel, const unsigned char *const *rows, Dtype t, size_t depth);
+    /* panel[k][j] = data[k stride + j] for j < cols: stored rows stay rows; stride in elements */
+    void (*pack_along)(real *panel, const unsigned char *data, size_t stride, Dtype t, size_t depth,
+                       size_t cols);
+    void (*round_bf16)(real *x, size_t n);
     /* y = a + b;  y += s x;  y = s x */
     void (*add)(real *y, const real *a, const real *b, size_t n);
     void (*axpy)(real *y, real s, const real *x, size_t n);
-    /* sum_i x_i^2 (lanes16);  y_i = g_i (x_i r) */
-    real (*sum_squares)(const real *x, size_t n);
+    /* sum_i a_i b_i (lanes16) */
+    real (*dot)(const real *a, const real *b, size_t n);
+    /* y_i = g_i (x_i r) */
     void (*norm_apply)(real *y, const real *x, const real *g, real r, size_t n);
     /* sum_i dy_i g_i x_i: lane l of `lanes` takes the terms i = l mod 16 of a part of a row */
     void (*norm_dot)(real lanes[LANES], const real *dy, const real *g, const real *x, size_t n);
@@ -48,15 +65,92 @@ struct Kernels {
     void (*swiglu)(real *y, const real *gate, const real *up, size_t n);
     void (*swiglu_backward)(real *dgate, real *dup, const real *dy, const real *gate,
                             const real *up, size_t n);
+    /* Attention scores; see tensor_bodies.h */
+    void (*score_max)(real *s, real top[LANES], real scale, size_t n);
+    void (*score_exp)(real *s, real sum[LANES], real top, size_t n);
+    void (*score_backward)(real *s, real *da, real scale, real top, real sum, real mean, size_t n);
     void (*adamw)(real *w, const real *g, real *m, real *v, size_t n, const AdamWStep *a);
 };
 
-extern const Kernels kernels_ref;
+/* The table of an instruction set, NULL where this machine or build has none. */
+const Kernels *kernels_avx2(void);
+const Kernels *kernels_neon(void);
+
+/* ---- one product, in one thread ------------------------------------------------------------ */
+
+/* Row r of a set of rows starts at (r / group) outer + (r % group) inner: heads within tokens. A
+ * plain matrix has group 1 and outer = its row length. */
+typedef struct {
+    size_t group, inner, outer;
+} RowStride;
+static inline size_t row_offset(const RowStride *s, size_t r)
+{
+    return r / s->group * s->outer + r % s->group * s->inner;
+}
+
+/* C[M,N] = (add ? C : 0) + A[M,K] B[K,N], each output one chain over k. B is seen through `pack`:
+ * panel[k][j] = B[k0 + k, n0 + j] for k < depth, j < cols (columns beyond may hold anything). */
+typedef struct ProductB ProductB;
+struct ProductB {
+    void (*pack)(const Compute *c, const ProductB *b, real *panel, size_t n0, size_t cols,
+                 size_t k0, size_t depth);
+    Mat mat;         /* B as stored, or at least its dtype */
+    const void *ctx; /* where B lies in pieces (attention) */
+};
+typedef struct {
+    size_t M, N, K;
+    real *c;
+    RowStride c_rows;
+    const real *a;
+    RowStride a_rows;
+    size_t a_step; /* from k to k + 1 */
+    ProductB b;
+    int add, round; /* round: operands to bf16 */
+} Product;
+
+/* B = W^T and B = W for a stored matrix W. */
+ProductB product_across(const Mat *w);
+ProductB product_along(const Mat *w);
+/* The outputs [m0, m0 + rows) x [n0, n0 + cols), rows <= PRODUCT_ROWS. */
+void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
+                  size_t cols);
+enum {
+    PRODUCT_ROWS = 384,  /* rows of A packed at a time: with the depth below, 384 KB, a level-2 */
+    PRODUCT_DEPTH = 256, /* terms of each chain per pass: a panel of 16 columns, 16 KB, a level-1 */
+    PRODUCT_SCRATCH = (PRODUCT_ROWS + TILE_ROWS_MAX + TILE_COLS_MAX) * PRODUCT_DEPTH
+};
+
+/* ---- scratch ------------------------------------------------------------------------------- */
+
+/* Numbers (not bytes) of the scratch of one thread: packing first, then what attention keeps. */
+enum {
+    SCORE_ROWS = 96,         /* query rows of an attention block */
+    SCORE_SCRATCH = 1 << 17, /* scores of a block, then as many of their gradients */
+    THREAD_SCRATCH = PRODUCT_SCRATCH + 2 * SCORE_SCRATCH + 2 * SCORE_ROWS * LANES
+};
 
 /* The part of Compute.scratch that belongs to the running thread. */
-static inline void *compute_scratch(const Compute *c)
+static inline real *compute_scratch(const Compute *c)
 {
-    return c->scratch + (size_t)threads_index() * c->scratch_size;
+    return (real *)(void *)(c->scratch + (size_t)threads_index() * c->scratch_size);
+}
+
+/* The fixed tree over sixteen partial sums or maxima: (l, l+8), (l, l+4), (l, l+2), (l, l+1). */
+static inline real lanes_sum(const real lanes[LANES])
+{
+    real s[LANES];
+    for (int l = 0; l < LANES; l++) s[l] = lanes[l];
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) s[l] += s[l + half];
+    return s[0];
+}
+static inline real lanes_max(const real lanes[LANES])
+{
+    real s[LANES];
+    for (int l = 0; l < LANES; l++) s[l] = lanes[l];
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) s[l] = s[l + half] > s[l] ? s[l + half] : s[l];
+    return s[0];
 }
 
 static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }

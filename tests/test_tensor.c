@@ -1,0 +1,886 @@
+/* test_tensor.c - the kernels: the same bits from every table, and the numbers they should be.
+ *
+ * Bits are compared with loops written here as tensor.h states them (one chain per output), and
+ * between all kernels that this machine has; numbers with double arithmetic. The last test hashes
+ * results of everything and compares with the hash that x86-64 and aarch64 both gave.
+ */
+#include "tensor.h"
+#include "test.h"
+
+#define BODY
+#include "tensor_bodies.h"
+
+#include <stdlib.h>
+
+/* ---- helpers ------------------------------------------------------------------------------- */
+
+/* n numbers in [-1, 1), a function of the seed only. */
+static float *numbers(size_t n, uint64_t seed)
+{
+    float *x = malloc((n + 1) * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = (float)(2 * rng_unit(seed, 99, i) - 1);
+    return x;
+}
+
+/* Storage of a weight, one byte off any alignment, in a dtype. */
+typedef struct {
+    unsigned char *block;
+    Mat mat;
+} Stored;
+
+static Stored stored(size_t rows, size_t cols, Dtype t, uint64_t seed)
+{
+    size_t size = dtype_size(t), n = rows * cols;
+    float *x = numbers(n, seed);
+    Stored s = {malloc(n * size + 1), {NULL, t, rows, cols}};
+    unsigned char *at = s.block + 1;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half = t == DTYPE_BF16 ? bf16_from_float(x[i]) : f16_from_float(x[i]);
+        memcpy(at + i * size, t == DTYPE_F32 ? (void *)&x[i] : (void *)&half, size);
+    }
+    s.mat.data = at;
+    free(x);
+    return s;
+}
+
+/* The weight as floats. */
+static float *floats(const Mat *w)
+{
+    float *x = malloc(w->rows * w->cols * sizeof *x + 1);
+    dtype_to_float(x, w->data, w->dtype, w->rows * w->cols);
+    return x;
+}
+
+/* Opens kernel number i of compute_available(); returns 0 after the last. */
+static int kernel_open(Compute *c, size_t i, Precision precision)
+{
+    char name[32];
+    const char *list = compute_available();
+    for (; i > 0; i--) {
+        list = strchr(list, ' ');
+        if (!list) return 0;
+        list++;
+    }
+    size_t len = strcspn(list, " ");
+    memcpy(name, list, len);
+    name[len] = 0;
+    Err e;
+    int failed = compute_open(c, name, precision, &e);
+    CHECK(!failed);
+    return !failed;
+}
+
+static void same_bits(const float *a, const float *b, size_t n, const char *what)
+{
+    if (!memcmp(a, b, n * sizeof *a)) return;
+    size_t i = 0;
+    while (!memcmp(a + i, b + i, sizeof *a)) i++;
+    printf("%s: [%zu] is %.9g, expected %.9g\n", what, i, (double)a[i], (double)b[i]);
+    CHECK(!"same bits");
+}
+
+/* ---- products ------------------------------------------------------------------------------ */
+
+static float rounded(float x)
+{
+    return bf16_to_float(bf16_from_float(x));
+}
+
+/* c[m][n] = (add ? c : 0) + sum_k a[m am + k ak] b[k bk + n bn], as tensor.h says: one chain */
+static void chain(float *c, const float *a, size_t am, size_t ak, const float *b, size_t bk,
+                  size_t bn, size_t M, size_t N, size_t K, int add, int round)
+{
+    for (size_t m = 0; m < M; m++)
+        for (size_t n = 0; n < N; n++) {
+            float sum = add ? c[m * N + n] : 0;
+            for (size_t k = 0; k < K; k++) {
+                float x = a[m * am + k * ak], y = b[k * bk + n * bn];
+                sum = round ? fmaf(rounded(x), rounded(y), sum) : fmaf(x, y, sum);
+            }
+            c[m * N + n] = sum;
+        }
+}
+
+/* All three products of one shape against the chain. */
+static void products_of(const Compute *c, size_t T, size_t N, size_t K, Dtype t, int add)
+{
+    int round = c->precision == PRECISION_BF16;
+    Stored s = stored(N, K, t, 7);
+    float *w = floats(&s.mat), *x = numbers(T * K, 1), *dy = numbers(T * N, 2);
+    float *y = numbers(T * N, 3), *yc = numbers(T * N, 3);
+    tensor_linear(c, y, x, &s.mat, T, add);
+    chain(yc, x, K, 1, w, 1, K, T, N, K, add, round);
+    same_bits(y, yc, T * N, "linear");
+    float *dx = numbers(T * K, 4), *dxc = numbers(T * K, 4);
+    tensor_linear_dx(c, dx, dy, &s.mat, T, add);
+    chain(dxc, dy, N, 1, w, K, 1, T, K, N, add, round);
+    same_bits(dx, dxc, T * K, "linear_dx");
+    float *dw = numbers(N * K, 5), *dwc = numbers(N * K, 5);
+    tensor_linear_dw(c, dw, dy, x, T, N, K);
+    chain(dwc, dy, 1, N, x, K, 1, N, K, T, 1, 0);
+    same_bits(dw, dwc, N * K, "linear_dw");
+    float *all[] = {w, x, dy, y, yc, dx, dxc, dw, dwc};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+    free(s.block);
+}
+
+static void products_small(void)
+{
+    Compute c;
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c))
+        for (size_t T = 1; T <= 13; T++)
+            for (size_t N = 1; N <= 33; N++)
+                products_of(&c, T, N, 1 + (T * 5 + N * 3) % 33, (Dtype)(N % 3), (int)(T + N) & 1);
+}
+
+static void products_remainders(void)
+{
+    Compute c;
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c))
+        for (size_t K = 1; K <= 33; K++)
+            for (size_t t = 0; t < 3; t++) products_of(&c, 1 + K % 13, 17, K, (Dtype)t, K & 1);
+}
+
+static void products_large(void)
+{
+    const size_t shapes[][3] = {{1, 40, 257},  {7, 33, 600},  {400, 20, 31},
+                                {16, 300, 90}, {3, 16, 1030}, {777, 2, 3}};
+    Compute c;
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c))
+        for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+            products_of(&c, shapes[s][0], shapes[s][1], shapes[s][2], (Dtype)(s % 3), s & 1);
+}
+
+static void products_bf16(void)
+{
+    Compute c;
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_BF16); i++, compute_close(&c))
+        for (size_t t = 0; t < 3; t++) {
+            products_of(&c, 5, 19, 40, (Dtype)t, 0);
+            products_of(&c, 14, 33, 270, (Dtype)t, 1);
+        }
+}
+
+static void products_empty(void)
+{
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float y[6] = {1, 2, 3, 4, 5, 6}, x = 0;
+    Mat none = {&x, DTYPE_F32, 3, 0};
+    tensor_linear(&c, y, &x, &none, 2, 1);
+    CHECK(y[0] == 1 && y[5] == 6);
+    tensor_linear(&c, y, &x, &none, 2, 0);
+    CHECK(y[0] == 0 && y[5] == 0);
+    tensor_linear(&c, y, &x, &none, 0, 0);
+    compute_close(&c);
+}
+
+/* |y - exact| <= K 2^-24 sum |x w|, and a row alone equals the row in company. */
+static void products_accuracy(void)
+{
+    enum { T = 9, N = 50, K = 700 };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    Stored s = stored(N, K, DTYPE_F32, 11);
+    float *w = floats(&s.mat), *x = numbers(T * K, 12), *y = numbers(T * N, 13), alone[N];
+    tensor_linear(&c, y, x, &s.mat, T, 0);
+    for (size_t t = 0; t < T; t++) {
+        for (size_t n = 0; n < N; n++) {
+            double sum = 0, size = 0;
+            for (size_t k = 0; k < K; k++) {
+                double term = (double)x[t * K + k] * (double)w[n * K + k];
+                sum += term;
+                size += fabs(term);
+            }
+            CHECK_NEAR((double)y[t * N + n], sum, K * 0x1p-24 * size);
+        }
+        tensor_linear(&c, alone, x + t * K, &s.mat, 1, 0);
+        same_bits(alone, y + t * N, N, "a row alone");
+    }
+    free(w), free(x), free(y), free(s.block);
+    compute_close(&c);
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static float from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The vectorised exp has the bits of maths_expf: one float in 257 of all, and the edges. */
+static void exp_bits(void)
+{
+    size_t wrong = 0;
+    for (uint64_t b = 0; b <= UINT32_MAX; b += 257) {
+        float x = from_bits((uint32_t)b), a = body_exp(x), e = maths_expf(x);
+        wrong += memcmp(&a, &e, sizeof a) != 0;
+    }
+    const float edges[] = {0, -0.0f, 1, -1, EXPF_LOWEST, EXPF_HIGHEST, 89, -104, INFINITY, -INFINITY};
+    for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++)
+        for (int step = -1; step <= 1; step++) {
+            float x = step ? nextafterf(edges[i], (float)step * 1000) : edges[i];
+            float a = body_exp(x), e = maths_expf(x);
+            wrong += memcmp(&a, &e, sizeof a) != 0;
+        }
+    CHECK(wrong == 0);
+}
+
+/* Results of every row function for rows of n, from one kernel: 16 stretches of n numbers. */
+enum { ROW_RESULTS = 16 };
+static void rows_results(const Compute *c, float *out, size_t n, float odd)
+{
+    float *a = numbers(2 * n, 21), *b = numbers(2 * n, 22), *g = numbers(n, 23);
+    float *slot[ROW_RESULTS], r[2];
+    for (size_t i = 0; i < ROW_RESULTS; i++) {
+        slot[i] = out + i * n;
+        for (size_t k = 0; k < n; k++) slot[i][k] = b[(k + i) % n];
+    }
+    for (size_t i = 0; i < n; i++) a[i] *= 30;
+    a[n / 2] = odd;
+    Mat gain = {g, DTYPE_F32, 1, n};
+    tensor_add(c, slot[0], a, b, n);
+    tensor_axpy(c, slot[1], 0.3f, a, n);
+    tensor_rmsnorm(c, slot[2], r, a, &gain, 1e-5, 1);
+    tensor_rmsnorm_backward(c, slot[3], slot[4], b, a, &gain, r, 1);
+    tensor_swiglu(c, slot[5], a, b, n);
+    tensor_swiglu_backward(c, slot[6], slot[7], b, a, g, n);
+    tensor_dropout(c, slot[8], a, 0.25, 5, n);
+    memcpy(slot[9], a, n * sizeof *a);
+    tensor_softmax_row(c, slot[9], n);
+    memcpy(slot[10], a, n * sizeof *a);
+    uint32_t position = 0;
+    if (n % 2 == 0) tensor_rope(c, slot[10], g, b, &position, 1, 1, n, 0);
+    for (size_t k = 0; k < n; k++) slot[13][k] = fabsf(slot[13][k]);
+    AdamW step = {1e-3, 0.9, 0.999, 1e-8, 0.01, 3, 0.7};
+    tensor_adamw(c, slot[11], a, slot[12], slot[13], n, &step);
+    slot[14][0] = r[0];
+    double squares = tensor_sum_squares(c, a, n);
+    slot[15][0] = (float)squares;
+    free(a), free(b), free(g);
+}
+
+static void rows_bits(void)
+{
+    const float odd[] = {1, 0, -200, 1e30f, INFINITY};
+    Compute ref, c;
+    kernel_open(&ref, 0, PRECISION_F32);
+    for (size_t i = 1; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c))
+        for (size_t n = 1; n <= 35; n++)
+            for (size_t k = 0; k < sizeof odd / sizeof odd[0]; k++) {
+                float a[ROW_RESULTS * 35], b[ROW_RESULTS * 35];
+                rows_results(&ref, a, n, odd[k]);
+                rows_results(&c, b, n, odd[k]);
+                for (size_t j = 0; j < ROW_RESULTS * n; j++) /* any NaN equals any NaN */
+                    if (isnan(a[j]) && isnan(b[j])) a[j] = b[j] = 0;
+                same_bits(b, a, ROW_RESULTS * n, "rows");
+            }
+    compute_close(&ref);
+}
+
+static void rmsnorm_numbers(void)
+{
+    enum { T = 5, H = 100 };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    Stored s = stored(1, H, DTYPE_BF16, 31);
+    float *x = numbers(T * H, 32), *g = floats(&s.mat), y[T * H], r[T];
+    tensor_rmsnorm(&c, y, r, x, &s.mat, 1e-6, T);
+    for (size_t t = 0; t < T; t++) {
+        double sum = 0;
+        for (size_t i = 0; i < H; i++) sum += (double)x[t * H + i] * (double)x[t * H + i];
+        double root = 1 / sqrt(sum / H + 1e-6);
+        CHECK_NEAR((double)r[t], root, 2e-7 * root);
+        for (size_t i = 0; i < H; i++)
+            CHECK_NEAR((double)y[t * H + i], (double)g[i] * (double)x[t * H + i] * root, 1e-6);
+    }
+    free(x), free(g), free(s.block);
+    compute_close(&c);
+}
+
+static void rope_numbers(void)
+{
+    enum { T = 3, HEADS = 2, D = 6, HALF = D / 2 };
+    const uint32_t position[T] = {0, 4, 2};
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float cosines[5 * HALF], sines[5 * HALF];
+    for (int i = 0; i < 5 * HALF; i++) {
+        cosines[i] = (float)maths_cos(0.7 * i);
+        sines[i] = (float)maths_sin(0.7 * i);
+    }
+    float *x = numbers(T * HEADS * D, 33), *y = numbers(T * HEADS * D, 33);
+    tensor_rope(&c, y, cosines, sines, position, T, HEADS, D, 0);
+    for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < HEADS * HALF; i++) {
+            size_t a = (t * HEADS + i / HALF) * D + i % HALF, b = a + HALF;
+            double angle = 0.7 * (double)(position[t] * HALF + i % HALF);
+            double re = (double)x[a], im = (double)x[b];
+            CHECK_NEAR((double)y[a], re * cos(angle) - im * sin(angle), 3e-7);
+            CHECK_NEAR((double)y[b], im * cos(angle) + re * sin(angle), 3e-7);
+        }
+    tensor_rope(&c, y, cosines, sines, position, T, HEADS, D, 1);
+    for (size_t i = 0; i < T * HEADS * D; i++) CHECK_NEAR((double)y[i], (double)x[i], 5e-7);
+    free(x), free(y);
+    compute_close(&c);
+}
+
+static void swiglu_numbers(void)
+{
+    const float gate[] = {0, 1, -1, 20, -20, 100, -100, 1e30f, -1e30f}, up[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    enum { n = sizeof gate / sizeof gate[0] };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float y[n], dgate[n] = {0}, dup[n] = {0};
+    tensor_swiglu(&c, y, gate, up, n);
+    tensor_swiglu_backward(&c, dgate, dup, up, gate, up, n);
+    for (size_t i = 0; i < n; i++) {
+        double z = (double)gate[i], u = (double)up[i], s = 1 / (1 + exp(-z)), slope = s + z * s * (1 - s);
+        if (z < -700) s = slope = 0;
+        CHECK_NEAR((double)y[i], z * s * u, 3e-7 * fabs(z * s * u) + 1e-38);
+        CHECK_NEAR((double)dup[i], u * z * s, 3e-7 * fabs(u * z * s) + 1e-38);
+        CHECK_NEAR((double)dgate[i], u * u * slope, 1e-6 * u * u);
+    }
+    compute_close(&c);
+}
+
+static void embed_gather(void)
+{
+    enum { V = 9, H = 70, T = 5 };
+    const int32_t ids[T] = {3, 8, 3, 0, 3};
+    const uint32_t rows[T] = {3, 8, 3, 0, 3};
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    Stored s = stored(V, H, DTYPE_F16, 41);
+    float *w = floats(&s.mat), x[T * H], y[T * H], *d = numbers(T * H, 42), a[V * H] = {0}, b[V * H] = {0};
+    tensor_embed(&c, x, &s.mat, ids, T);
+    tensor_gather(&c, y, w, rows, T, H);
+    for (size_t t = 0; t < T; t++) same_bits(x + t * H, w + (size_t)ids[t] * H, H, "embed");
+    same_bits(y, x, T * H, "gather");
+    tensor_embed_backward(&c, a, d, ids, T, V, H);
+    tensor_gather_backward(&c, b, d, rows, T, V, H);
+    same_bits(a, b, V * H, "gather_backward");
+    for (size_t i = 0; i < H; i++) {
+        CHECK(a[3 * H + i] == d[i] + d[2 * H + i] + d[4 * H + i]);
+        CHECK(a[8 * H + i] == d[H + i] && a[1 * H + i] == 0);
+    }
+    free(w), free(d), free(s.block);
+    compute_close(&c);
+}
+
+static void dropout_mask(void)
+{
+    enum { n = 40000 };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float *x = numbers(n, 51), *y = numbers(n, 52);
+    for (size_t i = 0; i < n; i++) x[i] = 1;
+    tensor_dropout(&c, y, x, 0.1, 77, n);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        CHECK(y[i] == 0 || y[i] == (float)(1 / 0.9));
+        CHECK((y[i] != 0) == (rng_unit(77, RNG_DROPOUT, i) >= 0.1));
+        kept += y[i] != 0;
+    }
+    CHECK_NEAR((double)kept / n, 0.9, 0.01);
+    tensor_dropout(&c, y, x, 0, 77, n);
+    same_bits(y, x, n, "p = 0 keeps all");
+    free(x), free(y);
+    compute_close(&c);
+}
+
+static void softmax_extremes(void)
+{
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float z[] = {1e30f, -1e30f, 1e30f, 0}, one[] = {-5}, low[] = {-200, -200.5f, -INFINITY};
+    tensor_softmax_row(&c, z, 4);
+    CHECK(z[0] == 0.5f && z[1] == 0 && z[2] == 0.5f && z[3] == 0);
+    tensor_softmax_row(&c, one, 1);
+    CHECK(one[0] == 1);
+    tensor_softmax_row(&c, low, 3);
+    CHECK_NEAR((double)low[0], 1 / (1 + exp(-0.5)), 1e-7);
+    CHECK(low[2] == 0);
+    compute_close(&c);
+}
+
+static void adamw_numbers(void)
+{
+    enum { n = 20, STEPS = 10 };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float *w = numbers(n, 61), m[n] = {0}, v[n] = {0};
+    double W[n], M[n] = {0}, S[n] = {0};
+    for (size_t i = 0; i < n; i++) W[i] = (double)w[i];
+    for (uint64_t t = 1; t <= STEPS; t++) {
+        float *g = numbers(n, 62 + t);
+        AdamW a = {1e-2, 0.9, 0.999, 1e-8, 0.1, t, 0.5};
+        tensor_adamw(&c, w, g, m, v, n, &a);
+        for (size_t i = 0; i < n; i++) {
+            double d = 0.5 * (double)g[i];
+            W[i] -= a.lr * a.weight_decay * W[i];
+            M[i] = 0.9 * M[i] + 0.1 * d;
+            S[i] = 0.999 * S[i] + 0.001 * d * d;
+            W[i] -= a.lr * (M[i] / (1 - pow(0.9, (double)t))) /
+                    (sqrt(S[i] / (1 - pow(0.999, (double)t))) + 1e-8);
+        }
+        free(g);
+    }
+    for (size_t i = 0; i < n; i++) CHECK_NEAR((double)w[i], W[i], 1e-6);
+    free(w);
+    compute_close(&c);
+}
+
+static void sums_and_nonfinite(void)
+{
+    enum { n = 70000 };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    float *x = numbers(n, 71);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    CHECK_NEAR(tensor_sum_squares(&c, x, n), sum, 1e-9 * sum);
+    CHECK(tensor_sum_squares(&c, x, 0) == 0);
+    CHECK(tensor_find_nonfinite(x, n) == n);
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < 3; i++) {
+        float keep = x[5000 * i];
+        x[n - 1] = NAN;
+        x[5000 * i] = bad[i];
+        CHECK(tensor_find_nonfinite(x, n) == 5000 * i);
+        x[5000 * i] = keep;
+    }
+    free(x);
+    compute_close(&c);
+}
+
+/* ---- attention ----------------------------------------------------------------------------- */
+
+/* One attention problem with gradients: all arrays of a batch. */
+typedef struct {
+    AttentionShape s;
+    size_t T, keys; /* rows of the batch, rows of keys */
+    float *q, *k, *v, *dout, *o, *stat, *dq, *dk, *dv;
+} Attention;
+
+static Attention attention_make(size_t Q, size_t G, size_t D, size_t window, size_t T, size_t keys)
+{
+    Attention a = {{Q, G, D, window, 1 / sqrt((double)D)}, T, keys, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    a.q = numbers(T * Q * D, 81);
+    a.k = numbers(keys * G * D, 82);
+    a.v = numbers(keys * G * D, 83);
+    a.dout = numbers(T * Q * D, 84);
+    for (size_t i = 0; i < T * Q * D; i++) a.q[i] *= 4; /* some peaks */
+    a.o = calloc(T * Q * D, sizeof(float));
+    a.stat = calloc(T * Q * 2, sizeof(float));
+    a.dq = calloc(T * Q * D, sizeof(float));
+    a.dk = calloc(keys * G * D, sizeof(float));
+    a.dv = calloc(keys * G * D, sizeof(float));
+    return a;
+}
+
+static void attention_free(Attention *a)
+{
+    float *all[] = {a->q, a->k, a->v, a->dout, a->o, a->stat, a->dq, a->dk, a->dv};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+}
+
+/* Keys [first, first + count) of the problem. */
+static KeySpan span_of(const Attention *a, size_t first, size_t count)
+{
+    size_t at = first * a->s.G * a->s.D;
+    return (KeySpan){a->k + at, a->v + at, a->dk + at, a->dv + at, count};
+}
+
+static void attention_run(const Compute *c, Attention *a, const AttentionSeq *seqs, size_t n)
+{
+    tensor_attention(c, a->o, a->stat, a->q, seqs, n, &a->s);
+    tensor_attention_backward(c, a->dq, a->dout, a->o, a->stat, a->q, seqs, n, &a->s);
+}
+
+/* One row of attention in double: o[D]. */
+static void attention_exact(const Attention *a, size_t row, size_t p, size_t h, double *o)
+{
+    size_t G = a->s.G, D = a->s.D, g = h / (a->s.Q / G);
+    size_t first = a->s.window && p + 1 > a->s.window ? p + 1 - a->s.window : 0;
+    double sum = 0, *score = malloc((p + 1) * sizeof *score), top = -INFINITY;
+    for (size_t j = first; j <= p; j++) {
+        score[j] = 0;
+        for (size_t i = 0; i < D; i++)
+            score[j] += a->s.scale * (double)a->q[(row * a->s.Q + h) * D + i] *
+                        (double)a->k[(j * G + g) * D + i];
+        if (score[j] > top) top = score[j];
+    }
+    for (size_t i = 0; i < D; i++) o[i] = 0;
+    for (size_t j = first; j <= p; j++) {
+        double e = exp(score[j] - top);
+        sum += e;
+        for (size_t i = 0; i < D; i++) o[i] += e * (double)a->v[(j * G + g) * D + i];
+    }
+    for (size_t i = 0; i < D; i++) o[i] /= sum;
+    free(score);
+}
+
+static void attention_numbers(void)
+{
+    enum { T = 70 };
+    const size_t windows[] = {0, 1, 7, 40, 100};
+    Compute c;
+    for (size_t n = 0; kernel_open(&c, n, PRECISION_F32); n++, compute_close(&c))
+        for (size_t w = 0; w < sizeof windows / sizeof windows[0]; w++) {
+            Attention a = attention_make(6, 2, 20, windows[w], T, T);
+            KeySpan span = span_of(&a, 0, T);
+            AttentionSeq seq = {0, T, 0, &span, 1};
+            tensor_attention(&c, a.o, a.stat, a.q, &seq, 1, &a.s);
+            for (size_t t = 0; t < T; t++)
+                for (size_t h = 0; h < 6; h++) {
+                    double o[20];
+                    attention_exact(&a, t, t, h, o);
+                    for (size_t i = 0; i < 20; i++)
+                        CHECK_NEAR((double)a.o[(t * 6 + h) * 20 + i], o[i], 1e-6);
+                }
+            attention_free(&a);
+        }
+}
+
+/* Every kernel and every thread count gives the bits of ref with one thread. */
+static void attention_bits(void)
+{
+    const size_t shapes[][4] = {{1, 1, 1, 0},  {2, 1, 5, 0},  {3, 3, 8, 9},
+                                {8, 2, 16, 0}, {4, 1, 33, 20}, {112, 1, 4, 0}};
+    const int threads[] = {1, 2, 3, 7};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        Attention first = {0};
+        for (size_t n = 0; n < 8; n++)
+            for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++) {
+                Compute c;
+                threads_set(threads[t]);
+                if (!kernel_open(&c, n, PRECISION_F32)) break;
+                Attention a = attention_make(shapes[i][0], shapes[i][1], shapes[i][2],
+                                             shapes[i][3], 71, 71);
+                KeySpan spans[] = {span_of(&a, 0, 30), span_of(&a, 30, 11), span_of(&a, 41, 30)};
+                AttentionSeq seqs[] = {{0, 41, 0, spans, 2}, {41, 30, 0, spans + 2, 1}};
+                attention_run(&c, &a, seqs, 2);
+                if (!first.q) {
+                    first = a;
+                } else {
+                    size_t rows = a.T * a.s.Q * a.s.D, keys = a.keys * a.s.G * a.s.D;
+                    same_bits(a.o, first.o, rows, "o");
+                    same_bits(a.stat, first.stat, a.T * a.s.Q * 2, "stat");
+                    same_bits(a.dq, first.dq, rows, "dq");
+                    same_bits(a.dk, first.dk, keys, "dk");
+                    same_bits(a.dv, first.dv, keys, "dv");
+                    attention_free(&a);
+                }
+                compute_close(&c);
+            }
+        attention_free(&first);
+    }
+    threads_set(0);
+}
+
+/* Two completions share a prompt's rows: outputs have the bits of two whole sequences, and the
+ * gradients of the prompt's keys are their sums. */
+static void attention_shared(void)
+{
+    enum { P = 37, A = 20, B = 9, Q = 4, G = 2, D = 12, ROW = Q * D, KEY = G * D };
+    for (size_t window = 0; window <= 10; window += 10) {
+        Compute c;
+        kernel_open(&c, 0, PRECISION_F32);
+        /* rows: prompt, completion a, completion b */
+        Attention a = attention_make(Q, G, D, window, P + A + B, P + A + B);
+        KeySpan sa[] = {span_of(&a, 0, P), span_of(&a, P, A)};
+        KeySpan sb[] = {span_of(&a, 0, P), span_of(&a, P + A, B)};
+        AttentionSeq seqs[] = {{0, P, 0, sa, 1}, {P, A, P, sa, 2}, {P + A, B, P, sb, 2}};
+        attention_run(&c, &a, seqs, 3);
+        /* the same sequences whole: prompt + a, prompt + b */
+        Attention u = attention_make(Q, G, D, window, 2 * P + A + B, 2 * P + A + B);
+        const size_t from[] = {0, P, 0, P + A}, count[] = {P, A, P, B};
+        for (size_t i = 0, to = 0; i < 4; to += count[i++]) {
+            memcpy(u.q + to * ROW, a.q + from[i] * ROW, count[i] * ROW * sizeof(float));
+            memcpy(u.dout + to * ROW, a.dout + from[i] * ROW, count[i] * ROW * sizeof(float));
+            memcpy(u.k + to * KEY, a.k + from[i] * KEY, count[i] * KEY * sizeof(float));
+            memcpy(u.v + to * KEY, a.v + from[i] * KEY, count[i] * KEY * sizeof(float));
+        }
+        memset(u.dout + (P + A) * ROW, 0, P * ROW * sizeof(float)); /* the prompt counts once */
+        KeySpan ua = span_of(&u, 0, P + A), ub = span_of(&u, P + A, P + B);
+        AttentionSeq whole[] = {{0, P + A, 0, &ua, 1}, {P + A, P + B, 0, &ub, 1}};
+        attention_run(&c, &u, whole, 2);
+        same_bits(a.o, u.o, (P + A) * ROW, "prompt and a");
+        same_bits(a.o + (P + A) * ROW, u.o + (2 * P + A) * ROW, B * ROW, "b");
+        same_bits(a.dq, u.dq, (P + A) * ROW, "dq of prompt and a");
+        for (size_t i = 0; i < P * KEY; i++) {
+            CHECK_NEAR((double)a.dk[i], (double)u.dk[i] + (double)u.dk[(P + A) * KEY + i], 1e-5);
+            CHECK_NEAR((double)a.dv[i], (double)u.dv[i] + (double)u.dv[(P + A) * KEY + i], 1e-5);
+        }
+        attention_free(&a), attention_free(&u);
+        compute_close(&c);
+    }
+}
+
+/* One query at a time over a cache gives the bits of all at once, also where a block of queries
+ * needs several chunks of keys and a single query does not. */
+static void attention_decode(void)
+{
+    const size_t windows[] = {0, 50, 1400};
+    enum { T = 1500, Q = 2, G = 1, D = 4 };
+    Compute c;
+    CHECK(kernel_open(&c, kernels_avx2() || kernels_neon() ? 1 : 0, PRECISION_F32));
+    for (size_t w = 0; w < sizeof windows / sizeof windows[0]; w++) {
+        Attention a = attention_make(Q, G, D, windows[w], T, T);
+        Attention b = attention_make(Q, G, D, windows[w], T, T);
+        KeySpan all = span_of(&a, 0, T);
+        AttentionSeq seq = {0, T, 0, &all, 1};
+        tensor_attention(&c, a.o, a.stat, a.q, &seq, 1, &a.s);
+        for (size_t t = 0; t < T; t++) {
+            KeySpan spans[] = {span_of(&b, 0, t / 3), span_of(&b, t / 3, t + 1 - t / 3)};
+            AttentionSeq one = {t, 1, t, spans, 2};
+            tensor_attention(&c, b.o, b.stat, b.q, &one, 1, &b.s);
+        }
+        same_bits(b.o, a.o, T * Q * D, "decoded");
+        same_bits(b.stat, a.stat, T * Q * 2, "decoded stat");
+        attention_free(&a), attention_free(&b);
+    }
+    compute_close(&c);
+}
+
+/* Keys that want no gradients get none. */
+static void attention_frozen_keys(void)
+{
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    Attention a = attention_make(2, 2, 4, 0, 3, 9);
+    KeySpan spans[] = {span_of(&a, 0, 6), span_of(&a, 6, 3)};
+    spans[0].dk = spans[0].dv = NULL;
+    AttentionSeq seq = {0, 3, 6, spans, 2};
+    attention_run(&c, &a, &seq, 1);
+    for (size_t i = 0; i < 6 * 8; i++) CHECK(a.dk[i] == 0 && a.dv[i] == 0);
+    CHECK(a.dv[6 * 8] != 0 && a.dq[0] != 0);
+    attention_free(&a);
+    compute_close(&c);
+}
+
+/* ---- the head ------------------------------------------------------------------------------ */
+
+typedef struct {
+    float *h, *logp, *square, *direction;
+    int32_t *target;
+    Stored w;
+    size_t n, V, H;
+} Head;
+
+static Head head_make(size_t n, size_t V, size_t H, float size)
+{
+    Head x = {.n = n, .V = V, .H = H, .w = stored(V, H, DTYPE_BF16, 91)};
+    x.h = numbers(n * H, 92);
+    /* In steps of 1/64, as W is in steps of 2^-9 or finer: logits are nearly exact, so that the
+     * tolerances below are about what tensor_logprob does with them. */
+    for (size_t i = 0; i < n * H; i++) x.h[i] = roundf(64 * size * x.h[i]) / 64;
+    x.logp = calloc(n, sizeof(float));
+    x.square = calloc(n, sizeof(float));
+    x.direction = calloc(n * H, sizeof(float));
+    x.target = calloc(n, sizeof *x.target);
+    for (size_t i = 0; i < n; i++) x.target[i] = (int32_t)(rng_u64(93, 0, i) % V);
+    return x;
+}
+
+static void head_run(const Compute *c, Head *x, size_t first, size_t n, int direction)
+{
+    void *scratch = malloc(tensor_logprob_scratch(n, direction));
+    tensor_logprob(c, x->logp + first, x->square + first,
+                   direction ? x->direction + first * x->H : NULL, x->h + first * x->H, &x->w.mat,
+                   x->target + first, n, scratch);
+    free(scratch);
+}
+
+static void head_free(Head *x)
+{
+    free(x->h), free(x->logp), free(x->square), free(x->direction), free(x->target), free(x->w.block);
+}
+
+/* Row t against double arithmetic; the target's own probability enters as 1 - p = sum of others. */
+static void head_check(const Head *x, size_t t, double tolerance)
+{
+    float *w = floats(&x->w.mat);
+    double *z = malloc(x->V * sizeof *z), top = -INFINITY, others = 0, squares = 0;
+    size_t y = (size_t)x->target[t];
+    for (size_t v = 0; v < x->V; v++) {
+        z[v] = 0;
+        for (size_t i = 0; i < x->H; i++)
+            z[v] += (double)x->h[t * x->H + i] * (double)w[v * x->H + i];
+        if (z[v] > top) top = z[v];
+    }
+    for (size_t v = 0; v < x->V; v++) {
+        if (v != y) others += exp(z[v] - top);
+        squares += exp(2 * (z[v] - top));
+    }
+    double total = others + exp(z[y] - top);
+    CHECK_NEAR((double)x->logp[t], z[y] - top - log(total), tolerance);
+    CHECK_NEAR((double)x->square[t], log(squares) - 2 * log(total), 2 * tolerance);
+    for (size_t i = 0; i < x->H; i++) {
+        double d = others / total * (double)w[y * x->H + i];
+        for (size_t v = 0; v < x->V; v++)
+            if (v != y) d -= exp(z[v] - top) / total * (double)w[v * x->H + i];
+        CHECK_NEAR((double)x->direction[t * x->H + i], d, 1e-6);
+    }
+    free(w), free(z);
+}
+
+static void logprob_numbers(void)
+{
+    const size_t vocabularies[] = {1, 2, 17, 2048, 2049, 5000};
+    Compute c;
+    for (size_t k = 0; kernel_open(&c, k, PRECISION_F32); k++, compute_close(&c))
+        for (size_t i = 0; i < sizeof vocabularies / sizeof vocabularies[0]; i++) {
+            Head x = head_make(4, vocabularies[i], 24, 3);
+            x.target[0] = (int32_t)x.V - 1;
+            head_run(&c, &x, 0, x.n, 1);
+            for (size_t t = 0; t < x.n; t++) head_check(&x, t, 1e-6);
+            head_free(&x);
+        }
+}
+
+/* A row is the same alone, in company, and whether or not its gradient is wanted. */
+static void logprob_bits(void)
+{
+    enum { n = 530, V = 2100, H = 8 };
+    Compute c;
+    Head a = head_make(n, V, H, 2);
+    kernel_open(&c, 0, PRECISION_F32);
+    threads_set(1);
+    head_run(&c, &a, 0, n, 1);
+    compute_close(&c);
+    for (size_t k = 0; k < 8; k++) {
+        Head b = head_make(n, V, H, 2);
+        threads_set((int)k % 3 + 1);
+        if (!kernel_open(&c, k, PRECISION_F32)) {
+            head_free(&b);
+            break;
+        }
+        for (size_t at = 0, len = 1; at < n; at += len++)
+            head_run(&c, &b, at, size_min(len, n - at), 1);
+        same_bits(b.logp, a.logp, n, "logp");
+        same_bits(b.square, a.square, n, "square");
+        same_bits(b.direction, a.direction, n * H, "direction");
+        head_run(&c, &b, 0, n, 0);
+        same_bits(b.logp, a.logp, n, "logp without direction");
+        head_free(&b);
+        compute_close(&c);
+    }
+    head_free(&a);
+    threads_set(0);
+}
+
+/* Very sure and very wrong rows: nothing overflows, the gradient keeps its digits. */
+static void logprob_extremes(void)
+{
+    enum { V = 40, H = 2 };
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    Head x = head_make(2, V, H, 1);
+    float *w = floats(&x.w.mat);
+    for (size_t v = 0; v < V; v++) w[v * H] = v == 7 ? 40 : 0, w[v * H + 1] = (float)v / V;
+    x.w.mat.data = w;
+    x.w.mat.dtype = DTYPE_F32;
+    x.h[0] = x.h[2] = 30; /* logit 1,200 for 7, about 0 for the others */
+    x.h[1] = x.h[3] = 0;
+    x.target[0] = 7, x.target[1] = 3;
+    head_run(&c, &x, 0, 2, 1);
+    CHECK(x.logp[0] == 0 && x.logp[1] == -1200);
+    CHECK(x.direction[0] == 0 && x.direction[2] == -40);
+    x.h[0] = 0.5f; /* 20 against 0: 1 - p = 39 e^-20, which 1 - p in float would lose */
+    head_run(&c, &x, 0, 1, 1);
+    CHECK_NEAR((double)x.logp[0] / (-39 * exp(-20)), 1, 1e-6);
+    CHECK_NEAR((double)x.direction[0] / (40 * 39 * exp(-20)), 1, 1e-6);
+    free(w);
+    head_free(&x);
+    compute_close(&c);
+}
+
+/* ---- choosing, and the same bits everywhere ------------------------------------------------ */
+
+static void choosing(void)
+{
+    Compute c;
+    Err e = {0, ""};
+    CHECK(compute_open(&c, "avx3", PRECISION_F32, &e) == -1);
+    CHECK(e.code == ERR_USAGE && strstr(e.text, "avx3") && strstr(e.text, compute_available()));
+    CHECK(compute_open(&c, "auto", PRECISION_F32, &e) == 0);
+    CHECK(strstr(compute_available(), compute_name(&c)) != NULL);
+    compute_close(&c);
+}
+
+/* FNV-1a, 64 bits. */
+static uint64_t hash_add(uint64_t hash, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        for (int k = 0; k < 4; k++) hash = (hash ^ (bits >> 8 * k & 255)) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+static uint64_t hash_of(const Compute *c)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    float rows[ROW_RESULTS * 30];
+    rows_results(c, rows, 30, 3);
+    hash = hash_add(hash, rows, ROW_RESULTS * 30);
+    Attention a = attention_make(4, 2, 10, 0, 50, 50);
+    KeySpan span = span_of(&a, 0, 50);
+    AttentionSeq seq = {0, 50, 0, &span, 1};
+    attention_run(c, &a, &seq, 1);
+    hash = hash_add(hash_add(hash, a.o, 50 * 40), a.dq, 50 * 40);
+    hash = hash_add(hash_add(hash, a.dk, 50 * 20), a.dv, 50 * 20);
+    attention_free(&a);
+    Head x = head_make(9, 300, 21, 2);
+    head_run(c, &x, 0, 9, 1);
+    hash = hash_add(hash_add(hash, x.logp, 9), x.square, 9);
+    hash = hash_add(hash, x.direction, 9 * 21);
+    head_free(&x);
+    return hash;
+}
+
+static void hash_everywhere(void)
+{
+    const uint64_t expected = 0x68bc93c228653068u;
+    Compute c;
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c)) {
+        uint64_t hash = hash_of(&c);
+        if (hash != expected) printf("%s: hash %016llx\n", compute_name(&c), (unsigned long long)hash);
+        CHECK(hash == expected);
+    }
+}
+
+static const Test tests[] = {
+    {"products_small", products_small},
+    {"products_remainders", products_remainders},
+    {"products_large", products_large},
+    {"products_bf16", products_bf16},
+    {"products_empty", products_empty},
+    {"products_accuracy", products_accuracy},
+    {"exp_bits", exp_bits},
+    {"rows_bits", rows_bits},
+    {"rmsnorm_numbers", rmsnorm_numbers},
+    {"rope_numbers", rope_numbers},
+    {"swiglu_numbers", swiglu_numbers},
+    {"embed_gather", embed_gather},
+    {"dropout_mask", dropout_mask},
+    {"softmax_extremes", softmax_extremes},
+    {"adamw_numbers", adamw_numbers},
+    {"sums_and_nonfinite", sums_and_nonfinite},
+    {"attention_numbers", attention_numbers},
+    {"attention_bits", attention_bits},
+    {"attention_shared", attention_shared},
+    {"attention_decode", attention_decode},
+    {"attention_frozen_keys", attention_frozen_keys},
+    {"logprob_numbers", logprob_numbers},
+    {"logprob_bits", logprob_bits},
+    {"logprob_extremes", logprob_extremes},
+    {"choosing", choosing},
+    {"hash_everywhere", hash_everywhere},
+};
+TEST_MAIN(tests)
