@@ -94,6 +94,16 @@ static void head_finish_task(void *ctx, size_t t)
     if (j->direction) head_direction(j, t, row->others, total);
 }
 
+/* direction += e^{z - top} W over the chunk. A chain over a whole vocabulary would lose digits (its
+ * error grows with the square root of its length), so its parts are summed apart. */
+static void head_mix(const HeadJob *j, const Mat *chunk, size_t n)
+{
+    Product p = {.M = n, .N = j->H, .K = j->width, .c = j->direction, .c_rows = {1, 0, j->H},
+                 .a = j->z, .a_rows = {1, 0, j->width}, .a_step = 1, .b = product_along(chunk),
+                 .add = 1, .round = j->c->precision == PRECISION_BF16, .apart = 1};
+    product_run(j->c, &p);
+}
+
 /* One block of rows through all chunks. */
 static void head_block(HeadJob *j, const real *h, size_t n)
 {
@@ -105,7 +115,7 @@ static void head_block(HeadJob *j, const real *h, size_t n)
         Mat chunk = mat_rows(j->w, j->first, j->width);
         tensor_linear(j->c, j->z, h, &chunk, n, 0);
         threads_run(head_row_task, j, n);
-        if (j->direction) tensor_linear_dx(j->c, j->direction, j->z, &chunk, n, 1);
+        if (j->direction) head_mix(j, &chunk, n);
     }
     threads_run(head_finish_task, j, n);
 }

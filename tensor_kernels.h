@@ -106,6 +106,7 @@ typedef struct {
     size_t a_step; /* from k to k + 1 */
     ProductB b;
     int add, round; /* round: operands to bf16 */
+    int apart;      /* not one chain: a chain per PRODUCT_DEPTH terms, added to C when it ends */
 } Product;
 
 /* B = W^T and B = W for a stored matrix W. */
@@ -114,6 +115,8 @@ ProductB product_along(const Mat *w);
 /* The outputs [m0, m0 + rows) x [n0, n0 + cols), rows <= PRODUCT_ROWS. */
 void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
                   size_t cols);
+/* All outputs, by all threads. */
+void product_run(const Compute *c, const Product *p);
 enum {
     PRODUCT_ROWS = 384,  /* rows of A packed at a time: with the depth below, 384 KB, a level-2 */
     PRODUCT_DEPTH = 256, /* terms of each chain per pass: a panel of 16 columns, 16 KB, a level-1 */

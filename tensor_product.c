@@ -80,17 +80,23 @@ static void run_panel(const Compute *c, const Product *p, const real *packed, co
                       size_t m0, size_t rows, size_t n0, size_t cols, size_t depth, int add)
 {
     size_t unit = c->kernels->tile_rows, width = c->kernels->tile_cols;
+    int aside = cols < width || p->apart;
     real spare[TILE_ROWS_MAX * TILE_COLS_MAX], *to[TILE_ROWS_MAX], *tile[TILE_ROWS_MAX];
+    if (aside) memset(spare, 0, sizeof spare);
     for (size_t m = 0; m < rows; m += unit, packed += unit * depth) {
         size_t count = size_min(unit, rows - m);
         for (size_t i = 0; i < count; i++) {
             to[i] = p->c + row_offset(&p->c_rows, m0 + m + i) + n0;
-            tile[i] = cols < width ? spare + i * width : to[i];
-            if (cols < width && add) memcpy(tile[i], to[i], cols * sizeof(real));
+            tile[i] = aside ? spare + i * width : to[i];
+            if (aside && add && !p->apart) memcpy(tile[i], to[i], cols * sizeof(real));
         }
-        c->kernels->tile(tile, packed, panel, depth, count, add);
-        for (size_t i = 0; i < count; i++)
-            if (cols < width) memcpy(to[i], tile[i], cols * sizeof(real));
+        c->kernels->tile(tile, packed, panel, depth, count, add && !p->apart);
+        for (size_t i = 0; i < count && aside; i++) {
+            if (p->apart && add)
+                c->kernels->add(to[i], to[i], tile[i], cols);
+            else
+                memcpy(to[i], tile[i], cols * sizeof(real));
+        }
     }
 }
 
@@ -128,7 +134,7 @@ static void product_task(void *ctx, size_t i)
                  size_min(j->cols, j->p->N - n0));
 }
 
-static void product_run(const Compute *c, const Product *p)
+void product_run(const Compute *c, const Product *p)
 {
     if (!p->M || !p->N) return;
     size_t unit = c->kernels->tile_rows, width = c->kernels->tile_cols;
