@@ -49,6 +49,9 @@ typedef struct {
     int keep;     /* layers keep their activations (0: recompute them) */
     int failed;   /* the arena was too small; nothing was computed since */
     uint64_t dropout_key; /* changes with every micro-batch; 0 = dropout off (evaluation) */
+    Compute exact;        /* as compute, in f32: adapters are never rounded to bf16 */
+    real *boundary[2];    /* gradients at the borders between layers, see tape_layer */
+    Var nothing;          /* what operations return once memory is out */
 } Tape;
 
 /* bytes = 0 opens a counting tape. node_bytes bounds the records. */
@@ -61,6 +64,9 @@ int tape_check(const Tape *t, Err *e);
 
 /* A value without history: zeroed memory [rows, cols]. */
 Var *tape_value(Tape *t, size_t rows, size_t cols);
+/* Memory for plans and positions that nodes point to: real even on a counting tape, alive until
+ * tape_reset. NULL (and the tape has failed) when node_bytes was too small. */
+void *tape_memory(Tape *t, size_t bytes);
 
 /* ---- operations ---------------------------------------------------------------------------- */
 

@@ -1,0 +1,583 @@
+/* lora.c - adapter sets: their memory, their first values, their PEFT directories. */
+#include "lora.h"
+
+#include <math.h>
+#include <string.h>
+
+const char *const target_names[TARGET_COUNT + 1] = {
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"};
+const char *const target_modules[TARGET_COUNT + 1] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",    "lm_head"};
+
+#define PEFT_VERSION "0.21.2"
+#define CONFIG_FILE "adapter_config.json"
+#define WEIGHTS_FILE "adapter_model.safetensors"
+enum { CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */, MODULE_NAME = 96 };
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+/* "model.layers.3.self_attn.q_proj" or "lm_head" */
+static void module_name(char out[MODULE_NAME], size_t layer, Target target)
+{
+    if (target == TARGET_HEAD)
+        snprintf(out, MODULE_NAME, "%s", target_modules[target]);
+    else
+        snprintf(out, MODULE_NAME, "model.layers.%zu.%s", layer, target_modules[target]);
+}
+
+static size_t slot_count(const LoraShape *s)
+{
+    return s->layers * TARGET_COUNT + 1;
+}
+
+/* Slots in module order: layer by layer, then the head. */
+static void slot_place(const LoraShape *s, size_t slot, size_t *layer, Target *target)
+{
+    int head = slot == s->layers * TARGET_COUNT;
+    *layer = head ? 0 : slot / TARGET_COUNT;
+    *target = head ? TARGET_HEAD : (Target)(slot % TARGET_COUNT);
+}
+
+Adapter *lora_at(const Lora *l, size_t layer, Target target)
+{
+    if (!l || !l->slots) return NULL;
+    size_t slot = target == TARGET_HEAD ? l->shape.layers * TARGET_COUNT
+                                        : layer * TARGET_COUNT + (size_t)target;
+    Adapter *a = &l->slots[slot];
+    return a->a.w.data ? a : NULL;
+}
+
+static int nearest_target(const char *name, size_t len)
+{
+    int best = 0;
+    size_t best_same = 0;
+    for (int i = 0; i <= TARGET_COUNT; i++) {
+        size_t same = 0;
+        while (same < len && target_names[i][same] && target_names[i][same] == name[same]) same++;
+        if (same > best_same) best = i, best_same = same;
+    }
+    return best;
+}
+
+int lora_parse_targets(const char *text, unsigned *targets, Err *e)
+{
+    const char *all = "all-linear";
+    *targets = 0;
+    if (!strcmp(text, all)) {
+        *targets = (1u << TARGET_COUNT) - 1;
+        return 0;
+    }
+    for (const char *at = text;; at++) {
+        size_t len = strcspn(at, ",");
+        int found = -1;
+        for (int i = 0; i <= TARGET_COUNT; i++)
+            if (strlen(target_names[i]) == len && !memcmp(target_names[i], at, len)) found = i;
+        if (found < 0)
+            return err_set(e, ERR_USAGE,
+                           "--targets: unknown module \"%.*s\"; nearest is %s; allowed: all-linear "
+                           "or a list of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,"
+                           "lm_head",
+                           (int)len, at, target_names[nearest_target(at, len)]);
+        *targets |= 1u << found;
+        at += len;
+        if (!*at) return 0;
+    }
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+/* Gives every slot with rank[slot] > 0 its A and B in one array. */
+static int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
+{
+    size_t n = slot_count(&l->shape), layer, at = 0;
+    Target target;
+    l->slots = mem_calloc(n, sizeof *l->slots, e);
+    if (!l->slots) return -1;
+    for (size_t i = 0; i < n; i++) {
+        slot_place(&l->shape, i, &layer, &target);
+        l->count += rank[i] * (l->shape.inputs[target] + l->shape.outputs[target]);
+    }
+    l->weights = mem_calloc(l->count, sizeof(real), e);
+    if (trainable) l->gradients = mem_calloc(l->count, sizeof(real), e);
+    if (!l->weights || (trainable && !l->gradients)) return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (!rank[i]) continue;
+        slot_place(&l->shape, i, &layer, &target);
+        size_t K = l->shape.inputs[target], N = l->shape.outputs[target];
+        Adapter *a = &l->slots[i];
+        a->a.w = (Mat){l->weights + at, DTYPE_REAL, rank[i], K};
+        a->a.d = trainable ? l->gradients + at : NULL;
+        at += rank[i] * K;
+        a->b.w = (Mat){l->weights + at, DTYPE_REAL, N, rank[i]};
+        a->b.d = trainable ? l->gradients + at : NULL;
+        at += rank[i] * N;
+        a->dropout = l->config.dropout;
+        a->key = i + 1;
+    }
+    return 0;
+}
+
+/* alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Kalajdzievski 2023, Eq. 4). */
+static double adapter_scale(double alpha, size_t rank, int rslora)
+{
+    return rslora ? alpha / sqrt((double)rank) : alpha / (double)rank;
+}
+
+void lora_close(Lora *l)
+{
+    mem_free(l->slots);
+    mem_free(l->weights);
+    mem_free(l->gradients);
+    memset(l, 0, sizeof *l);
+}
+
+/* ---- a new set ----------------------------------------------------------------------------- */
+
+static int check_rank(const LoraConfig *c, const LoraShape *s, Err *e)
+{
+    for (int t = 0; t <= TARGET_COUNT; t++) {
+        size_t K = s->inputs[t], N = s->outputs[t], most = K < N ? K : N;
+        if (!(c->targets >> t & 1)) continue;
+        if (c->rank < 1 || c->rank > most)
+            return err_set(e, ERR_USAGE, "--rank %zu: %s is [%zu,%zu], its rank can be 1 to %zu",
+                           c->rank, target_names[t], N, K, most);
+    }
+    return c->targets ? 0 : err_set(e, ERR_USAGE, "--targets: no module is named");
+}
+
+/* Draws and drops `n` numbers: PEFT initialises both Linear modules before it draws A again. */
+static void skip_draws(Mt *mt, size_t n)
+{
+    for (size_t i = 0; i < n; i++) mt_next(mt);
+}
+
+/* kaiming_uniform(a = sqrt 5) of [R,K]: U(-b, b) with b = 1/sqrt(K) in float. */
+static void draw_a(Mt *mt, real *a, size_t R, size_t K)
+{
+    float b = (float)(1.0 / sqrt((double)K));
+    for (size_t i = 0; i < R * K; i++) a[i] = (real)mt_uniform(mt, -b, b);
+}
+
+int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint64_t seed,
+                int trainable, Err *e)
+{
+    memset(l, 0, sizeof *l);
+    if (check_rank(config, shape, e)) return -1;
+    l->config = *config;
+    l->shape = *shape;
+    size_t n = slot_count(shape), layer;
+    Target target;
+    size_t *rank = mem_calloc(n, sizeof *rank, e);
+    if (!rank) return -1;
+    for (size_t i = 0; i < n; i++) {
+        slot_place(shape, i, &layer, &target);
+        rank[i] = config->targets >> target & 1 ? config->rank : 0;
+    }
+    int bad = lora_allocate(l, rank, trainable, e);
+    mem_free(rank);
+    if (bad) {
+        lora_close(l);
+        return -1;
+    }
+    Mt mt;
+    mt_seed(&mt, seed);
+    for (size_t i = 0; i < n; i++) {
+        Adapter *a = &l->slots[i];
+        if (!a->a.w.data) continue;
+        size_t R = a->a.w.rows, K = a->a.w.cols, N = a->b.w.rows;
+        a->scale = adapter_scale(config->alpha, R, config->rslora);
+        skip_draws(&mt, R * K + N * R);
+        draw_a(&mt, (real *)(uintptr_t)a->a.w.data, R, K);
+    }
+    return 0;
+}
+
+/* ---- the parameters in order --------------------------------------------------------------- */
+
+size_t lora_param_count(const Lora *l)
+{
+    size_t count = 0;
+    for (size_t i = 0; l && l->slots && i < slot_count(&l->shape); i++)
+        count += l->slots[i].a.w.data ? 2 : 0;
+    return count;
+}
+
+static void slot_param(const Lora *l, size_t slot, int b, NamedParam *out)
+{
+    size_t layer;
+    Target target;
+    char module[MODULE_NAME];
+    slot_place(&l->shape, slot, &layer, &target);
+    module_name(module, layer, target);
+    const Param *p = b ? &l->slots[slot].b : &l->slots[slot].a;
+    snprintf(out->name, sizeof out->name, "base_model.model.%s.lora_%c.weight", module,
+             b ? 'B' : 'A');
+    out->w = (real *)(uintptr_t)p->w.data; /* our own array, see lora_allocate */
+    out->d = p->d;
+    out->rows = p->w.rows;
+    out->cols = p->w.cols;
+}
+
+void lora_param(const Lora *l, size_t index, NamedParam *out)
+{
+    size_t slot = 0;
+    for (size_t left = index / 2;; slot++) {
+        if (!l->slots[slot].a.w.data) continue;
+        if (left-- == 0) break;
+    }
+    slot_param(l, slot, (int)(index % 2), out);
+}
+
+void lora_merge_into(real *w, const Adapter *a)
+{
+    size_t N = a->b.w.rows, R = a->b.w.cols, K = a->a.w.cols;
+    const real *A = a->a.w.data, *B = a->b.w.data;
+    for (size_t n = 0; n < N; n++)
+        for (size_t k = 0; k < K; k++) {
+            real sum = 0;
+            for (size_t r = 0; r < R; r++) sum += B[n * R + r] * A[r * K + k];
+            w[n * K + k] += sum * (real)a->scale;
+        }
+}
+
+/* ---- reading a PEFT directory -------------------------------------------------------------- */
+
+/* Options of PEFT that change what an adapter computes, and that we do not compute: a value other
+ * than the harmless one is refused by name rather than ignored. */
+static const struct {
+    const char *key, *harmless;
+} refused[] = {
+    {"use_dora", "false"},          {"bias", "none"},          {"modules_to_save", NULL},
+    {"layer_replication", NULL},    {"fan_in_fan_out", "false"}, {"target_parameters", NULL},
+    {"trainable_token_indices", NULL}, {"alora_invocation_tokens", NULL}, {"use_qalora", "false"},
+    {"lora_bias", "false"},         {"use_bdlora", NULL},      {"arrow_config", NULL},
+    {"kasa_config", NULL},          {"monteclora_config", NULL}, {"velora_config", NULL}};
+
+/* null, false, [], {}, or the named harmless string */
+static int is_harmless(const Json *j, const char *harmless)
+{
+    if (!j || j->type == JSON_NULL || j->type == JSON_FALSE) return 1;
+    if ((j->type == JSON_ARRAY || j->type == JSON_OBJECT) && j->len == 0) return 1;
+    return harmless && j->type == JSON_STRING && json_is(j, harmless);
+}
+
+static int read_config_numbers(Lora *l, const Json *root, const char *path, Err *e)
+{
+    uint64_t rank = 8; /* PEFT's defaults for absent keys */
+    double alpha = 8, dropout = 0;
+    const Json *j;
+    if ((j = json_get(root, "r")) && (json_u64(j, &rank) || rank < 1 || rank > 1 << 20))
+        return err_set(e, ERR_DATA, "%s: \"r\" must be a whole number from 1 on", path);
+    if ((j = json_get(root, "lora_alpha")) && (json_f64(j, &alpha) || !(fabs(alpha) < 1e9)))
+        return err_set(e, ERR_DATA, "%s: \"lora_alpha\" must be a number", path);
+    if ((j = json_get(root, "lora_dropout")) && (json_f64(j, &dropout) || !(dropout >= 0 && dropout < 1)))
+        return err_set(e, ERR_DATA, "%s: \"lora_dropout\" must be a number in [0, 1)", path);
+    j = json_get(root, "use_rslora");
+    l->config.rslora = j && j->type == JSON_TRUE;
+    l->config.rank = (size_t)rank;
+    l->config.alpha = alpha;
+    l->config.dropout = dropout;
+    if ((j = json_get(root, "base_model_name_or_path")) && j->type == JSON_STRING)
+        snprintf(l->config.base, sizeof l->config.base, "%s", j->text);
+    return 0;
+}
+
+static int check_config(const Json *root, const char *path, Err *e)
+{
+    const Json *type = json_get(root, "peft_type");
+    if (!type || !json_is(type, "LORA"))
+        return err_set(e, ERR_DATA, "%s: \"peft_type\" is %s, only \"LORA\" is supported", path,
+                       type && type->type == JSON_STRING ? type->text : "missing");
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        if (!is_harmless(json_get(root, refused[i].key), refused[i].harmless))
+            return err_set(e, ERR_DATA, "%s: \"%s\" is set; adapters with it are not supported",
+                           path, refused[i].key);
+    return 0;
+}
+
+/* Does PEFT's pattern key name this module? Its rule is the regular expression (.*\.)?(key)$; keys
+ * without special characters are compared as suffixes, others are refused. */
+static int pattern_matches(const Json *member, const char *module, const char *path, int *match,
+                           Err *e)
+{
+    char key[MODULE_NAME * 2];
+    size_t n = 0, len = strlen(module);
+    for (size_t i = 0; i < member->key_len; i++) {
+        char c = member->key[i];
+        if (c == '\\' && i + 1 < member->key_len && member->key[i + 1] == '.') c = '.', i++;
+        else if (i == 0 && c == '^') continue;
+        else if (c == '\\' || strchr("*+?[](){}|^$", c))
+            return err_set(e, ERR_DATA, "%s: pattern \"%s\" is a regular expression; only module "
+                           "names are supported", path, member->key);
+        if (n + 1 < sizeof key) key[n++] = c;
+    }
+    key[n] = 0;
+    *match = n <= len && !strcmp(module + len - n, key) && (n == len || module[len - n - 1] == '.');
+    return 0;
+}
+
+/* The value that `pattern` (rank_pattern, alpha_pattern) gives a module; `value` stays otherwise. */
+static int pattern_value(const Json *root, const char *pattern, const char *module,
+                         const char *path, double *value, Err *e)
+{
+    const Json *object = json_get(root, pattern);
+    for (const Json *m = object ? object->child : NULL; m; m = m->next) {
+        int match;
+        if (pattern_matches(m, module, path, &match, e)) return -1;
+        if (!match) continue;
+        if (json_f64(m, value)) return err_set(e, ERR_DATA, "%s: %s[\"%s\"] must be a number", path,
+                                               pattern, m->key);
+        return 0;
+    }
+    return 0;
+}
+
+/* Which slot and which half a tensor name belongs to; -1 where it is none of ours. */
+static int name_slot(const LoraShape *s, const char *name, size_t *slot, int *b)
+{
+    const char *prefix = "base_model.model.";
+    if (strncmp(name, prefix, strlen(prefix))) return -1;
+    for (size_t i = 0; i < slot_count(s); i++) {
+        size_t layer;
+        Target target;
+        char module[MODULE_NAME];
+        slot_place(s, i, &layer, &target);
+        module_name(module, layer, target);
+        size_t len = strlen(module);
+        const char *rest = name + strlen(prefix);
+        if (strncmp(rest, module, len)) continue;
+        if (!strcmp(rest + len, ".lora_A.weight")) return *slot = i, *b = 0, 0;
+        if (!strcmp(rest + len, ".lora_B.weight")) return *slot = i, *b = 1, 0;
+    }
+    return -1;
+}
+
+/* Finds each slot's rank from the shape of its A; every tensor must be one half of a slot. */
+static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, Err *e)
+{
+    for (size_t i = 0; i < st->count; i++) {
+        const StTensor *t = &st->tensors[i];
+        size_t slot, layer;
+        Target target;
+        int b;
+        if (name_slot(s, t->name, &slot, &b))
+            return err_set(e, ERR_DATA, "%s: tensor %s fits no linear map of this model (%zu "
+                           "layers)", st->map.path, t->name, s->layers);
+        slot_place(s, slot, &layer, &target);
+        size_t inner = b ? 0 : 1, outer = 1 - inner;
+        uint64_t want = b ? s->outputs[target] : s->inputs[target];
+        if (t->n_dims != 2 || t->shape[inner] != want || t->shape[outer] < 1)
+            return err_set(e, ERR_DATA, "%s: %s: expected %s%llu%s, found [%llu,%llu]",
+                           st->map.path, t->name, b ? "[" : "[rank,", (unsigned long long)want,
+                           b ? ",rank]" : "]", (unsigned long long)(t->n_dims ? t->shape[0] : 0),
+                           (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
+        if (rank[slot] && rank[slot] != t->shape[outer])
+            return err_set(e, ERR_DATA, "%s: %s: rank %llu, but its other half has rank %zu",
+                           st->map.path, t->name, (unsigned long long)t->shape[outer], rank[slot]);
+        rank[slot] = (size_t)t->shape[outer];
+    }
+    return st->count ? 0 : err_set(e, ERR_DATA, "%s: holds no tensors", st->map.path);
+}
+
+static int read_tensors(Lora *l, const Safetensors *st, Err *e)
+{
+    for (size_t i = 0, n = lora_param_count(l); i < n; i++) {
+        NamedParam p;
+        lora_param(l, i, &p);
+        const StTensor *t = safetensors_find(st, p.name);
+        if (!t) return err_set(e, ERR_DATA, "%s: %s is missing, its other half is there",
+                               st->map.path, p.name);
+        if (!t->supported)
+            return err_set(e, ERR_DATA, "%s: %s: dtype %s is not supported here; F32, BF16 and F16 "
+                           "are", st->map.path, p.name, t->dtype_text);
+        if (safetensors_check_finite(st, t, e)) return -1;
+        dtype_to_real(p.w, t->data, t->dtype, p.rows * p.cols);
+    }
+    return 0;
+}
+
+/* Scales, and what the set as a whole says of itself. */
+static int read_scales(Lora *l, const Json *root, const char *path, Err *e)
+{
+    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+        Adapter *a = &l->slots[i];
+        size_t layer;
+        Target target;
+        char module[MODULE_NAME];
+        if (!a->a.w.data) continue;
+        slot_place(&l->shape, i, &layer, &target);
+        module_name(module, layer, target);
+        double rank = (double)l->config.rank, alpha = l->config.alpha;
+        if (pattern_value(root, "rank_pattern", module, path, &rank, e) ||
+            pattern_value(root, "alpha_pattern", module, path, &alpha, e))
+            return -1;
+        if (rank != (double)a->a.w.rows)
+            return err_set(e, ERR_DATA, "%s: %s has rank %zu in the weights, %g in the "
+                           "configuration", path, module, a->a.w.rows, rank);
+        a->scale = adapter_scale(alpha, a->a.w.rows, l->config.rslora);
+        l->config.targets |= 1u << target;
+    }
+    return 0;
+}
+
+static int load_parsed(Lora *l, const Json *root, const char *config_path, const char *dir,
+                       int trainable, Err *e)
+{
+    char path[IO_PATH_MAX];
+    Safetensors st;
+    if (check_config(root, config_path, e) || read_config_numbers(l, root, config_path, e) ||
+        io_path(path, sizeof path, dir, WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
+        return -1;
+    size_t *rank = mem_calloc(slot_count(&l->shape), sizeof *rank, e);
+    int bad = !rank || read_ranks(&st, &l->shape, rank, e) || lora_allocate(l, rank, trainable, e) ||
+              read_tensors(l, &st, e) || read_scales(l, root, config_path, e);
+    mem_free(rank);
+    safetensors_close(&st);
+    return bad ? -1 : 0;
+}
+
+int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, Err *e)
+{
+    char path[IO_PATH_MAX], *text;
+    size_t len;
+    Pool pool = {0};
+    memset(l, 0, sizeof *l);
+    l->shape = *shape;
+    if (io_path(path, sizeof path, dir, CONFIG_FILE, e) ||
+        io_read_file(path, CONFIG_LIMIT, &text, &len, e))
+        return -1;
+    const Json *root = json_parse(&pool, text, len, path, JSON_ALLOW_BOM, e);
+    int bad = !root || load_parsed(l, root, path, dir, trainable, e);
+    pool_free(&pool);
+    mem_free(text);
+    if (bad) lora_close(l);
+    return bad ? -1 : 0;
+}
+
+/* ---- writing one --------------------------------------------------------------------------- */
+
+/* Is every targeted module there in every layer? Then short names do. */
+static int is_uniform(const Lora *l)
+{
+    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+        size_t layer;
+        Target target;
+        slot_place(&l->shape, i, &layer, &target);
+        if ((l->config.targets >> target & 1) != (l->slots[i].a.w.data != NULL)) return 0;
+    }
+    return 1;
+}
+
+static int put_targets(Text *out, const Lora *l, Err *e)
+{
+    const char *comma = "";
+    int uniform = is_uniform(l);
+    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+        size_t layer;
+        Target target;
+        char module[MODULE_NAME];
+        if (!l->slots[i].a.w.data) continue;
+        slot_place(&l->shape, i, &layer, &target);
+        if (uniform && layer > 0) continue;
+        module_name(module, layer, target);
+        if (text_addf(out, e, "%s\n    \"%s\"", comma, uniform ? target_names[target] : module))
+            return -1;
+        comma = ",";
+    }
+    return 0;
+}
+
+/* rank_pattern (alpha = 0) or alpha_pattern (alpha = 1): the modules that differ from the set. */
+static int put_pattern(Text *out, const Lora *l, int alpha, Err *e)
+{
+    const char *comma = "";
+    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+        const Adapter *a = &l->slots[i];
+        if (!a->a.w.data) continue;
+        size_t layer, R = a->a.w.rows;
+        Target target;
+        char module[MODULE_NAME];
+        double own = a->scale * (l->config.rslora ? sqrt((double)R) : (double)R);
+        double value = alpha ? own : (double)R;
+        double usual = alpha ? l->config.alpha : (double)l->config.rank;
+        if (fabs(value - usual) <= 1e-9 * fabs(usual)) continue;
+        slot_place(&l->shape, i, &layer, &target);
+        module_name(module, layer, target);
+        if (text_addf(out, e, "%s\n    \"%s\": ", comma, module) || json_put_f64(out, value, e))
+            return -1;
+        comma = ",";
+    }
+    return *comma ? text_addf(out, e, "\n  ") : 0;
+}
+
+/* Every key that PEFT 0.21.2 writes, sorted, two spaces of indent, as PEFT does. */
+static int put_config(Text *out, const Lora *l, Err *e)
+{
+    const LoraConfig *c = &l->config;
+    return text_addf(out, e, "{\n  \"alora_invocation_tokens\": null,\n  \"alpha_pattern\": {") ||
+           put_pattern(out, l, 1, e) ||
+           text_addf(out, e, "},\n  \"arrow_config\": null,\n  \"auto_mapping\": null,\n"
+                             "  \"base_model_name_or_path\": ") ||
+           json_put_string(out, c->base, strlen(c->base), e) ||
+           text_addf(out, e, ",\n  \"bias\": \"none\",\n  \"corda_config\": null,\n"
+                             "  \"ensure_weight_tying\": false,\n  \"eva_config\": null,\n"
+                             "  \"exclude_modules\": null,\n  \"fan_in_fan_out\": false,\n"
+                             "  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n"
+                             "  \"kasa_config\": null,\n  \"layer_replication\": null,\n"
+                             "  \"layers_pattern\": null,\n  \"layers_to_transform\": null,\n"
+                             "  \"loftq_config\": {},\n  \"lora_alpha\": ") ||
+           json_put_f64(out, c->alpha, e) ||
+           text_addf(out, e, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": ") ||
+           json_put_f64(out, c->dropout, e) ||
+           text_addf(out, e, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
+                             "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n"
+                             "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n"
+                             "  \"peft_version\": \"" PEFT_VERSION "\",\n"
+                             "  \"qalora_group_size\": 16,\n  \"r\": %zu,\n  \"rank_pattern\": {",
+                     c->rank) ||
+           put_pattern(out, l, 0, e) ||
+           text_addf(out, e, "},\n  \"revision\": null,\n  \"target_modules\": [") ||
+           put_targets(out, l, e) ||
+           text_addf(out, e, "\n  ],\n  \"target_parameters\": null,\n"
+                             "  \"task_type\": \"CAUSAL_LM\",\n"
+                             "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n"
+                             "  \"use_dora\": false,\n  \"use_qalora\": false,\n"
+                             "  \"use_rslora\": %s,\n  \"velora_config\": null\n}",
+                     c->rslora ? "true" : "false");
+}
+
+/* The weights as float, whatever `real` is. */
+static int save_weights(const Lora *l, const char *path, Err *e)
+{
+    size_t n = lora_param_count(l), at = 0;
+    StOut *outs = mem_calloc(n, sizeof *outs, e);
+    NamedParam *params = mem_calloc(n, sizeof *params, e);
+    float *values = mem_alloc(l->count * sizeof *values, e);
+    int bad = !outs || !params || !values;
+    for (size_t i = 0; !bad && i < n; i++) {
+        lora_param(l, i, &params[i]);
+        const NamedParam *p = &params[i];
+        for (size_t j = 0; j < p->rows * p->cols; j++) values[at + j] = (float)p->w[j];
+        outs[i] = (StOut){.name = p->name, .dtype = DTYPE_F32, .n_dims = 2,
+                          .shape = {p->rows, p->cols}, .data = values + at};
+        at += p->rows * p->cols;
+    }
+    const char *const metadata[] = {"format", "pt", NULL};
+    bad = bad || safetensors_write(path, outs, n, metadata, e);
+    mem_free(values);
+    mem_free(params);
+    mem_free(outs);
+    return bad ? -1 : 0;
+}
+
+int lora_save(const Lora *l, const char *dir, Err *e)
+{
+    char path[IO_PATH_MAX];
+    Text config = {0};
+    int bad = io_make_directory(dir, 0, e) || io_path(path, sizeof path, dir, WEIGHTS_FILE, e) ||
+              save_weights(l, path, e) || io_path(path, sizeof path, dir, CONFIG_FILE, e) ||
+              put_config(&config, l, e) || io_write_file(path, config.data, config.len, e);
+    text_free(&config);
+    return bad ? -1 : 0;
+}

@@ -1,0 +1,751 @@
+/* tape.c - each operation's forward and backward, side by side, and the walk back. */
+#include "tape.h"
+
+#include <math.h>
+#include <string.h>
+
+/* How to go back from `out`: called once out->d is complete. `prev` is the node made before. */
+struct Node {
+    Node *prev;
+    Var *out;
+    void (*back)(Tape *t, Node *n);
+};
+
+/* ---- the tape ------------------------------------------------------------------------------ */
+
+int tape_open(Tape *t, const Compute *c, size_t bytes, size_t node_bytes, Err *e)
+{
+    memset(t, 0, sizeof *t);
+    t->compute = c;
+    t->exact = *c;
+    t->exact.precision = PRECISION_F32;
+    if (arena_open(&t->nodes, node_bytes, e)) return -1;
+    if (bytes == 0) {
+        arena_open_counting(&t->arena);
+        t->counting = 1;
+    } else if (arena_open(&t->arena, bytes, e)) {
+        arena_close(&t->nodes);
+        return -1;
+    }
+    return 0;
+}
+
+void tape_close(Tape *t)
+{
+    arena_close(&t->arena);
+    arena_close(&t->nodes);
+}
+
+void tape_reset(Tape *t)
+{
+    arena_release(&t->arena, 0);
+    arena_release(&t->nodes, 0);
+    t->last = NULL;
+    t->boundary[0] = t->boundary[1] = NULL;
+    t->failed = 0;
+}
+
+size_t tape_peak(const Tape *t)
+{
+    return t->arena.peak;
+}
+
+int tape_check(const Tape *t, Err *e)
+{
+    if (!t->failed) return 0;
+    return err_set(e, ERR_INTERNAL, "tape: the planned memory (%zu bytes, %zu for records) is too "
+                   "small for this batch", t->arena.size, t->nodes.size);
+}
+
+/* Do kernels run? Not while counting, and not after memory ran out. */
+static int runs(const Tape *t)
+{
+    return !t->counting && !t->failed;
+}
+
+static void *take(Tape *t, Arena *a, size_t bytes)
+{
+    void *p = arena_alloc(a, bytes);
+    if (!p) t->failed = 1;
+    return p;
+}
+
+/* Memory for `count` numbers of the step, not cleared. */
+static real *numbers(Tape *t, size_t count)
+{
+    return take(t, &t->arena, count * sizeof(real));
+}
+
+/* A result of an operation: memory [rows, cols], not cleared. Never NULL: where memory is out, the
+ * tape has failed and the value is an empty one that nothing touches. */
+static Var *var_new(Tape *t, size_t rows, size_t cols, int wants)
+{
+    Var *v = take(t, &t->nodes, sizeof *v);
+    if (!v) return &t->nothing;
+    *v = (Var){.rows = rows, .cols = cols, .wants = wants};
+    v->x = numbers(t, rows * cols);
+    return v;
+}
+
+/* The gradient of v, cleared when it is first asked for. */
+static real *var_gradient(Tape *t, Var *v)
+{
+    if (!v->d) {
+        size_t n = v->rows * v->cols;
+        v->d = numbers(t, n);
+        if (runs(t)) memset(v->d, 0, n * sizeof(real));
+    }
+    return v->d;
+}
+
+/* Leaves a node of `size` bytes that begins with a Node; NULL when nothing is recorded. */
+static void *node_new(Tape *t, size_t size, Var *out, void (*back)(Tape *, Node *))
+{
+    if (!t->record || !out->wants) return NULL;
+    Node *n = take(t, &t->nodes, size);
+    if (!n) return NULL;
+    memset(n, 0, size);
+    n->prev = t->last;
+    n->out = out;
+    n->back = back;
+    t->last = n;
+    return n;
+}
+
+Var *tape_value(Tape *t, size_t rows, size_t cols)
+{
+    Var *v = var_new(t, rows, cols, 0);
+    if (runs(t)) memset(v->x, 0, rows * cols * sizeof(real));
+    return v;
+}
+
+void *tape_memory(Tape *t, size_t bytes)
+{
+    return take(t, &t->nodes, bytes);
+}
+
+/* Runs the nodes from t->last down to, not including, `stop`. */
+static void walk(Tape *t, Node *last, const Node *stop)
+{
+    for (Node *n = last; n != stop; n = n->prev)
+        if (n->out->d && !t->failed) n->back(t, n);
+}
+
+void tape_backward(Tape *t, Var *y, const real *dy)
+{
+    if (!y->wants) return;
+    real *d = var_gradient(t, y);
+    if (runs(t)) memcpy(d, dy, y->rows * y->cols * sizeof(real));
+    walk(t, t->last, NULL);
+}
+
+/* ---- embedding ----------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Param *table;
+    const int32_t *ids;
+} EmbedNode;
+
+static void embed_back(Tape *t, Node *node)
+{
+    EmbedNode *n = (EmbedNode *)node;
+    const Var *y = node->out;
+    /* forward: y[t,:] = E[ids[t],:], so now dE[ids[t],:] += dy[t,:] */
+    if (runs(t))
+        tensor_embed_backward(t->compute, n->table->d, y->d, n->ids, y->rows, n->table->w.rows,
+                              y->cols);
+}
+
+Var *tape_embed(Tape *t, Param *table, const int32_t *ids, size_t T)
+{
+    Var *y = var_new(t, T, table->w.cols, table->d != NULL);
+    if (runs(t)) tensor_embed(t->compute, y->x, &table->w, ids, T);
+    EmbedNode *n = node_new(t, sizeof *n, y, embed_back);
+    if (n) n->table = table, n->ids = ids;
+    return y;
+}
+
+/* ---- RMSNorm ------------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Var *x;
+    Param *g;
+    real *r; /* [T] 1 / root mean square */
+} RmsnormNode;
+
+static void rmsnorm_back(Tape *t, Node *node)
+{
+    RmsnormNode *n = (RmsnormNode *)node;
+    real *dx = n->x->wants ? var_gradient(t, n->x) : NULL;
+    /* forward: y[t,i] = g[i] x[t,i] r[t] */
+    if (runs(t))
+        tensor_rmsnorm_backward(t->compute, dx, n->g->d, node->out->d, n->x->x, &n->g->w, n->r,
+                                n->x->rows);
+}
+
+Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps)
+{
+    Var *y = var_new(t, x->rows, x->cols, x->wants || g->d != NULL);
+    real *r = numbers(t, x->rows);
+    if (runs(t)) tensor_rmsnorm(t->compute, y->x, r, x->x, &g->w, eps, x->rows);
+    RmsnormNode *n = node_new(t, sizeof *n, y, rmsnorm_back);
+    if (n) n->x = x, n->g = g, n->r = r;
+    return y;
+}
+
+/* ---- linear maps, with or without an adapter ----------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Var *x;
+    Param *w;
+    Adapter *a;
+    real *u; /* [T,R] scale drop(x) A^T, NULL without adapter */
+    uint64_t key; /* of the dropout mask; 0 = none */
+} LinearNode;
+
+static void scale_in_place(real *x, double s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) x[i] = (real)s * x[i];
+}
+
+/* The adapter's input: x itself, or x with dropout in memory of its own. */
+static const real *adapter_input(Tape *t, const Var *x, const Adapter *a, uint64_t key)
+{
+    if (!key) return x->x;
+    real *dropped = numbers(t, x->rows * x->cols);
+    if (runs(t))
+        tensor_dropout(t->compute, dropped, x->x, a->dropout, key, x->rows * x->cols);
+    return dropped;
+}
+
+/* u = scale drop(x) A^T, [T,R] */
+static real *adapter_down(Tape *t, const Var *x, const Adapter *a, uint64_t key)
+{
+    size_t R = a->a.w.rows;
+    real *u = numbers(t, x->rows * R);
+    size_t mark = arena_mark(&t->arena);
+    const real *in = adapter_input(t, x, a, key);
+    if (runs(t)) {
+        tensor_linear(&t->exact, u, in, &a->a.w, x->rows, 0);
+        scale_in_place(u, a->scale, x->rows * R);
+    }
+    arena_release(&t->arena, mark);
+    return u;
+}
+
+/* Given du = d loss / d (u / scale):   dA[r,k] += sum_t du[t,r] drop(x)[t,k];   dx += drop'(du A) */
+static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const real *du)
+{
+    size_t T = x->rows, K = x->cols, R = a->a.w.rows;
+    const real *in = adapter_input(t, x, a, key);
+    if (a->a.d && runs(t)) tensor_linear_dw(&t->exact, a->a.d, du, in, T, R, K);
+    if (!x->wants) return;
+    real *dx = var_gradient(t, x);
+    if (!key) {
+        if (runs(t)) tensor_linear_dx(&t->exact, dx, du, &a->a.w, T, 1);
+        return;
+    }
+    real *through = numbers(t, T * K);
+    if (!runs(t)) return;
+    tensor_linear_dx(&t->exact, through, du, &a->a.w, T, 0);
+    tensor_dropout(t->compute, through, through, a->dropout, key, T * K);
+    tensor_axpy(t->compute, dx, 1, through, T * K);
+}
+
+static void linear_back(Tape *t, Node *node)
+{
+    LinearNode *n = (LinearNode *)node;
+    Var *x = n->x;
+    const Var *y = node->out;
+    size_t T = x->rows, K = x->cols, N = y->cols;
+    /* forward: y = x W^T */
+    if (x->wants) {
+        real *dx = var_gradient(t, x);
+        if (runs(t)) tensor_linear_dx(t->compute, dx, y->d, &n->w->w, T, 1);
+    }
+    if (n->w->d && runs(t)) tensor_linear_dw(t->compute, n->w->d, y->d, x->x, T, N, K);
+    if (!n->a) return;
+    /* forward: y += u B^T, u = scale drop(x) A^T */
+    Adapter *a = n->a;
+    size_t R = a->a.w.rows, mark = arena_mark(&t->arena);
+    if (a->b.d && runs(t)) tensor_linear_dw(&t->exact, a->b.d, y->d, n->u, T, N, R);
+    real *du = numbers(t, T * R);
+    if (runs(t)) {
+        tensor_linear_dx(&t->exact, du, y->d, &a->b.w, T, 0);
+        scale_in_place(du, a->scale, T * R);
+    }
+    adapter_down_back(t, x, a, n->key, du);
+    arena_release(&t->arena, mark);
+}
+
+/* The key of this adapter's dropout mask in this micro-batch; 0 = no dropout. */
+static uint64_t dropout_key(const Tape *t, const Adapter *a)
+{
+    return a->dropout > 0 && t->dropout_key ? rng_mix(t->dropout_key, a->key) : 0;
+}
+
+Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a)
+{
+    int wants = x->wants || w->d || (a && a->a.d);
+    Var *y = var_new(t, x->rows, w->w.rows, wants);
+    if (runs(t)) tensor_linear(t->compute, y->x, x->x, &w->w, x->rows, 0);
+    real *u = NULL;
+    uint64_t key = 0;
+    if (a) {
+        key = dropout_key(t, a);
+        u = adapter_down(t, x, a, key);
+        if (runs(t)) tensor_linear(&t->exact, y->x, u, &a->b.w, x->rows, 1);
+    }
+    LinearNode *n = node_new(t, sizeof *n, y, linear_back);
+    if (n) n->x = x, n->w = w, n->a = a, n->u = u, n->key = key;
+    return y;
+}
+
+/* ---- rotary positions ---------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    const Rotary *rotary;
+} RopeNode;
+
+static void rope_turn(Tape *t, real *x, const Var *v, const Rotary *r, int inverse)
+{
+    if (runs(t))
+        tensor_rope(t->compute, x, r->cos, r->sin, r->position, v->rows, v->cols / r->D, r->D,
+                    inverse);
+}
+
+/* forward: x <- turn(x) in place, so now d <- turn^-1(d) in place: a rotation's transpose. */
+static void rope_back(Tape *t, Node *node)
+{
+    rope_turn(t, node->out->d, node->out, ((RopeNode *)node)->rotary, 1);
+}
+
+Var *tape_rope(Tape *t, Var *x, const Rotary *r)
+{
+    rope_turn(t, x->x, x, r, 0);
+    RopeNode *n = node_new(t, sizeof *n, x, rope_back);
+    if (n) n->rotary = r;
+    return x;
+}
+
+/* ---- SwiGLU -------------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Var *gate, *up;
+} SwigluNode;
+
+static void swiglu_back(Tape *t, Node *node)
+{
+    SwigluNode *n = (SwigluNode *)node;
+    real *dgate = var_gradient(t, n->gate), *dup = var_gradient(t, n->up);
+    /* forward: y = silu(gate) up */
+    if (runs(t))
+        tensor_swiglu_backward(t->compute, dgate, dup, node->out->d, n->gate->x, n->up->x,
+                               node->out->rows * node->out->cols);
+}
+
+Var *tape_swiglu(Tape *t, Var *gate, Var *up)
+{
+    Var *y = var_new(t, gate->rows, gate->cols, gate->wants || up->wants);
+    if (runs(t)) tensor_swiglu(t->compute, y->x, gate->x, up->x, gate->rows * gate->cols);
+    SwigluNode *n = node_new(t, sizeof *n, y, swiglu_back);
+    if (n) n->gate = gate, n->up = up;
+    return y;
+}
+
+/* ---- sums ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Var *a, *b;
+} AddNode;
+
+static void add_back(Tape *t, Node *node)
+{
+    AddNode *n = (AddNode *)node;
+    Var *y = node->out;
+    /* forward: y = a + b, so da += dy and db += dy. When b has no gradient yet it takes over the
+     * memory of dy, which nobody reads any more. */
+    if (n->a->wants) {
+        real *da = var_gradient(t, n->a);
+        if (runs(t)) tensor_axpy(t->compute, da, 1, y->d, y->rows * y->cols);
+    }
+    if (!n->b->wants) return;
+    if (!n->b->d && n->b != n->a)
+        n->b->d = y->d;
+    else if (runs(t))
+        tensor_axpy(t->compute, n->b->d, 1, y->d, y->rows * y->cols);
+}
+
+Var *tape_add(Tape *t, Var *a, Var *b)
+{
+    Var *y = var_new(t, a->rows, a->cols, a->wants || b->wants);
+    if (runs(t)) tensor_add(t->compute, y->x, a->x, b->x, a->rows * a->cols);
+    AddNode *n = node_new(t, sizeof *n, y, add_back);
+    if (n) n->a = a, n->b = b;
+    return y;
+}
+
+/* ---- choosing rows ------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Var *x;
+    const uint32_t *rows;
+} GatherNode;
+
+static void gather_back(Tape *t, Node *node)
+{
+    GatherNode *n = (GatherNode *)node;
+    real *dx = var_gradient(t, n->x);
+    /* forward: y[j,:] = x[rows[j],:] */
+    if (runs(t))
+        tensor_gather_backward(t->compute, dx, node->out->d, n->rows, node->out->rows, n->x->rows,
+                               n->x->cols);
+}
+
+Var *tape_gather(Tape *t, Var *x, const uint32_t *rows, size_t n)
+{
+    Var *y = var_new(t, n, x->cols, x->wants);
+    if (runs(t)) tensor_gather(t->compute, y->x, x->x, rows, n, x->cols);
+    GatherNode *node = node_new(t, sizeof *node, y, gather_back);
+    if (node) node->x = x, node->rows = rows;
+    return y;
+}
+
+/* ---- attention ----------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Var *q, *k, *v;
+    const AttentionPlan *plan;
+    real *stat; /* [T,Q,2] maximum and sum of each softmax */
+    size_t layer;
+} AttentionNode;
+
+/* One key range as the kernel wants it. */
+static KeySpan key_span(const KeyRange *r, const Var *k, const Var *v, size_t layer)
+{
+    size_t width = k->cols;
+    if (r->past) {
+        size_t at = layer * r->past->capacity * width;
+        return (KeySpan){.k = r->past->k + at, .v = r->past->v + at, .count = r->count};
+    }
+    size_t at = r->row * width;
+    return (KeySpan){.k = k->x + at,
+                     .v = v->x + at,
+                     .dk = k->d ? k->d + at : NULL,
+                     .dv = v->d ? v->d + at : NULL,
+                     .count = r->count};
+}
+
+/* The plan with pointers in it; NULL when memory is out. */
+static AttentionSeq *attention_sequences(Tape *t, const AttentionPlan *plan, const Var *k,
+                                         const Var *v, size_t layer)
+{
+    AttentionSeq *seqs = take(t, &t->nodes, plan->n_parts * sizeof *seqs);
+    for (size_t i = 0; seqs && i < plan->n_parts; i++) {
+        const AttentionPart *p = &plan->parts[i];
+        KeySpan *spans = take(t, &t->nodes, p->n_ranges * sizeof *spans);
+        if (!spans) return NULL;
+        for (size_t j = 0; j < p->n_ranges; j++) spans[j] = key_span(&p->ranges[j], k, v, layer);
+        seqs[i] = (AttentionSeq){p->row, p->count, p->pos, spans, p->n_ranges};
+    }
+    return seqs;
+}
+
+/* Inference: the new keys and values join their cache, behind those already there. */
+static void cache_append(const AttentionPlan *plan, const Var *k, const Var *v, size_t layer)
+{
+    size_t width = k->cols;
+    for (size_t i = 0; i < plan->n_parts; i++) {
+        const AttentionPart *p = &plan->parts[i];
+        if (!p->into) continue;
+        size_t to = (layer * p->into->capacity + p->into->len) * width, from = p->row * width;
+        memcpy(p->into->k + to, k->x + from, p->count * width * sizeof(real));
+        memcpy(p->into->v + to, v->x + from, p->count * width * sizeof(real));
+    }
+}
+
+static void attention_back(Tape *t, Node *node)
+{
+    AttentionNode *n = (AttentionNode *)node;
+    real *dq = var_gradient(t, n->q);
+    var_gradient(t, n->k);
+    var_gradient(t, n->v);
+    size_t mark = arena_mark(&t->nodes);
+    AttentionSeq *seqs = attention_sequences(t, n->plan, n->k, n->v, n->layer);
+    if (runs(t))
+        tensor_attention_backward(t->compute, dq, node->out->d, node->out->x, n->stat, n->q->x,
+                                  seqs, n->plan->n_parts, &n->plan->shape);
+    arena_release(&t->nodes, mark);
+}
+
+Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, size_t layer)
+{
+    Var *o = var_new(t, q->rows, q->cols, q->wants || k->wants || v->wants);
+    real *stat = numbers(t, q->rows * plan->shape.Q * 2);
+    size_t mark = arena_mark(&t->nodes);
+    AttentionSeq *seqs = attention_sequences(t, plan, k, v, layer);
+    if (runs(t)) {
+        tensor_attention(t->compute, o->x, stat, q->x, seqs, plan->n_parts, &plan->shape);
+        cache_append(plan, k, v, layer);
+    }
+    arena_release(&t->nodes, mark);
+    AttentionNode *n = node_new(t, sizeof *n, o, attention_back);
+    if (n) n->q = q, n->k = k, n->v = v, n->plan = plan, n->stat = stat, n->layer = layer;
+    return o;
+}
+
+/* ---- the head ------------------------------------------------------------------------------ */
+
+/* A head that is trained, or carries an adapter, is walked in blocks of rows and chunks of V; its
+ * probabilities are computed again in backward. Both sizes bound scratch only, never the bits. */
+enum { HEAD_ROWS = 64, HEAD_CHUNK = 512 };
+
+typedef struct {
+    Node node;
+    Var *h;
+    Param *w;
+    Adapter *a;
+    const int32_t *target;
+    real *direction; /* [n,H] W[target] - sum p W: frozen head; else NULL */
+    real *u;         /* [n,R] scale drop(h) A^T, or NULL */
+    double *norm;    /* [n] log sum_v e^z: trained or adapted head */
+    uint64_t key;
+} LogprobNode;
+
+/* z[i,v] for rows first .. first+rows-1 of h and vocabulary [v0, v0+count). */
+static void head_logits(const Tape *t, const LogprobNode *n, real *z, size_t first, size_t rows,
+                        size_t v0, size_t count)
+{
+    Mat w = mat_rows(&n->w->w, v0, count);
+    tensor_linear(t->compute, z, n->h->x + first * n->h->cols, &w, rows, 0);
+    if (!n->a) return;
+    Mat b = mat_rows(&n->a->b.w, v0, count);
+    tensor_linear(&t->exact, z, n->u + first * b.cols, &b, rows, 1);
+}
+
+static double real_exp(double x)
+{
+    return REAL_IS_FLOAT ? (double)maths_expf((float)x) : maths_exp(x);
+}
+
+/* log sum_v e^z, the target's logit and log sum_v e^{2z} of one row, chunk after chunk. */
+typedef struct {
+    double max, sum, sum2, target;
+} HeadRow;
+
+static void head_row_add(HeadRow *r, const real *z, size_t v0, size_t count, int32_t target)
+{
+    double top = r->max;
+    for (size_t v = 0; v < count; v++) top = (double)z[v] > top ? (double)z[v] : top;
+    double fade = maths_exp(r->max - top); /* 0 for the first chunk, whose max is -inf */
+    r->max = top;
+    r->sum *= fade;
+    r->sum2 *= fade * fade;
+    for (size_t v = 0; v < count; v++) {
+        double p = real_exp((double)z[v] - top);
+        r->sum += p;
+        r->sum2 += p * p;
+    }
+    if ((size_t)target >= v0 && (size_t)target < v0 + count) r->target = (double)z[(size_t)target - v0];
+}
+
+/* Forward of a trained or adapted head. */
+static void head_forward(Tape *t, LogprobNode *n, real *logp, real *square)
+{
+    size_t V = n->w->w.rows;
+    size_t mark = arena_mark(&t->arena);
+    real *z = numbers(t, (size_t)HEAD_ROWS * HEAD_CHUNK);
+    for (size_t first = 0; first < n->h->rows && runs(t); first += HEAD_ROWS) {
+        size_t rows = n->h->rows - first < HEAD_ROWS ? n->h->rows - first : HEAD_ROWS;
+        HeadRow row[HEAD_ROWS];
+        for (size_t i = 0; i < rows; i++) row[i] = (HeadRow){.max = -HUGE_VAL};
+        for (size_t v0 = 0; v0 < V; v0 += HEAD_CHUNK) {
+            size_t count = V - v0 < HEAD_CHUNK ? V - v0 : HEAD_CHUNK;
+            head_logits(t, n, z, first, rows, v0, count);
+            for (size_t i = 0; i < rows; i++)
+                head_row_add(&row[i], z + i * count, v0, count, n->target[first + i]);
+        }
+        for (size_t i = 0; i < rows; i++) {
+            n->norm[first + i] = row[i].max + maths_log(row[i].sum);
+            logp[first + i] = (real)(row[i].target - n->norm[first + i]);
+            if (square)
+                square[first + i] =
+                    (real)(maths_log(row[i].sum2) - 2 * maths_log(row[i].sum));
+        }
+    }
+    arena_release(&t->arena, mark);
+}
+
+/* dz[i,v] = dlogp[i] (1[v = target] - p[i,v]), in place of the logits z. */
+static void head_dlogits(const LogprobNode *n, real *z, const real *dlogp, size_t first,
+                         size_t rows, size_t v0, size_t count)
+{
+    for (size_t i = 0; i < rows; i++) {
+        size_t target = (size_t)n->target[first + i];
+        for (size_t v = 0; v < count; v++) {
+            double p = real_exp((double)z[i * count + v] - n->norm[first + i]);
+            double hit = v0 + v == target ? 1 : 0;
+            z[i * count + v] = (real)((double)dlogp[first + i] * (hit - p));
+        }
+    }
+}
+
+/* One block of rows and one chunk of V, backward: from dz into dh, dW, dB and du. */
+static void head_chunk_back(Tape *t, LogprobNode *n, const real *dz, real *dh, real *du,
+                            size_t first, size_t rows, size_t v0, size_t count)
+{
+    size_t H = n->h->cols;
+    Mat w = mat_rows(&n->w->w, v0, count);
+    /* forward: z = h W^T */
+    if (dh) tensor_linear_dx(t->compute, dh + first * H, dz, &w, rows, 1);
+    if (n->w->d)
+        tensor_linear_dw(t->compute, n->w->d + v0 * H, dz, n->h->x + first * H, rows, count, H);
+    if (!n->a) return;
+    /* forward: z += u B^T */
+    Mat b = mat_rows(&n->a->b.w, v0, count);
+    size_t R = b.cols;
+    if (n->a->b.d)
+        tensor_linear_dw(&t->exact, n->a->b.d + v0 * R, dz, n->u + first * R, rows, count, R);
+    tensor_linear_dx(&t->exact, du + first * R, dz, &b, rows, 1);
+}
+
+static void head_back(Tape *t, LogprobNode *n, const real *dlogp, real *dh)
+{
+    size_t rows_all = n->h->rows, V = n->w->w.rows, mark = arena_mark(&t->arena);
+    size_t R = n->a ? n->a->a.w.rows : 0;
+    real *z = numbers(t, (size_t)HEAD_ROWS * HEAD_CHUNK);
+    real *du = n->a ? numbers(t, rows_all * R) : NULL;
+    if (du && runs(t)) memset(du, 0, rows_all * R * sizeof(real));
+    for (size_t first = 0; first < rows_all && runs(t); first += HEAD_ROWS) {
+        size_t rows = rows_all - first < HEAD_ROWS ? rows_all - first : HEAD_ROWS;
+        for (size_t v0 = 0; v0 < V; v0 += HEAD_CHUNK) {
+            size_t count = V - v0 < HEAD_CHUNK ? V - v0 : HEAD_CHUNK;
+            head_logits(t, n, z, first, rows, v0, count);
+            head_dlogits(n, z, dlogp, first, rows, v0, count);
+            head_chunk_back(t, n, z, dh, du, first, rows, v0, count);
+        }
+    }
+    if (n->a) {
+        if (runs(t)) scale_in_place(du, n->a->scale, rows_all * R);
+        adapter_down_back(t, n->h, n->a, n->key, du);
+    }
+    arena_release(&t->arena, mark);
+}
+
+static void logprob_back(Tape *t, Node *node)
+{
+    LogprobNode *n = (LogprobNode *)node;
+    size_t H = n->h->cols;
+    real *dh = n->h->wants ? var_gradient(t, n->h) : NULL;
+    if (!n->direction) {
+        head_back(t, n, node->out->d, dh);
+        return;
+    }
+    /* forward kept direction = d logp / d h, so now dh[i,:] += dlogp[i] direction[i,:] */
+    for (size_t i = 0; i < n->h->rows && runs(t); i++)
+        tensor_axpy(t->compute, dh + i * H, node->out->d[i], n->direction + i * H, H);
+}
+
+Var *tape_logprob(Tape *t, Var *h, Param *w, Adapter *a, const int32_t *target, real *square)
+{
+    size_t rows = h->rows;
+    Var *y = var_new(t, rows, 1, h->wants || w->d || (a && a->a.d));
+    int going_back = t->record && y->wants, frozen = !w->d && !a;
+    LogprobNode local = {.h = h, .w = w, .a = a, .target = target};
+    if (frozen) {
+        local.direction = going_back ? numbers(t, rows * h->cols) : NULL;
+        size_t mark = arena_mark(&t->arena);
+        void *scratch = take(t, &t->arena, tensor_logprob_scratch(rows, going_back));
+        if (runs(t))
+            tensor_logprob(t->compute, y->x, square, local.direction, h->x, &w->w, target, rows,
+                           scratch);
+        arena_release(&t->arena, mark);
+    } else {
+        local.norm = take(t, &t->arena, rows * sizeof(double));
+        if (a) local.key = dropout_key(t, a), local.u = adapter_down(t, h, a, local.key);
+        head_forward(t, &local, y->x, square);
+    }
+    LogprobNode *n = node_new(t, sizeof *n, y, logprob_back);
+    if (n) local.node = n->node, *n = local;
+    return y;
+}
+
+/* ---- layers -------------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    LayerFn fn;
+    void *ctx;
+    size_t index;
+    Var *x;
+    Node *inner_last, *inner_stop; /* the layer's own nodes, when its activations are kept */
+} LayerNode;
+
+/* Gradients at the borders between layers live in two buffers, taken in turn: while the walk is in
+ * layer l it reads the one and adds into the other. */
+static void border_gradient(Tape *t, Var *x, size_t index)
+{
+    real **border = &t->boundary[index % 2];
+    size_t n = x->rows * x->cols;
+    if (x->d) return;
+    if (!*border) *border = numbers(t, n);
+    x->d = *border;
+    if (runs(t)) memset(x->d, 0, n * sizeof(real));
+}
+
+static void layer_back(Tape *t, Node *node)
+{
+    LayerNode *n = (LayerNode *)node;
+    if (n->x->wants) border_gradient(t, n->x, n->index);
+    size_t mark = arena_mark(&t->arena), node_mark = arena_mark(&t->nodes);
+    Node *last = n->inner_last, *stop = n->inner_stop, *here = t->last;
+    if (!last) { /* dropped on the way forward: compute the layer again, from the same input */
+        stop = t->last;
+        Var *y = n->fn(t, n->ctx, n->index, n->x);
+        y->d = node->out->d;
+        last = t->last;
+    }
+    walk(t, last, stop);
+    t->last = here;
+    arena_release(&t->arena, mark);
+    arena_release(&t->nodes, node_mark);
+}
+
+/* The layer's result is kept, everything inside it is forgotten. */
+static Var *layer_forget(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x)
+{
+    Var *y = var_new(t, x->rows, x->cols, 0);
+    size_t mark = arena_mark(&t->arena), node_mark = arena_mark(&t->nodes);
+    int record = t->record;
+    t->record = 0;
+    const Var *inner = fn(t, ctx, index, x);
+    t->record = record;
+    y->wants = inner->wants;
+    if (runs(t)) memcpy(y->x, inner->x, x->rows * x->cols * sizeof(real));
+    arena_release(&t->arena, mark);
+    arena_release(&t->nodes, node_mark);
+    return y;
+}
+
+Var *tape_layer(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x)
+{
+    if (t->failed) return &t->nothing;
+    Node *before = t->last;
+    int keep = t->record && t->keep;
+    Var *y = keep ? fn(t, ctx, index, x) : layer_forget(t, fn, ctx, index, x);
+    Node *inner = t->last;
+    t->last = before;
+    LayerNode *n = node_new(t, sizeof *n, y, layer_back);
+    if (!n) return y;
+    n->fn = fn, n->ctx = ctx, n->index = index, n->x = x;
+    if (keep) n->inner_last = inner, n->inner_stop = before;
+    return y;
+}
