@@ -126,7 +126,7 @@ typedef struct {
     PoolBlock *head;
     size_t total; /* bytes handed out */
 } Pool;
-void *pool_alloc(Pool *p, size_t bytes, Err *e); /* 16-byte aligned, zeroed */
+void *pool_alloc(Pool *p, size_t bytes, Err *e);                   /* 16-byte aligned, zeroed */
 char *pool_strndup(Pool *p, const char *text, size_t len, Err *e); /* adds a 0 byte */
 void pool_free(Pool *p);
 

@@ -687,11 +687,11 @@ done:
 #define HOST_MAX 64
 #define LOCK_MAX 128 /* bytes of "pid host" */
 
-static void host_name(char host[HOST_MAX])
+/* The name of this machine into host, of HOST_MAX bytes. */
+static void host_name(char *host)
 {
-    if (gethostname(host, HOST_MAX - 1)) memcpy(host, "unknown", sizeof "unknown");
-    host[HOST_MAX - 1] = 0;
-    if (!host[0]) memcpy(host, "unknown", sizeof "unknown");
+    memset(host, 0, HOST_MAX);
+    if (gethostname(host, HOST_MAX - 1) || !host[0]) memcpy(host, "unknown", sizeof "unknown");
 }
 
 /* Who holds the lock, by its text "pid host"? 1 with *pid and host filled: somebody who lives, or
@@ -777,8 +777,7 @@ void io_unlock(const char *dir)
     ssize_t n = sys_read(fd, text, sizeof text);
     const char *space = n > 0 ? memchr(text, ' ', (size_t)n) : NULL;
     uint64_t pid = 0;
-    if (space && parse_u64(text, (size_t)(space - text), &pid) == 0 &&
-        pid == (uint64_t)getpid()) {
+    if (space && parse_u64(text, (size_t)(space - text), &pid) == 0 && pid == (uint64_t)getpid()) {
         sys_unlink(path);
     }
     sys_close(fd);

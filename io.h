@@ -18,7 +18,7 @@
 /* Regular files only; a directory, FIFO or unreadable file is ERR_NO_INPUT. limit = largest size
  * accepted (0 = none). *data gets an extra 0 byte that is not counted. Free with mem_free. */
 int io_read_file(const char *path, size_t limit, char **data, size_t *len, Err *e);
-int io_exists(const char *path);        /* any kind */
+int io_exists(const char *path); /* any kind */
 int io_is_directory(const char *path);
 /* Bytes that can still be written to the file system of path, for refusing early. */
 int io_free_space(const char *path, uint64_t *bytes, Err *e);
@@ -53,7 +53,7 @@ void filemap_close(FileMap *m);
  * link stays and its target is replaced; a device or pipe (/dev/stdout) is written to directly.
  * After an error in writer_put the Writer must still be ended by writer_abort. */
 typedef struct {
-    int open;     /* 1 from writer_open to writer_commit or writer_abort */
+    int open; /* 1 from writer_open to writer_commit or writer_abort */
     int fd;
     char *path;   /* as the caller named it, for messages */
     char *target; /* what the rename replaces; NULL: no rename, path is no regular file */
@@ -63,7 +63,7 @@ typedef struct {
     uint64_t total; /* bytes put so far */
     int failed;
 } Writer;
-int writer_open(Writer *w, const char *path, Err *e); /* ERR_CREATE where impossible */
+int writer_open(Writer *w, const char *path, Err *e);             /* ERR_CREATE where impossible */
 int writer_put(Writer *w, const void *bytes, size_t len, Err *e); /* ERR_IO names path */
 int writer_printf(Writer *w, Err *e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int writer_commit(Writer *w, Err *e);
@@ -102,7 +102,7 @@ typedef struct {
     size_t line;        /* of the row last returned, from 1 */
     size_t blank_lines; /* skipped so far */
     const char *path;
-    int flags;          /* for json_parse */
+    int flags; /* for json_parse */
 } JsonLines;
 int jsonl_open(JsonLines *j, const char *path, Err *e); /* "-" reads standard input */
 /* 1 with *row (in pool), 0 at the end, -1 on error. */
@@ -119,11 +119,11 @@ typedef struct {
     const char *name;
     size_t name_len;
     char dtype_text[16];
-    int supported;          /* dtype is one of Dtype */
+    int supported; /* dtype is one of Dtype */
     Dtype dtype;
     size_t n_dims;
     uint64_t shape[SAFETENSORS_MAX_DIMS];
-    uint64_t count;         /* product of shape, 1 for rank 0 */
+    uint64_t count;            /* product of shape, 1 for rank 0 */
     const unsigned char *data; /* into the map; may be unaligned for its type */
     uint64_t bytes;
 } StTensor;

@@ -83,8 +83,9 @@ static int tensor_fail(const StReader *r, const StTensor *t, const char *text)
 static int read_dtype(const StReader *r, StTensor *t, const Json *j, unsigned *bits)
 {
     if (!j || j->type != JSON_STRING) {
-        return tensor_fail(r, t, "\"dtype\" is missing or no string, expected \"F32\", "
-                                 "\"BF16\" or \"F16\"");
+        return tensor_fail(r, t,
+                           "\"dtype\" is missing or no string, expected \"F32\", "
+                           "\"BF16\" or \"F16\"");
     }
     for (size_t i = 0; i < DTYPE_COUNT; i++) {
         if (!json_is(j, dtypes[i].name)) continue;
@@ -106,9 +107,8 @@ static int read_shape(const StReader *r, StTensor *t, const Json *j)
         return tensor_fail(r, t, "\"shape\" is missing or no array, expected a list of sizes");
     }
     if (j->len > SAFETENSORS_MAX_DIMS) {
-        return err_set(r->e, ERR_DATA,
-                       "%s: tensor \"%.200s\": %zu dimensions, the limit is %d", r->path, t->name,
-                       j->len, SAFETENSORS_MAX_DIMS);
+        return err_set(r->e, ERR_DATA, "%s: tensor \"%.200s\": %zu dimensions, the limit is %d",
+                       r->path, t->name, j->len, SAFETENSORS_MAX_DIMS);
     }
     t->count = 1;
     for (const Json *d = j->child; d; d = d->next) {
@@ -142,10 +142,10 @@ static int read_offsets(const StReader *r, StTensor *t, const Json *j, unsigned 
                        "%s: tensor \"%.200s\": data_offsets [%llu, %llu] end before they begin",
                        r->path, t->name, (unsigned long long)*begin, (unsigned long long)end);
     }
-    if (u64_mul(t->count, bits, &need) || need % 8 != 0) {
-        return tensor_fail(r, t, need % 8 ? "its elements do not fill whole bytes"
-                                          : "shape times element size overflows 64 bits");
+    if (u64_mul(t->count, bits, &need)) {
+        return tensor_fail(r, t, "shape times element size overflows 64 bits");
     }
+    if (need % 8 != 0) return tensor_fail(r, t, "its elements do not fill whole bytes");
     need /= 8;
     if (end - *begin != need) {
         return err_set(r->e, ERR_DATA,
@@ -186,9 +186,8 @@ static int read_metadata(const StReader *r, const Json *j)
     }
     for (const Json *m = j->child; m; m = m->next) {
         if (m->type == JSON_STRING) continue;
-        return err_set(r->e, ERR_DATA,
-                       "%s: \"__metadata__\": the value of \"%.80s\" is no string", r->path,
-                       m->key);
+        return err_set(r->e, ERR_DATA, "%s: \"__metadata__\": the value of \"%.80s\" is no string",
+                       r->path, m->key);
     }
     r->s->metadata = copy_value(&r->s->pool, j, r->e);
     return r->s->metadata ? 0 : -1;
@@ -231,8 +230,7 @@ static int read_tensor(StReader *r, const Json *j)
     if (j->type != JSON_OBJECT) {
         return tensor_fail(r, t, "expected an object with dtype, shape and data_offsets");
     }
-    if (read_dtype(r, t, json_get(j, "dtype"), &bits) ||
-        read_shape(r, t, json_get(j, "shape")) ||
+    if (read_dtype(r, t, json_get(j, "dtype"), &bits) || read_shape(r, t, json_get(j, "shape")) ||
         read_offsets(r, t, json_get(j, "data_offsets"), bits, &begin)) {
         return -1;
     }
@@ -323,8 +321,10 @@ static int read_header_length(const StReader *r, size_t *length)
         return header_fail(r, text);
     }
     if (n > m->size - 8) {
-        snprintf(text, sizeof text, "header length %llu, but the file has only %zu bytes; download "
-                 "it again", (unsigned long long)n, m->size);
+        snprintf(text, sizeof text,
+                 "header length %llu, but the file has only %zu bytes; download "
+                 "it again",
+                 (unsigned long long)n, m->size);
         return header_fail(r, text);
     }
     *length = (size_t)n;
@@ -344,8 +344,8 @@ static int read_header(StReader *r, size_t length)
         Json *j = NULL;
         found = json_members_next(&members, &scratch, &j, r->e);
         if (found == 1) {
-            int is_metadata = j->key_len == sizeof metadata - 1 &&
-                              !memcmp(j->key, metadata, j->key_len);
+            int is_metadata =
+                j->key_len == sizeof metadata - 1 && !memcmp(j->key, metadata, j->key_len);
             if (is_metadata ? read_metadata(r, j) : read_tensor(r, j)) found = -1;
         }
         pool_free(&scratch);
@@ -462,8 +462,8 @@ static int put_entry(Text *h, const StOut *t, uint64_t *offset, Err *e)
 }
 
 /* The whole header, padded with spaces so that the data begins at a multiple of 8. */
-static int put_header(Text *h, const StOut *const *order, size_t count,
-                      const char *const *metadata, Err *e)
+static int put_header(Text *h, const StOut *const *order, size_t count, const char *const *metadata,
+                      Err *e)
 {
     const char *between = "";
     if (text_add(h, "{", 1, e)) return -1;
@@ -471,8 +471,7 @@ static int put_header(Text *h, const StOut *const *order, size_t count,
         if (text_addf(h, e, "\"__metadata__\":{")) return -1;
         for (size_t i = 0; metadata[i]; i += 2) {
             if (text_addf(h, e, "%s", i ? "," : "") ||
-                json_put_string(h, metadata[i], strlen(metadata[i]), e) ||
-                text_add(h, ":", 1, e) ||
+                json_put_string(h, metadata[i], strlen(metadata[i]), e) || text_add(h, ":", 1, e) ||
                 json_put_string(h, metadata[i + 1], strlen(metadata[i + 1]), e)) {
                 return -1;
             }
@@ -501,8 +500,10 @@ static int put_tensor(Writer *w, const StOut *t, Err *e)
     if (t->data) {
         size_t bad = first_not_finite(t->data, t->dtype, (size_t)count);
         if (bad < count) {
-            return err_set(e, ERR_DATA, "%s: tensor \"%.200s\": value %zu is NaN or infinite, not "
-                           "written", w->path, t->name, bad);
+            return err_set(e, ERR_DATA,
+                           "%s: tensor \"%.200s\": value %zu is NaN or infinite, not "
+                           "written",
+                           w->path, t->name, bad);
         }
         return writer_put(w, t->data, (size_t)bytes, e);
     }

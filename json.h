@@ -12,17 +12,23 @@
 #define JSON_MAX_DEPTH 64
 
 typedef enum {
-    JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT
+    JSON_NULL,
+    JSON_FALSE,
+    JSON_TRUE,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT
 } JsonType;
 
 typedef struct Json Json;
 struct Json {
     JsonType type;
-    size_t at;         /* byte offset in the source */
-    const char *text;  /* string: decoded UTF-8, 0-terminated (may hold 0 bytes: use len);
-                        * number: its source spelling */
-    size_t len;        /* bytes of text; number of members for arrays and objects */
-    const char *key;   /* member of an object: decoded key, else NULL */
+    size_t at;        /* byte offset in the source */
+    const char *text; /* string: decoded UTF-8, 0-terminated (may hold 0 bytes: use len);
+                       * number: its source spelling */
+    size_t len;       /* bytes of text; number of members for arrays and objects */
+    const char *key;  /* member of an object: decoded key, else NULL */
     size_t key_len;
     Json *child, *next; /* first member; next sibling */
 };
@@ -46,7 +52,7 @@ typedef struct {
     size_t len;
     const char *name;
     int flags;
-    size_t at;      /* where the next member is looked for */
+    size_t at; /* where the next member is looked for */
     int begun, done;
 } JsonMembers;
 /* 1 with *member (key and value, in pool), 0 at the end of the document, -1 on error. */

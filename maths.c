@@ -1,8 +1,9 @@
-/* maths.c - elementary functions from +, -, *, /, fma and sqrt only; number formats. See maths.h.
+/* maths.c - elementary functions from +, -, *, / and fma only; formats of stored numbers. See
+ * maths.h.
  *
- * The method of the functions is the same everywhere: reduce the argument to a small interval, keeping the rounding
- * error of the reduction as a second number ("low part"); sum a Taylor series there; and add the
- * leading term last, so that its one rounding is nearly the whole error.
+ * The method of the functions is the same everywhere: reduce the argument to a small interval,
+ * keeping the rounding error of the reduction as a second number ("low part"); sum a Taylor series
+ * there; and add the leading term last, so that its one rounding is nearly the whole error.
  */
 #include "base.h"
 #include "maths.h"
@@ -108,8 +109,8 @@ static double exp_reduce(double x, double x_low, Pair *r)
 static double exp_tail(Pair r)
 {
     static const double inverse_factorial[] = {
-        1.0 / 6,         1.0 / 24,        1.0 / 120,        1.0 / 720,         1.0 / 5040,
-        1.0 / 40320,     1.0 / 362880,    1.0 / 3628800,    1.0 / 39916800,    1.0 / 479001600,
+        1.0 / 6,          1.0 / 24,          1.0 / 120,          1.0 / 720,      1.0 / 5040,
+        1.0 / 40320,      1.0 / 362880,      1.0 / 3628800,      1.0 / 39916800, 1.0 / 479001600,
         1.0 / 6227020800, 1.0 / 87178291200, 1.0 / 1307674368000}; /* r^16 / 16! < 2^-68 */
     int i = (int)(sizeof inverse_factorial / sizeof inverse_factorial[0]) - 1;
     double x = r.high, p = inverse_factorial[i];
@@ -261,9 +262,14 @@ static unsigned trig_reduce(double x, Pair *r)
 /* sin r = r - r^3/3! + r^5/5! - ..., the leading term last. */
 static double sin_near_zero(Pair r)
 {
-    static const double c[] = {-1.0 / 6,           1.0 / 120,          -1.0 / 5040,
-                               1.0 / 362880,       -1.0 / 39916800,    1.0 / 6227020800,
-                               -1.0 / 1307674368000, 1.0 / 355687428096000}; /* 19!: 2^-63 */
+    static const double c[] = {-1.0 / 6,
+                               1.0 / 120,
+                               -1.0 / 5040,
+                               1.0 / 362880,
+                               -1.0 / 39916800,
+                               1.0 / 6227020800,
+                               -1.0 / 1307674368000,
+                               1.0 / 355687428096000}; /* 19!: 2^-63 */
     int i = (int)(sizeof c / sizeof c[0]) - 1;
     double x = r.high, z = x * x, p = c[i];
     while (i-- > 0) p = fma(p, z, c[i]);
@@ -275,9 +281,9 @@ static double sin_near_zero(Pair r)
 /* cos r = 1 - r^2/2 + r^4/4! - ...; 1 - r^2/2 is taken exactly. */
 static double cos_near_zero(Pair r)
 {
-    static const double c[] = {1.0 / 24,         -1.0 / 720,          1.0 / 40320,
-                               -1.0 / 3628800,   1.0 / 479001600,     -1.0 / 87178291200,
-                               1.0 / 20922789888000, -1.0 / 6402373705728000};
+    static const double c[] = {
+        1.0 / 24,        -1.0 / 720,         1.0 / 40320,          -1.0 / 3628800,
+        1.0 / 479001600, -1.0 / 87178291200, 1.0 / 20922789888000, -1.0 / 6402373705728000};
     int i = (int)(sizeof c / sizeof c[0]) - 1;
     double x = r.high, p = c[i];
     Pair z = pair_product(x, x);

@@ -30,11 +30,11 @@ double maths_sigmoid(double x);
  *
  * <= 1 ulp on [-103.9, 88.7]; 0 below EXPF_LOWEST, inf above EXPF_HIGHEST, NaN for NaN. */
 float maths_expf(float x);
-#define EXPF_LOWEST -0x1.9fe368p+6f  /* -103.97208: e^x is below half of the smallest float */
-#define EXPF_HIGHEST 0x1.62e42ep+6f  /* 88.722832: the last x whose e^x is finite */
+#define EXPF_LOWEST -0x1.9fe368p+6f /* -103.97208: e^x is below half of the smallest float */
+#define EXPF_HIGHEST 0x1.62e42ep+6f /* 88.722832: the last x whose e^x is finite */
 #define EXPF_LOG2E 0x1.715476p+0f
-#define EXPF_ROUND 0x1.8p+23f        /* adding it leaves no bits below the units */
-#define EXPF_LN2_HIGH 0x1.62e4p-1f   /* 15 bits: n LN2_HIGH is exact */
+#define EXPF_ROUND 0x1.8p+23f      /* adding it leaves no bits below the units */
+#define EXPF_LN2_HIGH 0x1.62e4p-1f /* 15 bits: n LN2_HIGH is exact */
 #define EXPF_LN2_LOW 0x1.7f7d1cp-20f
 /* Minimax for the relative error with C0 = C1 = 1, each rounded to float before the next is fitted:
  * 4.7e-9 on |r| <= ln 2 / 2. */

@@ -30,6 +30,7 @@ static void err_is_one_safe_line(void)
 
 static void utf8_steps(void)
 {
+    /* clang-format off */
     static const struct {
         const char *bytes;
         size_t step;
@@ -41,6 +42,7 @@ static void utf8_steps(void)
         {"\xF4\x8F\xBF\xBF", 4}, {"\xF4\x90\x80\x80", 0}, {"\xF5\x80\x80\x80", 0}, {"\xFF", 0},
         {"\xF0\x9F\x98", 0}, {"\xF0\x9F\x98\x28", 0},
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         CHECK(utf8_step(cases[i].bytes, strlen(cases[i].bytes)) == cases[i].step);
     }
@@ -119,10 +121,12 @@ static int f64_of(const char *text, double *v)
 
 static void decimals_are_strict(void)
 {
+    /* clang-format off */
     static const char *const bad[] = {"",    "-",   ".",    "e5",   "1e",    "1e+",  "1e1.0", "nan",
                                       "inf", "1 ",  " 1",   "0x1p3", "1,5",  "1..2", "1.2.3", "1f",
                                       "--1", "1e5x", "1e309", "-1e309", "1.7976931348623159e308",
                                       "1e99999999999999999999"};
+    /* clang-format on */
     double v = 42;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         CHECK(f64_of(bad[i], &v) == -1);

@@ -30,6 +30,7 @@ static void round_trip(const char *text, const char *written)
 
 static void accepts_what_it_must(void)
 {
+    /* clang-format off */
     static const char *const same[] = {
         "null", "true", "false", "0", "-0", "1", "-1", "123456789012345678901234567890", "1.5",
         "-0.0", "1e5", "1E+5", "1e-5", "0e0", "1.25e-300", "1e400", "\"\"", "\"a\"", "[]", "{}",
@@ -38,6 +39,7 @@ static void accepts_what_it_must(void)
         "\"\xEF\xBF\xBF\"", "\"\xF4\x8F\xBF\xBF\"", "{\"a\":1,\"A\":2,\"aa\":3}", "[[[[[[]]]]]]",
         "[\"\\\\\",\"\\\"\",\"\\b\\f\\n\\r\\t\"]", "\"\\u0000\"", "\"\\u001f\"",
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof same / sizeof same[0]; i++) round_trip(same[i], same[i]);
     round_trip(" [ 1 , 2 ] ", "[1,2]");
     round_trip("\t\r\n {\n\"a\" :\t1 }\n", "{\"a\":1}");
@@ -52,6 +54,7 @@ static void accepts_what_it_must(void)
 
 static void refuses_what_it_must(void)
 {
+    /* clang-format off */
     static const char *const bad[] = {
         "", " ", "[", "]", "{", "}", "[1", "[1,", "[1,]", "[,1]", "[1,,2]", "[1 2]", "[1:2]", "[}",
         "{]", "[1}", "{\"a\":1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{,}", "{\"a\" 1}",
@@ -70,6 +73,7 @@ static void refuses_what_it_must(void)
         "\xEF\xBB\xBF[]", "\xE2\x80\x8B[]", "\xC2\xA0[]", "\f[]", "\v1", "*", "<null>", "[1,\x00",
         "undefined", "[\"\\", "[\"\\u", "{\"a\":\"\\", "\"a\"b", "[true,fals]", "(1)", "a",
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         round_trip(bad[i], NULL);
         CHECK(e.code == ERR_DATA && !strncmp(e.text, "t.json:", 7));
@@ -86,8 +90,9 @@ static void refuses_what_it_must(void)
 /* Every proper prefix of a document of closed brackets is no document. */
 static void refuses_every_prefix(void)
 {
-    static const char text[] = "{\"a\":[1.5e3,\"x\\u00e9\\n\xF0\x9D\x84\x9E\",true,null,{\"b\":[]}],"
-                               "\"c\":-0.0}";
+    static const char text[] =
+        "{\"a\":[1.5e3,\"x\\u00e9\\n\xF0\x9D\x84\x9E\",true,null,{\"b\":[]}],"
+        "\"c\":-0.0}";
     for (size_t n = 0; n < sizeof text - 1; n++) {
         Pool pool = {0};
         char *cut = mem_alloc(n, NULL); /* exactly n bytes: a sanitizer sees reads beyond */
@@ -133,17 +138,21 @@ static void errors_name_the_place(void)
         {"[\"\xC3\xA9\xC3\xA9\" 1]", "t.json:7: found '1', expected ',' or ']'", JSON_ONE_LINE},
         {"{\"a\":1", "t.json:1:7: found end of input, expected ',' or '}'", 0},
         {"\"\xFF\"", "t.json:1:2: found byte 0xFF, expected valid UTF-8", 0},
-        {"\"\x1B\"", "t.json:1:2: found byte 0x1B, expected control characters in strings to be "
-                     "escaped", 0},
+        {"\"\x1B\"",
+         "t.json:1:2: found byte 0x1B, expected control characters in strings to be "
+         "escaped",
+         0},
         {"{\"a\":1,\n \"b\":2,\n \"a\":3}",
          "t.json:3:6: found the key \"a\" a second time, expected each key once", 0},
         {"[007]", "t.json:1:2: found a leading zero, expected a number without leading zeros", 0},
         {"version https://git-lfs.github.com/spec/v1\noid sha256:0",
          "t.json:1:1: found a Git LFS pointer, not the file itself (run git lfs pull), expected "
-         "JSON", 0},
+         "JSON",
+         0},
         {"  <!DOCTYPE html><html>",
          "t.json:1:1: found an HTML page, probably an error page (download the file again), "
-         "expected JSON", 0},
+         "expected JSON",
+         0},
         {"\xFF\xFE{", "t.json:1:1: found UTF-16 text (save it as UTF-8), expected JSON", 0},
         {"\xEF\xBB\xBF{}", "t.json:1:1: found a byte order mark, expected UTF-8 without one", 0},
     };
@@ -236,16 +245,19 @@ static void members_can_be_found(void)
 /* What json_u64, json_i64 make of a number; -1 where refused. */
 static void integers_are_exact(void)
 {
+    /* clang-format off */
     static const struct {
         const char *text;
         int u_ok, i_ok;
         uint64_t u;
         int64_t i;
     } cases[] = {
-        {"0", 1, 1, 0, 0}, {"-0", 1, 1, 0, 0}, {"-0.000e5", 1, 1, 0, 0}, {"0e999999999999", 1, 1, 0, 0},
+        {"0", 1, 1, 0, 0}, {"-0", 1, 1, 0, 0}, {"-0.000e5", 1, 1, 0, 0},
+        {"0e999999999999", 1, 1, 0, 0},
         {"32", 1, 1, 32, 32}, {"32.0", 1, 1, 32, 32}, {"3.2e1", 1, 1, 32, 32},
         {"3200e-2", 1, 1, 32, 32}, {"0.032e3", 1, 1, 32, 32}, {"32.5", 0, 0, 0, 0},
-        {"3.25e1", 0, 0, 0, 0}, {"1e-1", 0, 0, 0, 0}, {"-1", 0, 1, 0, -1}, {"-1.0e2", 0, 1, 0, -100},
+        {"3.25e1", 0, 0, 0, 0}, {"1e-1", 0, 0, 0, 0}, {"-1", 0, 1, 0, -1},
+        {"-1.0e2", 0, 1, 0, -100},
         {"9007199254740993", 1, 1, 9007199254740993u, 9007199254740993},
         {"9223372036854775807", 1, 1, 9223372036854775807u, INT64_MAX},
         {"9223372036854775808", 1, 0, 9223372036854775808u, 0},
@@ -258,6 +270,7 @@ static void integers_are_exact(void)
         {"1e-99999999999999999999999", 0, 0, 0, 0}, {"100", 1, 1, 100, 100},
         {"1000000000000000000000e-18", 1, 1, 1000, 1000},
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Pool pool = {0};
         Json *j = parse(&pool, cases[i].text, 0);
@@ -265,8 +278,8 @@ static void integers_are_exact(void)
         int64_t s = 7;
         CHECK((json_u64(j, &u) == 0) == cases[i].u_ok && u == (cases[i].u_ok ? cases[i].u : 7));
         CHECK((json_i64(j, &s) == 0) == cases[i].i_ok && s == (cases[i].i_ok ? cases[i].i : 7));
-        if (test_failures) printf("  %s gave %llu %lld\n", cases[i].text, (unsigned long long)u,
-                                  (long long)s);
+        if (test_failures)
+            printf("  %s gave %llu %lld\n", cases[i].text, (unsigned long long)u, (long long)s);
         pool_free(&pool);
     }
     Pool pool = {0};
@@ -282,13 +295,16 @@ static void integers_are_exact(void)
 
 static void numbers_read_back(void)
 {
+    /* clang-format off */
     static const struct {
         double value;
         const char *text;
     } cases[] = {{0, "0"}, {-0.0, "-0"}, {1, "1"}, {0.1, "0.1"}, {1.0 / 3, "0.3333333333333333"},
-                 {0.1 + 0.2, "0.30000000000000004"}, {1e22, "1e+22"}, {5e-324, "4.94065645841247e-324"},
+                 {0.1 + 0.2, "0.30000000000000004"}, {1e22, "1e+22"},
+                 {5e-324, "4.94065645841247e-324"},
                  {INFINITY, "null"}, {NAN, "null"}, {123456789012345680.0, "1.23456789012346e+17"},
                  {0.6931471805599453, "0.693147180559945"}};
+    /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Text t = {0};
         CHECK(json_put_f64(&t, cases[i].value, &e) == 0);
@@ -312,7 +328,8 @@ static void numbers_read_back(void)
         t.len = 0;
         CHECK(json_put_f32(&t, f, &e) == 0);
         if (isfinite(f)) {
-            CHECK(parse_f64(t.data, t.len, &back) == 0 && (float)back == f && strtof(t.data, NULL) == f);
+            CHECK(parse_f64(t.data, t.len, &back) == 0 && (float)back == f &&
+                  strtof(t.data, NULL) == f);
         }
         text_free(&t);
     }
@@ -348,10 +365,13 @@ static void members_come_one_by_one(void)
 /* As a whole document, each of these is refused; member by member too. */
 static void members_are_as_strict(void)
 {
+    /* clang-format off */
     static const char *const bad[] = {"", "[", "[]", "1", "{", "{\"a\"", "{\"a\":", "{\"a\":1",
                                       "{\"a\":1,", "{\"a\":1,}", "{,}", "{\"a\":1}}", "{}x",
-                                      "{\"a\":1 \"b\":2}", "{\"a\":{\"b\":1,\"b\":2}}", "{\"a\":[1}",
+                                      "{\"a\":1 \"b\":2}", "{\"a\":{\"b\":1,\"b\":2}}",
+                                      "{\"a\":[1}",
                                       "{1:2}", "{\"a\":1}{", "\xEF\xBB\xBF{}", "<html>"};
+    /* clang-format on */
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         JsonMembers m = {bad[i], strlen(bad[i]), "t", 0, 0, 0, 0};
         Pool pool = {0};

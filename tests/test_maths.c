@@ -42,18 +42,19 @@ static double allowance(void)
 #define SAME_BITS 0x9ad60133fbde68a7u
 
 /* CHECK that got, as a function of x drawn by draw, stays below limit ulp. */
-#define WITHIN(limit, draw, got, want) \
-    do { \
-        double worst_ = 0, at_ = 0; \
-        for (int i_ = 0; i_ < POINTS; i_++) { \
-            double x = (draw), error_ = ulps((got), (want)); \
-            if (!(error_ <= worst_)) { \
-                worst_ = error_; \
-                at_ = x; \
-            } \
-        } \
-        if (!(worst_ < (limit) + allowance())) printf("  %s: %.3f ulp at %a\n", #got, worst_, at_); \
-        CHECK(worst_ < (limit) + allowance()); \
+#define WITHIN(limit, draw, got, want)                                                             \
+    do {                                                                                           \
+        double worst_ = 0, at_ = 0;                                                                \
+        for (int i_ = 0; i_ < POINTS; i_++) {                                                      \
+            double x = (draw), error_ = ulps((got), (want));                                       \
+            if (!(error_ <= worst_)) {                                                             \
+                worst_ = error_;                                                                   \
+                at_ = x;                                                                           \
+            }                                                                                      \
+        }                                                                                          \
+        if (!(worst_ < (limit) + allowance()))                                                     \
+            printf("  %s: %.3f ulp at %a\n", #got, worst_, at_);                                   \
+        CHECK(worst_ < (limit) + allowance());                                                     \
     } while (0)
 
 static void exp_is_close(void)
@@ -197,9 +198,15 @@ static void same_bits_everywhere(void)
     uint64_t h = 0;
     for (uint64_t i = 0; i < 20000; i++) {
         double u = rng_unit(5, 5, i) * 80 - 40, positive = fabs(u) + 0x1p-30;
-        double values[] = {maths_exp(u),   maths_expm1(u), maths_log(positive),
-                           maths_log1p(positive), maths_pow(positive, u / 10), maths_sin(u * 1e6),
-                           maths_cos(u * 1e6), maths_logsigmoid(u), maths_sigmoid(u),
+        double values[] = {maths_exp(u),
+                           maths_expm1(u),
+                           maths_log(positive),
+                           maths_log1p(positive),
+                           maths_pow(positive, u / 10),
+                           maths_sin(u * 1e6),
+                           maths_cos(u * 1e6),
+                           maths_logsigmoid(u),
+                           maths_sigmoid(u),
                            (double)maths_expf((float)u)};
         for (size_t k = 0; k < sizeof values / sizeof values[0]; k++) {
             uint64_t bits;

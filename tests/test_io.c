@@ -1,0 +1,628 @@
+/* test_io.c - files: reading, atomic writing, locks, hashes, JSONL. */
+#include "base.h"
+#include "io.h"
+#include "test.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static Err e;
+static char dir[200];
+
+/* A path inside of the test's own directory; four may be in use at a time. */
+static const char *in_dir(const char *name)
+{
+    static char paths[4][IO_PATH_MAX];
+    static int turn;
+    turn = (turn + 1) % 4;
+    io_path(paths[turn], sizeof paths[turn], dir, name, &e);
+    return paths[turn];
+}
+
+static void put(const char *name, const void *bytes, size_t len)
+{
+    FILE *f = fopen(in_dir(name), "wb");
+    CHECK(f && fwrite(bytes, 1, len, f) == len);
+    if (f) fclose(f);
+}
+
+static void put_text(const char *name, const char *text)
+{
+    put(name, text, strlen(text));
+}
+
+/* The content of a file as text, or "(none)". */
+static const char *content(const char *name)
+{
+    static char text[2][1000];
+    static int turn;
+    turn = !turn;
+    FILE *f = fopen(in_dir(name), "rb");
+    if (!f) return "(none)";
+    size_t n = fread(text[turn], 1, sizeof text[turn] - 1, f);
+    text[turn][n] = 0;
+    fclose(f);
+    return text[turn];
+}
+
+/* How many files of the directory have names that contain `part`. */
+static size_t count_names(const char *part)
+{
+    Pool pool = {0};
+    char **names;
+    size_t n = 0, found = 0;
+    CHECK(io_list(dir, &pool, &names, &n, &e) == 0);
+    for (size_t i = 0; i < n; i++) found += strstr(names[i], part) != NULL;
+    pool_free(&pool);
+    return found;
+}
+
+static void whole_files(void)
+{
+    char *data;
+    size_t len;
+    put_text("a", "hello");
+    CHECK(io_read_file(in_dir("a"), 0, &data, &len, &e) == 0 && len == 5);
+    CHECK_TEXT(data, "hello");
+    mem_free(data);
+    CHECK(io_read_file(in_dir("a"), 5, &data, &len, &e) == 0);
+    mem_free(data);
+    CHECK(io_read_file(in_dir("a"), 4, &data, &len, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "/a: 5 bytes, the limit for such a file is 4") != NULL);
+    put_text("empty", "");
+    CHECK(io_read_file(in_dir("empty"), 0, &data, &len, &e) == 0 && len == 0 && data[0] == 0);
+    mem_free(data);
+    size_t big = 3000000;
+    char *bytes = mem_alloc(big, &e);
+    for (size_t i = 0; i < big; i++) bytes[i] = (char)(i * 31 >> 3);
+    put("big", bytes, big);
+    CHECK(io_read_file(in_dir("big"), 0, &data, &len, &e) == 0 && len == big);
+    CHECK(!memcmp(data, bytes, big));
+    mem_free(data);
+    mem_free(bytes);
+    /* A regular file of the kernel that claims size 0. */
+    if (io_exists("/proc/self/status")) {
+        CHECK(io_read_file("/proc/self/status", 0, &data, &len, &e) == 0 && len > 10);
+        mem_free(data);
+    }
+}
+
+/* T36: directory, FIFO, missing, unreadable, symlink loop: no input, by name, without waiting. */
+static void inputs_that_are_none(void)
+{
+    char *data;
+    size_t len;
+    FileMap m;
+    io_make_directory(in_dir("d"), 0, &e);
+    CHECK(mkfifo(in_dir("fifo"), 0600) == 0);
+    CHECK(symlink("loop", in_dir("loop")) == 0);
+    put_text("secret", "x");
+    chmod(in_dir("secret"), 0);
+    static const char *const names[] = {"d", "fifo", "loop", "missing", "d/none", "secret"};
+    size_t count = sizeof names / sizeof names[0] - (geteuid() == 0); /* root reads everything */
+    for (size_t i = 0; i < count; i++) {
+        CHECK(io_read_file(in_dir(names[i]), 0, &data, &len, &e) == -1);
+        CHECK(e.code == ERR_NO_INPUT && strstr(e.text, names[i]));
+        CHECK(filemap_open(&m, in_dir(names[i]), 1, &e) == -1);
+        CHECK(e.code == ERR_NO_INPUT && strstr(e.text, names[i]));
+    }
+    CHECK(io_read_file(in_dir("d"), 0, &data, &len, &e) == -1);
+    CHECK(strstr(e.text, "found a directory, expected a regular file") != NULL);
+    CHECK(io_read_file("/dev/null", 0, &data, &len, &e) == -1 && e.code == ERR_NO_INPUT);
+}
+
+static void maps_and_reads_agree(void)
+{
+    FileMap a, b;
+    put_text("m", "mapped");
+    CHECK(filemap_open(&a, in_dir("m"), 1, &e) == 0 && filemap_open(&b, in_dir("m"), 0, &e) == 0);
+    CHECK(a.mapped && !b.mapped && a.size == 6 && b.size == 6);
+    CHECK(!memcmp(a.data, "mapped", 6) && !memcmp(b.data, "mapped", 6));
+    CHECK_TEXT(a.path, in_dir("m"));
+    /* Replacing a mapped file must leave the map as it was. */
+    CHECK(io_write_file(in_dir("m"), "changed!", 8, &e) == 0);
+    CHECK(!memcmp(a.data, "mapped", 6));
+    filemap_close(&a);
+    filemap_close(&b);
+    put_text("m", "");
+    CHECK(filemap_open(&a, in_dir("m"), 1, &e) == 0 && a.size == 0 && !a.mapped);
+    filemap_close(&a);
+    filemap_close(&a);
+}
+
+static void paths_fit_or_fail(void)
+{
+    char out[10];
+    CHECK(io_path(out, sizeof out, "ab", "cd", &e) == 0);
+    CHECK_TEXT(out, "ab/cd");
+    CHECK(io_path(out, sizeof out, "ab/", "cd", &e) == 0);
+    CHECK_TEXT(out, "ab/cd");
+    CHECK(io_path(out, sizeof out, "", "cd", &e) == 0);
+    CHECK_TEXT(out, "cd");
+    CHECK(io_path(out, sizeof out, "1234", "5678", &e) == 0);
+    CHECK(io_path(out, sizeof out, "1234", "56789", &e) == -1 && e.code == ERR_USAGE);
+}
+
+static void directories(void)
+{
+    struct stat st;
+    Pool pool = {0};
+    char **names;
+    size_t n;
+    CHECK(io_make_directory(in_dir("t"), 1, &e) == 0);
+    CHECK(stat(in_dir("t"), &st) == 0 && (st.st_mode & 0777) == 0700);
+    CHECK(io_make_directory(in_dir("t"), 1, &e) == 0); /* existing is fine */
+    put_text("t/b", "1");
+    put_text("t/a", "2");
+    io_make_directory(in_dir("t/sub"), 0, &e);
+    put_text("t/sub/c", "3");
+    put_text("outside", "keep me");
+    CHECK(symlink("../outside", in_dir("t/link")) == 0);
+    CHECK(symlink("..", in_dir("t/up")) == 0);
+    CHECK(io_list(in_dir("t"), &pool, &names, &n, &e) == 0 && n == 5);
+    static const char *const expected[] = {"a", "b", "link", "sub", "up"};
+    for (size_t i = 0; i < n && i < 5; i++) CHECK_TEXT(names[i], expected[i]);
+    pool_free(&pool);
+    CHECK(io_exists(in_dir("t/link")) && io_is_directory(in_dir("t/up")));
+    CHECK(io_remove_tree(in_dir("t"), &e) == 0);
+    CHECK(!io_exists(in_dir("t")) && !strcmp(content("outside"), "keep me"));
+    CHECK(io_remove_tree(in_dir("t"), &e) == 0); /* already gone */
+    put_text("file", "x");
+    CHECK(io_make_directory(in_dir("file"), 0, &e) == -1 && e.code == ERR_CREATE);
+    CHECK(strstr(e.text, "found a file, expected a directory") != NULL);
+    CHECK(io_make_directory(in_dir("no/where"), 0, &e) == -1 && e.code == ERR_CREATE);
+    CHECK(io_list(in_dir("no"), &pool, &names, &n, &e) == -1 && e.code == ERR_NO_INPUT);
+    CHECK(io_sync_directory(dir, &e) == 0 && io_sync_directory(in_dir("no"), &e) == -1);
+    CHECK(io_rename(in_dir("file"), in_dir("renamed"), &e) == 0);
+    CHECK(io_exists(in_dir("renamed")) && !io_exists(in_dir("file")));
+    CHECK(io_rename(in_dir("file"), in_dir("again"), &e) == -1 && e.code == ERR_IO);
+    uint64_t free_bytes = 0;
+    CHECK(io_free_space(dir, &free_bytes, &e) == 0 && free_bytes > 0);
+    CHECK(io_free_space(in_dir("no"), &free_bytes, &e) == -1);
+}
+
+static void writes_are_whole(void)
+{
+    struct stat st;
+    put_text("w", "old");
+    chmod(in_dir("w"), 0600);
+    Writer w;
+    CHECK(writer_open(&w, in_dir("w"), &e) == 0);
+    CHECK(writer_put(&w, "new ", 4, &e) == 0 && writer_printf(&w, &e, "%d %s", 7, "x") == 0);
+    CHECK_TEXT(content("w"), "old"); /* until the commit */
+    CHECK(count_names(".tmp.") == 1);
+    CHECK(w.total == 7);
+    CHECK(writer_commit(&w, &e) == 0);
+    CHECK_TEXT(content("w"), "new 7 x");
+    CHECK(count_names(".tmp.") == 0);
+    CHECK(stat(in_dir("w"), &st) == 0 && (st.st_mode & 0777) == 0600); /* stays private */
+    writer_abort(&w);                                                  /* after a commit: nothing */
+    CHECK_TEXT(content("w"), "new 7 x");
+
+    CHECK(writer_open(&w, in_dir("w"), &e) == 0 && writer_put(&w, "lost", 4, &e) == 0);
+    writer_abort(&w);
+    CHECK_TEXT(content("w"), "new 7 x");
+    CHECK(count_names(".tmp.") == 0);
+    writer_abort(&w);
+    CHECK(writer_put(&w, "x", 1, &e) == -1 && e.code == ERR_INTERNAL);
+    CHECK(writer_commit(&w, &e) == -1);
+}
+
+static void writes_of_any_size(void)
+{
+    size_t n = 1000000, at = 0;
+    unsigned char *bytes = mem_alloc(n, &e);
+    for (size_t i = 0; i < n; i++) bytes[i] = (unsigned char)rng_u64(1, 2, i);
+    Writer w;
+    CHECK(writer_open(&w, in_dir("sizes"), &e) == 0);
+    for (uint64_t i = 0; at < n; i++) { /* pieces around the buffer's size, empty ones too */
+        size_t piece = rng_u64(3, 4, i) % (i % 3 ? 300 : 150000);
+        if (piece > n - at) piece = n - at;
+        CHECK(writer_put(&w, bytes + at, piece, &e) == 0);
+        at += piece;
+    }
+    char *longer = mem_alloc(5001, &e);
+    memset(longer, 'y', 5000);
+    longer[5000] = 0;
+    CHECK(writer_printf(&w, &e, "%s", longer) == 0);
+    CHECK(writer_commit(&w, &e) == 0);
+    char *data;
+    size_t len;
+    CHECK(io_read_file(in_dir("sizes"), 0, &data, &len, &e) == 0 && len == n + 5000);
+    CHECK(!memcmp(data, bytes, n) && !memcmp(data + n, longer, 5000));
+    mem_free(data);
+    mem_free(bytes);
+    mem_free(longer);
+}
+
+static void outputs_that_cannot_be(void)
+{
+    Writer w;
+    put_text("plain", "x");
+    io_make_directory(in_dir("locked"), 0, &e);
+    chmod(in_dir("locked"), 0500);
+    CHECK(symlink("nowhere", in_dir("dangling")) == 0);
+    static const char *const names[] = {"none/x", "plain/x", ".", "dangling", "locked/x"};
+    size_t count = sizeof names / sizeof names[0] - (geteuid() == 0); /* root writes everywhere */
+    for (size_t i = 0; i < count; i++) {
+        CHECK(writer_open(&w, in_dir(names[i]), &e) == -1);
+        CHECK(e.code == ERR_CREATE && strstr(e.text, in_dir(names[i])));
+        CHECK(!w.open);
+    }
+    CHECK_TEXT(content("plain"), "x");
+    CHECK(count_names(".tmp.") == 0);
+}
+
+/* A link stays a link; what it points to is replaced. */
+static void writes_through_links(void)
+{
+    struct stat st;
+    io_make_directory(in_dir("real"), 0, &e);
+    put_text("real/file", "old");
+    CHECK(symlink("real/file", in_dir("alias")) == 0);
+    CHECK(io_write_file(in_dir("alias"), "new", 3, &e) == 0);
+    CHECK(lstat(in_dir("alias"), &st) == 0 && S_ISLNK(st.st_mode));
+    CHECK_TEXT(content("real/file"), "new");
+}
+
+/* Devices are written to, never renamed over. */
+static void writes_to_devices(void)
+{
+    struct stat st;
+    CHECK(io_write_file("/dev/null", "x", 1, &e) == 0);
+    CHECK(stat("/dev/null", &st) == 0 && S_ISCHR(st.st_mode));
+    if (!io_exists("/dev/full")) return;
+    CHECK(io_write_file("/dev/full", "x", 1, &e) == -1 && e.code == ERR_IO);
+    CHECK(strstr(e.text, "/dev/full: cannot write: No space left on device") != NULL);
+    CHECK(stat("/dev/full", &st) == 0 && S_ISCHR(st.st_mode));
+}
+
+/* In a child, so that the limit ends with it: the disk is "full" after 100,000 bytes. */
+static void full_disk_child(void)
+{
+    struct rlimit limit = {100000, 100000};
+    static char block[70000];
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    test_failures = 0;
+    Writer w;
+    CHECK(writer_open(&w, in_dir("out"), &e) == 0);
+    CHECK(writer_put(&w, block, sizeof block, &e) == 0);
+    CHECK(writer_put(&w, block, sizeof block, &e) == -1 && e.code == ERR_IO);
+    CHECK(strstr(e.text, "/out: cannot write: ") && !strstr(e.text, ".tmp"));
+    CHECK(writer_put(&w, block, 1, &e) == -1);
+    writer_abort(&w);
+    CHECK(count_names(".tmp.") == 0);
+    CHECK_TEXT(content("out"), "old");
+    /* The failure may come at the last moment, in the commit. */
+    CHECK(writer_open(&w, in_dir("out"), &e) == 0);
+    for (int i = 0; i < 10; i++) CHECK(writer_put(&w, block, 9000, &e) == 0);
+    CHECK(writer_put(&w, block, 20000, &e) == 0);
+    CHECK(writer_commit(&w, &e) == -1 && e.code == ERR_IO && strstr(e.text, "/out: cannot"));
+    CHECK(count_names(".tmp.") == 0);
+    CHECK_TEXT(content("out"), "old");
+    CHECK(io_append_line(in_dir("log"), block, 40000, 1, &e) == -1 && e.code == ERR_IO);
+    struct stat st;
+    CHECK(stat(in_dir("log"), &st) == 0 && st.st_size == 80000); /* no torn line */
+}
+
+static void full_disks_change_nothing(void)
+{
+    static char block[80000];
+    put_text("out", "old");
+    put("log", block, sizeof block);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        full_disk_child();
+        fflush(stdout);
+        _exit(test_failures ? 1 : 0);
+    }
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* A temporary file left by a killed process that had our number is no obstacle. */
+static void stale_temporary_files(void)
+{
+    char name[100];
+    snprintf(name, sizeof name, "s.tmp.%ld", (long)getpid());
+    put_text(name, "left over");
+    CHECK(io_write_file(in_dir("s"), "fresh", 5, &e) == 0);
+    CHECK_TEXT(content("s"), "fresh");
+    CHECK(count_names(".tmp.") == 0);
+}
+
+static void logs_grow_by_lines(void)
+{
+    CHECK(io_append_line(in_dir("lines"), "{\"a\":1}", 7, 0, &e) == 0);
+    CHECK(io_append_line(in_dir("lines"), "{}", 2, 1, &e) == 0);
+    CHECK(io_append_line(in_dir("lines"), "", 0, 0, &e) == 0);
+    CHECK_TEXT(content("lines"), "{\"a\":1}\n{}\n\n");
+    CHECK(io_append_line(in_dir("none/x"), "a", 1, 0, &e) == -1 && e.code == ERR_CREATE);
+}
+
+/* The process number of a child that has ended and been waited for. */
+static long dead_process(void)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    waitpid(child, NULL, 0);
+    return (long)child;
+}
+
+static void locks_exclude(void)
+{
+    char host[64] = "", text[200];
+    gethostname(host, sizeof host - 1);
+    CHECK(io_lock(dir, &e) == 0);
+    snprintf(text, sizeof text, "%ld %s\n", (long)getpid(), host);
+    CHECK_TEXT(content("LOCK"), text);
+    io_unlock(dir);
+    CHECK(!io_exists(in_dir("LOCK")));
+    io_unlock(dir); /* not held: nothing */
+
+    snprintf(text, sizeof text, "%ld %s\n", (long)getppid(), host); /* lives */
+    put_text("LOCK", text);
+    CHECK(io_lock(dir, &e) == -1 && e.code == ERR_CREATE);
+    snprintf(text, sizeof text, "LOCK: in use by process %ld on %s", (long)getppid(), host);
+    CHECK(strstr(e.text, text) != NULL);
+    io_unlock(dir); /* not ours: stays */
+    CHECK(io_exists(in_dir("LOCK")));
+
+    put_text("LOCK", "1 another-host\n"); /* cannot be known from here */
+    CHECK(io_lock(dir, &e) == -1 && strstr(e.text, "process 1 on another-host"));
+    CHECK(io_lock(in_dir("none"), &e) == -1 && e.code == ERR_CREATE);
+}
+
+static void dead_locks_are_taken_over(void)
+{
+    char host[64] = "", text[200], ours[200];
+    gethostname(host, sizeof host - 1);
+    snprintf(ours, sizeof ours, "%ld %s\n", (long)getpid(), host);
+    snprintf(text, sizeof text, "%ld %s\n", dead_process(), host);
+    const char *const stale[] = {text, ours, "", "12", "12 ", "x y\n", "99999999999999999999 h\n"};
+    for (size_t i = 0; i < sizeof stale / sizeof stale[0]; i++) {
+        put_text("LOCK", stale[i]);
+        CHECK(io_lock(dir, &e) == 0);
+        CHECK_TEXT(content("LOCK"), ours);
+        io_unlock(dir);
+        CHECK(!io_exists(in_dir("LOCK")));
+    }
+}
+
+/* Eight processes race for one dead lock, again and again: never do two hold it. */
+static void only_one_takes_a_dead_lock(void)
+{
+    enum { RACERS = 8, ROUNDS = 20 };
+    char text[200], host[64] = "";
+    gethostname(host, sizeof host - 1);
+    long dead = dead_process();
+    for (int round = 0; round < ROUNDS; round++) {
+        snprintf(text, sizeof text, "%ld %s\n", dead, host);
+        put_text("LOCK", text);
+        int go[2], hold[2], winners = 0;
+        CHECK(pipe(go) == 0 && pipe(hold) == 0);
+        pid_t child[RACERS];
+        fflush(stdout);
+        for (int i = 0; i < RACERS; i++) {
+            child[i] = fork();
+            if (child[i] == 0) {
+                char c;
+                close(go[1]);
+                close(hold[1]);
+                if (read(go[0], &c, 1) != 0) _exit(9); /* all start when the parent closes it */
+                int won = io_lock(dir, &e) == 0;
+                if (won && read(hold[0], &c, 1) != 0) _exit(9); /* lives until all have tried */
+                _exit(won ? 1 : 0);
+            }
+        }
+        close(go[0]);
+        close(hold[0]);
+        close(go[1]);
+        for (int ended = 0; ended < RACERS - 1; ended++) { /* the losers end by themselves */
+            int status = 0;
+            waitpid(-1, &status, 0);
+            winners += WIFEXITED(status) ? WEXITSTATUS(status) : 100;
+        }
+        CHECK(winners == 0);
+        close(hold[1]);
+        int status = 0;
+        waitpid(-1, &status, 0);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    }
+    io_unlock(dir);
+}
+
+static void sha_of(const char *text, size_t repeat, size_t piece, char hex[65])
+{
+    Sha256 s;
+    size_t len = strlen(text), total = len * repeat;
+    char *all = mem_alloc(total, &e);
+    for (size_t i = 0; i < repeat; i++) memcpy(all + i * len, text, len);
+    sha256_begin(&s);
+    for (size_t at = 0; at < total; at += piece) {
+        sha256_add(&s, all + at, total - at < piece ? total - at : piece);
+    }
+    sha256_end(&s, hex);
+    mem_free(all);
+}
+
+/* FIPS 180-4 examples and the lengths around a block. */
+static void sha256_known_answers(void)
+{
+    static const struct {
+        const char *text;
+        size_t repeat;
+        const char *hex;
+    } cases[] = {
+        {"", 1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {"abc", 1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1,
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+        {"a", 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"},
+        {"a", 55, "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318"},
+        {"a", 56, "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a"},
+        {"a", 63, "7d3e74a05d7db15bce4ad9ec0658ea98e3f06eeecf16b4c6fff2da457ddc2f34"},
+        {"a", 64, "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb"},
+        {"a", 65, "635361c48bb9eab14198e76ea8ab7f1a41685d6ad62aa9146d301d4f17eb0ae0"},
+    };
+    static const size_t pieces[] = {1, 7, 63, 64, 65, 100000000};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        for (size_t k = 0; k < sizeof pieces / sizeof pieces[0]; k++) {
+            char hex[65];
+            sha_of(cases[i].text, cases[i].repeat, pieces[k], hex);
+            CHECK_TEXT(hex, cases[i].hex);
+        }
+    }
+    char hex[65];
+    put_text("abc", "abc");
+    CHECK(sha256_file(in_dir("abc"), hex, &e) == 0);
+    CHECK_TEXT(hex, cases[1].hex);
+    CHECK(sha256_file(in_dir("none"), hex, &e) == -1 && e.code == ERR_NO_INPUT);
+}
+
+static void jsonl_rows(void)
+{
+    JsonLines j;
+    Pool pool = {0};
+    Json *row = NULL;
+    put_text("rows", "\xEF\xBB\xBF{\"a\":1}\r\n\n  \t\r\n {\"a\":2} \n{\"a\":3}");
+    CHECK(jsonl_open(&j, in_dir("rows"), &e) == 0);
+    static const size_t lines[] = {1, 4, 5};
+    for (uint64_t i = 0; i < 3; i++) {
+        uint64_t v = 0;
+        CHECK(jsonl_next(&j, &pool, &row, &e) == 1 && json_u64(json_get(row, "a"), &v) == 0);
+        CHECK(v == i + 1 && j.line == lines[i]);
+    }
+    CHECK(jsonl_next(&j, &pool, &row, &e) == 0 && jsonl_next(&j, &pool, &row, &e) == 0);
+    CHECK(j.blank_lines == 2);
+    jsonl_close(&j);
+    static const char *const empty[] = {"", "\n", "\n\n \n", "\xEF\xBB\xBF"};
+    for (size_t i = 0; i < 4; i++) {
+        put_text("rows", empty[i]);
+        CHECK(jsonl_open(&j, in_dir("rows"), &e) == 0);
+        CHECK(jsonl_next(&j, &pool, &row, &e) == 0);
+        jsonl_close(&j);
+    }
+    pool_free(&pool);
+}
+
+static void jsonl_errors_name_the_line(void)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"{}\n{\"a\":}\n", "rows:2:6: found '}', expected a JSON value"},
+        {"{}\n\n[1]\n", "rows:3: found a row that is no object, expected {...}"},
+        {"\"x\"", "rows:1: found a row that is no object, expected {...}"},
+        {"{} {}", "rows:1:4: found '{', expected the end of the document"},
+        {"{\n}\n", "rows:1:2: found end of input, expected a key in quotes"},
+        {"{\"a\":\"\xFF\"}", "rows:1:7: found byte 0xFF, expected valid UTF-8"},
+        {"{\"a\":\"\\ud800\"}", "rows:1:7: found a lone high surrogate, expected a \\u pair"},
+        {"{\"a\":1,\"a\":2}", "rows:1:12: found the key \"a\" a second time"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        JsonLines j;
+        Pool pool = {0};
+        Json *row = NULL;
+        put_text("rows", cases[i].text);
+        CHECK(jsonl_open(&j, in_dir("rows"), &e) == 0);
+        int r = 1;
+        while (r == 1) r = jsonl_next(&j, &pool, &row, &e);
+        CHECK(r == -1 && e.code == ERR_DATA);
+        CHECK(strstr(e.text, cases[i].message) != NULL);
+        if (!strstr(e.text, cases[i].message)) printf("  %s\n", e.text);
+        jsonl_close(&j);
+        pool_free(&pool);
+    }
+    JsonLines j;
+    put_text("rows", "<!DOCTYPE html>");
+    CHECK(jsonl_open(&j, in_dir("rows"), &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "an HTML page") != NULL);
+    CHECK(jsonl_open(&j, in_dir("none"), &e) == -1 && e.code == ERR_NO_INPUT);
+}
+
+/* J18: a line of more than 256 MiB is refused by its number before it is parsed. */
+static void jsonl_lines_have_a_limit(void)
+{
+    const off_t limit = (off_t)1 << 28;
+    JsonLines j;
+    Pool pool = {0};
+    Json *row = NULL;
+    put_text("long", "{}\n");
+    CHECK(truncate(in_dir("long"), limit + 4) == 0); /* a hole: takes no disk */
+    CHECK(jsonl_open(&j, in_dir("long"), &e) == 0);
+    CHECK(jsonl_next(&j, &pool, &row, &e) == 1);
+    CHECK(jsonl_next(&j, &pool, &row, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "long:2: a line of 268435457 bytes, the limit is 268435456") != NULL);
+    jsonl_close(&j);
+    pool_free(&pool);
+    remove(in_dir("long"));
+}
+
+static void jsonl_reads_standard_input(void)
+{
+    int saved = dup(STDIN_FILENO), ends[2];
+    CHECK(pipe(ends) == 0);
+    CHECK(write(ends[1], "{\"a\":1}\n{\"a\":}", 14) == 14);
+    close(ends[1]);
+    dup2(ends[0], STDIN_FILENO);
+    close(ends[0]);
+    JsonLines j;
+    Pool pool = {0};
+    Json *row = NULL;
+    CHECK(jsonl_open(&j, "-", &e) == 0);
+    CHECK(jsonl_next(&j, &pool, &row, &e) == 1 && json_get(row, "a"));
+    CHECK(jsonl_next(&j, &pool, &row, &e) == -1);
+    CHECK(!strncmp(e.text, "standard input:2:6: found '}'", 29));
+    jsonl_close(&j);
+    pool_free(&pool);
+    dup2(saved, STDIN_FILENO);
+    close(saved);
+}
+
+static const Test tests[] = {
+    {"whole_files", whole_files},
+    {"inputs_that_are_none", inputs_that_are_none},
+    {"maps_and_reads_agree", maps_and_reads_agree},
+    {"paths_fit_or_fail", paths_fit_or_fail},
+    {"directories", directories},
+    {"writes_are_whole", writes_are_whole},
+    {"writes_of_any_size", writes_of_any_size},
+    {"outputs_that_cannot_be", outputs_that_cannot_be},
+    {"writes_through_links", writes_through_links},
+    {"writes_to_devices", writes_to_devices},
+    {"full_disks_change_nothing", full_disks_change_nothing},
+    {"stale_temporary_files", stale_temporary_files},
+    {"logs_grow_by_lines", logs_grow_by_lines},
+    {"locks_exclude", locks_exclude},
+    {"dead_locks_are_taken_over", dead_locks_are_taken_over},
+    {"only_one_takes_a_dead_lock", only_one_takes_a_dead_lock},
+    {"sha256_known_answers", sha256_known_answers},
+    {"jsonl_rows", jsonl_rows},
+    {"jsonl_errors_name_the_line", jsonl_errors_name_the_line},
+    {"jsonl_lines_have_a_limit", jsonl_lines_have_a_limit},
+    {"jsonl_reads_standard_input", jsonl_reads_standard_input},
+};
+
+int main(int argc, char **argv)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%.150s/align-test-io-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(dir)) {
+        perror(dir);
+        return 1;
+    }
+    int r = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
+    if (io_remove_tree(dir, &e)) printf("%s\n", e.text);
+    return r;
+}
