@@ -9,7 +9,7 @@ house="base maths
 tensor json io
 tape tokenizer chat
 lora model
-data kto dpo generate
+data kto dpo score generate
 train judge evaluate
 report cycle
 options align"
