@@ -12,19 +12,28 @@ STD = -std=c11 -ffp-contract=off -fno-math-errno
 OPENMP := $(shell echo 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null \
             2>/dev/null && echo -fopenmp)
 BUILD = build
+PROGRAM = align
 ALL_CFLAGS = $(STD) $(WARN) $(OPENMP) $(CFLAGS) $(EXTRA)
+SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -g
 
+# The top floor (align.c and what was split from it) prints and exits; the rooms below do not, and
+# are what the tests link.
 SOURCES := $(wildcard *.c)
-ROOMS := $(filter-out align.c,$(SOURCES))
+TOP := $(filter align.c align_%.c,$(SOURCES))
+TOP_OBJECTS := $(TOP:%.c=$(BUILD)/%.o)
+ROOMS := $(filter-out $(TOP),$(SOURCES))
 OBJECTS := $(ROOMS:%.c=$(BUILD)/%.o)
 # The same sources with double numbers, for gradient checks (SIMD files: float only, so empty).
-DOUBLE_ROOMS := $(ROOMS)
-DOUBLE_OBJECTS := $(DOUBLE_ROOMS:%.c=$(BUILD)/double/%.o)
+DOUBLE_OBJECTS := $(ROOMS:%.c=$(BUILD)/double/%.o)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/double_*.c))
 SHELL_TESTS := $(wildcard tests/cli_*.sh)
+FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 
-align: $(BUILD)/align.o $(OBJECTS) ## the program
+.PHONY: all
+all: $(PROGRAM) ## builds ./align
+
+$(PROGRAM): $(TOP_OBJECTS) $(OBJECTS)
 	$(CC) $(ALL_CFLAGS) $^ -o $@ -lm
 
 $(BUILD)/%.o: %.c
@@ -46,7 +55,7 @@ $(BUILD)/tests/double_%: tests/double_%.c $(BUILD)/double/rooms.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DREAL=double -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
-$(BUILD)/tests/test_%: tests/test_%.c $(BUILD)/rooms.a
+$(BUILD)/tests/%: tests/%.c $(BUILD)/rooms.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
@@ -56,44 +65,28 @@ $(BUILD)/tools/%: tests/tool_%.c $(BUILD)/rooms.a
 	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
 .PHONY: test
-test: align $(TESTS) $(DOUBLE_TESTS) ## all C tests; prints "N passed, N failed"
-	@tests/run.sh $(TESTS) $(DOUBLE_TESTS) $(SHELL_TESTS)
+test: tests $(PROGRAM) ## all C tests and those of the program; prints "N passed, N failed"
+	@ALIGN="$(RUNNER) ./$(PROGRAM)" RUNNER="$(RUNNER)" tests/run.sh $(TESTS) $(DOUBLE_TESTS) \
+	    $(SHELL_TESTS)
+
+.PHONY: tests
+tests: $(TESTS) $(DOUBLE_TESTS)
+
+.PHONY: demo
+demo: $(PROGRAM) ## a tiny model: DPO, KTO and the loop, with answers before and after
+	@sh tools/demo.sh
 
 .PHONY: asan
 asan: ## all tests again under the address and undefined-behaviour sanitizers
-	$(MAKE) BUILD=build/asan EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -g" \
-	    CFLAGS=-O1 PROGRAM=build/asan/align test
+	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O1 PROGRAM=build/asan/align test
 
-# Fault builds: the N-th allocation or file operation fails, as the environment says.
-FAULTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fault_*.c))
-.PHONY: faults
-faults: ## every allocation and file operation made to fail, one after the other
-	$(MAKE) BUILD=build/faults EXTRA="-DALIGN_FAULTS -fsanitize=address,undefined \
-	    -fno-sanitize-recover=all -g" CFLAGS=-O1 run-faults
-
-.PHONY: run-faults
-run-faults: $(FAULTS)
-	@tests/run.sh $(FAULTS)
-
-$(BUILD)/tests/fault_%: tests/fault_%.c $(BUILD)/rooms.a
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
-
-FUZZ_SECONDS = 10
-FUZZ_SEED = 1
-FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out tests/fuzz_main.c,$(wildcard tests/fuzz_*.c)))
 .PHONY: fuzz
-fuzz: ## random damage to every file format we read: FUZZ_SECONDS each (10)
-	$(MAKE) BUILD=build/fuzz EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -g" \
-	    CFLAGS=-O1 run-fuzz
+fuzz: ## damaged files into every parser under the sanitizers, FUZZ_SECONDS each (600)
+	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O1 PROGRAM=build/asan/align fuzz-run
 
-.PHONY: run-fuzz
-run-fuzz: $(FUZZERS)
-	@for f in $(FUZZERS); do $$f $(FUZZ_SECONDS) $(FUZZ_SEED) || exit 1; done
-
-$(BUILD)/tests/fuzz_%: tests/fuzz_%.c tests/fuzz_main.c $(BUILD)/rooms.a
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+.PHONY: fuzz-run
+fuzz-run: $(FUZZERS)
+	@for f in $(FUZZERS); do $$f $(or $(FUZZ_SECONDS),600) || exit 1; done
 
 .PHONY: floors
 floors: ## no file includes a room of a higher floor, or one to its right
@@ -104,7 +97,7 @@ mutants: ## breaks the code in some dozens of ways; each must be noticed by a na
 	@sh tests/mutants.sh
 
 .PHONY: parity
-parity: align ## numbers against TRL, PEFT, transformers and tokenizers (needs Python)
+parity: $(PROGRAM) ## numbers against TRL, PEFT, transformers and tokenizers (needs Python)
 	@sh tools/parity.sh
 
 .PHONY: format

@@ -1,10 +1,14 @@
 #!/bin/sh
 # Runs every test program given (and tests/cli_*.sh), prints the failures and one line of totals:
 # "N passed, N failed". Usage: tests/run.sh PROGRAM...
+# RUNNER, where set, is put before each compiled program (an emulator).
 passed=0
 failed=0
 for t in "$@"; do
-    out=$("$t" 2>&1)
+    case $t in
+    *.sh) out=$(sh "$t" 2>&1) ;;
+    *) out=$($RUNNER "$t" 2>&1) ;;
+    esac
     status=$?
     last=$(printf '%s\n' "$out" | tail -n 1)
     p=$(printf '%s\n' "$last" | sed -n 's/^\([0-9][0-9]*\) passed, [0-9][0-9]* failed$/\1/p')

@@ -1,0 +1,173 @@
+/* align.c - main: signals, the list of commands, help, and the one place that ends the program.
+ *
+ * Exit codes are those of base.h. The last line of stderr says what went wrong:
+ *     align COMMAND: what, where, found, allowed
+ */
+#include "align.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* In the order in which a newcomer meets them. */
+static const Command *const commands[] = {
+    &command_score,
+    &command_tokenize,
+    &command_inspect,
+};
+#define N_COMMANDS (sizeof commands / sizeof commands[0])
+
+/* Exit status after a second Ctrl-C: 128 + SIGINT, as shells have it. */
+#define EXIT_TWICE 130
+
+/* ---- signals ------------------------------------------------------------------------------- */
+
+/* What the SIGBUS handler writes: made beforehand, since a handler may not format. */
+static char bus_message[128];
+
+static void on_stop(int signal_number)
+{
+    (void)signal_number;
+    if (stop_requested) _exit(EXIT_TWICE);
+    stop_requested = 1;
+}
+
+/* A page of a mapped file could not be read. */
+static void on_bus(int signal_number)
+{
+    (void)signal_number;
+    ssize_t ignored = write(STDERR_FILENO, bus_message, strlen(bus_message));
+    (void)ignored;
+    _exit(ERR_IO);
+}
+
+static void handle(int signal_number, void (*handler)(int))
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler; /* no SA_RESTART: a chat waiting for input must notice Ctrl-C */
+    sigaction(signal_number, &action, NULL);
+}
+
+/* Ctrl-C, kill and a closed terminal ask to stop; a closed pipe and a full quota become error
+ * returns of write. */
+static void handle_signals(const char *command)
+{
+    snprintf(bus_message, sizeof bus_message,
+             "align %s: file changed or disk error: a mapped file can no longer be read "
+             "(--no-mmap reads it first)\n",
+             command);
+    handle(SIGINT, on_stop);
+    handle(SIGTERM, on_stop);
+    handle(SIGHUP, on_stop);
+    handle(SIGBUS, on_bus);
+    handle(SIGPIPE, SIG_IGN);
+    handle(SIGXFSZ, SIG_IGN);
+}
+
+/* ---- help ---------------------------------------------------------------------------------- */
+
+static int print_help(Err *e)
+{
+    Text t = {0};
+    int status = text_addf(&t, e,
+                           "align %s - finds where a language model complies with unsafe requests "
+                           "or refuses\nharmless ones, and corrects it with DPO and KTO.\n\n"
+                           "usage: align COMMAND [options]\n\ncommands:\n",
+                           ALIGN_VERSION);
+    for (size_t i = 0; i < N_COMMANDS && !status; i++)
+        status = text_addf(&t, e, "  %-10s %s\n", commands[i]->table->command,
+                           commands[i]->table->summary);
+    if (!status)
+        status = text_addf(&t, e,
+                           "\nalign COMMAND --help  every option of a command, with its default\n"
+                           "align --options       the options of all commands, as in README.md\n"
+                           "align --version       version\n");
+    if (status) {
+        text_free(&t);
+        return -1;
+    }
+    return print_text(&t, e);
+}
+
+static int print_option_table(Err *e)
+{
+    const OptionTable *tables[N_COMMANDS];
+    Text t = {0};
+    for (size_t i = 0; i < N_COMMANDS; i++) tables[i] = commands[i]->table;
+    if (!options_markdown(tables, N_COMMANDS, &t, e)) return print_text(&t, e);
+    text_free(&t);
+    return -1;
+}
+
+/* ---- commands ------------------------------------------------------------------------------ */
+
+static const Command *command_find(const char *name, Err *e)
+{
+    const char *names[N_COMMANDS];
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        names[i] = commands[i]->table->command;
+        if (!strcmp(names[i], name)) return commands[i];
+    }
+    err_set(e, ERR_USAGE, "unknown command \"%.60s\"; nearest: %s (align --help lists all)", name,
+            nearest_word(name, names, N_COMMANDS));
+    return NULL;
+}
+
+static int command_run(const Command *c, int argc, const char *const *argv, Err *e)
+{
+    Options o;
+    int status = options_parse(&o, c->table, argc, argv, notes(), e);
+    if (!status && o.help) {
+        Text t = {0};
+        status = options_help(c->table, &t, e);
+        if (!status) status = print_text(&t, e);
+        text_free(&t);
+    } else if (!status) {
+        notes_quiet(option_flag(&o, "quiet"));
+        status = c->run(&o, e);
+    }
+    options_free(&o);
+    return status;
+}
+
+/* What argv asks for; *name = the command, for messages. */
+static int dispatch(int argc, const char *const *argv, const char **name, Err *e)
+{
+    const char *first = argc > 1 ? argv[1] : "";
+    if (!strcmp(first, "--help") || !strcmp(first, "-h")) return print_help(e);
+    if (!strcmp(first, "--options")) return print_option_table(e);
+    if (!strcmp(first, "--version")) {
+        printf("align %s\n", ALIGN_VERSION);
+        return 0;
+    }
+    if (argc < 2) return err_set(e, ERR_USAGE, "no command given; align --help lists them");
+    int asks_help = !strcmp(first, "help"); /* align help COMMAND */
+    if (asks_help && argc < 3) return print_help(e);
+    const Command *c = command_find(asks_help ? argv[2] : first, e);
+    if (!c) return -1;
+    *name = c->table->command;
+    handle_signals(*name);
+    static const char *const help[] = {"--help"};
+    return asks_help ? command_run(c, 1, help, e) : command_run(c, argc - 2, argv + 2, e);
+}
+
+/* A result that did not reach its reader is a failure, however late it shows. */
+static int finish_stdout(int status, Err *e)
+{
+    if ((!fflush(stdout) && !ferror(stdout)) || status) return status;
+    return stdout_failed(e);
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = "";
+    Err e = {0};
+    handle_signals("");
+    int status = dispatch(argc, (const char *const *)argv, &name, &e);
+    status = finish_stdout(status, &e);
+    if (!status) return 0;
+    if (e.text[0]) fprintf(stderr, "align%s%s: %s\n", *name ? " " : "", name, e.text);
+    return e.code ? e.code : ERR_INTERNAL;
+}

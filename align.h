@@ -1,0 +1,94 @@
+/* align.h - what the files of the top floor share: the commands, option groups that several of them
+ * take, opening a model, writing results, notes and progress for people.
+ *
+ * Only this floor prints. Results go to stdout (or to -o, all or nothing), everything else to
+ * stderr. A command returns 0, or -1 with *e filled; align.c prints it and exits with its code.
+ */
+#ifndef ALIGN_ALIGN_H
+#define ALIGN_ALIGN_H
+
+#include "chat.h"
+#include "data.h"
+#include "model.h"
+#include "options.h"
+
+#include <stdio.h>
+
+#define ALIGN_VERSION "0.1.0"
+
+typedef struct {
+    const OptionTable *table;
+    int (*run)(const Options *o, Err *e);
+} Command;
+
+/* align_text.c */
+extern const Command command_tokenize, command_score;
+/* align_inspect.c */
+extern const Command command_inspect;
+
+/* ---- options that several commands take ----------------------------------------------------- */
+
+extern const OptionGroup group_model;   /* --model */
+extern const OptionGroup group_adapter; /* --adapter */
+extern const OptionGroup group_engine;  /* --precision --kernel --threads --no-mmap ... */
+extern const OptionGroup group_rows;    /* --map --chat-template --parse-special */
+extern const OptionGroup group_quiet;   /* --quiet */
+
+/* What group_rows says, for rows of a kind; max_length and append_eos are the caller's. */
+DataOptions row_options(const Options *o, DataKind kind);
+int model_flags(const Options *o);      /* of model_load, from group_engine */
+Precision precision_of(const Options *o);
+void threads_from(const Options *o);
+
+/* ---- a model ready to run ------------------------------------------------------------------- */
+
+/* Everything that reading a text with a model takes, from group_model, group_adapter and
+ * group_engine. Starts from {0}; close it also after an error. */
+typedef struct {
+    Tokenizer *tokenizer;
+    Model model;
+    Lora lora;
+    const Lora *adapter; /* &lora, or NULL without --adapter */
+    Compute compute;
+    int model_open, compute_open;
+} Engine;
+int engine_open(Engine *g, const Options *o, Err *e);
+void engine_close(Engine *g);
+
+/* ---- notes and progress --------------------------------------------------------------------- */
+
+/* Where lower floors send their notes: stderr, "align: ..."; --quiet keeps only warnings. */
+const Log *notes(void);
+void notes_quiet(int quiet);
+int stderr_is_terminal(void);
+
+/* A bar with the time left on a terminal, else a plain line now and then. Nothing with --quiet. */
+typedef struct {
+    const char *what; /* "score" */
+    const char *unit; /* of what is counted per second: "tokens" */
+    double start, shown;
+    int drawn; /* a bar stands on the screen */
+} Progress;
+void progress_begin(Progress *p, const char *what, const char *unit);
+/* done of total; units counted so far; `tail` (or NULL) stands at the end of the line. */
+void progress_show(Progress *p, uint64_t done, uint64_t total, uint64_t units, const char *tail);
+void progress_end(Progress *p);
+
+/* ---- results -------------------------------------------------------------------------------- */
+
+/* Where results go: the file of --output, all or nothing, or standard output. */
+typedef struct {
+    Writer file;
+    int to_file;
+} Output;
+int output_open(Output *out, const char *path, Err *e); /* path NULL or "-" = standard output */
+int output_put(Output *out, const char *bytes, size_t len, Err *e);
+int output_commit(Output *out, Err *e);
+void output_abort(Output *out); /* safe after commit and on a zeroed Output */
+/* The error of a failed write to standard output (errno is set). A reader who left (a closed pipe)
+ * knows that already: the text is then empty, and nothing is printed. */
+int stdout_failed(Err *e);
+/* Prints a finished text on standard output and frees it. */
+int print_text(Text *t, Err *e);
+
+#endif

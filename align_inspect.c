@@ -1,0 +1,449 @@
+/* align_inspect.c - align inspect: what a model, an adapter, a data set, a run or this machine is.
+ *
+ * Facts are gathered once and shown twice: as lines for people, as one JSON object with --json.
+ */
+#include "align.h"
+
+#include <string.h>
+
+static const Option inspect_rows[] = {
+    {"verify", 0, OPTION_FLAG, NULL, NULL, "compare a cycle's ledger with the files it names"},
+    {"cpu", 0, OPTION_FLAG, NULL, NULL, "what this machine computes with"},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of lines"},
+};
+static const OptionGroup inspect_group = OPTION_GROUP("Inspect", inspect_rows);
+static const OptionGroup *const inspect_groups[] = {&inspect_group, &group_quiet, NULL};
+static const OptionTable inspect_table = {
+    "inspect", "what a model, adapter, data set or run is, with hashes", "[PATH]",
+    "align inspect MODEL", inspect_groups};
+
+/* ---- facts --------------------------------------------------------------------------------- */
+
+/* A flat object under construction, in one of its two forms. */
+typedef struct {
+    Text text;
+    int json;
+    size_t count;
+    size_t indent; /* of lines: inside a list of things */
+} Facts;
+
+#define NAME_COLUMN 18
+
+static int fact_name(Facts *f, const char *name, Err *e)
+{
+    if (!f->json)
+        return text_addf(&f->text, e, "%*s%-*s", (int)f->indent, "", NAME_COLUMN, name);
+    if (text_add(&f->text, f->count++ ? "," : "{", 1, e)) return -1;
+    if (json_put_string(&f->text, name, strlen(name), e)) return -1;
+    return text_add(&f->text, ":", 1, e);
+}
+
+static int fact_end(Facts *f, Err *e)
+{
+    return f->json ? 0 : text_add(&f->text, "\n", 1, e);
+}
+
+static int fact_text(Facts *f, const char *name, const char *value, Err *e)
+{
+    if (fact_name(f, name, e)) return -1;
+    int status = f->json ? json_put_string(&f->text, value, strlen(value), e)
+                         : text_addf(&f->text, e, "%s", value);
+    return status ? -1 : fact_end(f, e);
+}
+
+static int fact_count(Facts *f, const char *name, uint64_t value, Err *e)
+{
+    if (fact_name(f, name, e)) return -1;
+    if (text_addf(&f->text, e, "%llu", (unsigned long long)value)) return -1;
+    return fact_end(f, e);
+}
+
+static int fact_number(Facts *f, const char *name, double value, Err *e)
+{
+    if (fact_name(f, name, e) || json_put_f64(&f->text, value, e)) return -1;
+    return fact_end(f, e);
+}
+
+static int fact_flag(Facts *f, const char *name, int value, Err *e)
+{
+    if (!f->json) return fact_text(f, name, value ? "yes" : "no", e);
+    if (fact_name(f, name, e)) return -1;
+    return text_addf(&f->text, e, "%s", value ? "true" : "false");
+}
+
+/* A list of things, each a Facts of its own: facts_list, then for each facts_item ... , facts_end. */
+static int facts_list(Facts *f, const char *name, Err *e)
+{
+    if (fact_name(f, name, e)) return -1;
+    return f->json ? text_add(&f->text, "[", 1, e) : text_add(&f->text, "\n", 1, e);
+}
+
+static int facts_list_end(Facts *f, Err *e)
+{
+    return f->json ? text_add(&f->text, "]", 1, e) : 0;
+}
+
+/* A file of the thing inspected: its size and SHA-256. first = no comma before it. */
+static int fact_file(Facts *f, const char *dir, const char *name, int first, Err *e)
+{
+    char path[IO_PATH_MAX], hex[65];
+    FileMap map;
+    if (dir ? io_path(path, sizeof path, dir, name, e)
+            : (snprintf(path, sizeof path, "%s", name), 0))
+        return -1;
+    if (filemap_open(&map, path, 1, e)) return -1;
+    unsigned long long size = map.size;
+    filemap_close(&map);
+    if (sha256_file(path, hex, e)) return -1;
+    if (!f->json) return text_addf(&f->text, e, "  %s  %12llu  %s\n", hex, size, name);
+    if (text_addf(&f->text, e, "%s{\"name\":", first ? "" : ",")) return -1;
+    if (json_put_string(&f->text, name, strlen(name), e)) return -1;
+    return text_addf(&f->text, e, ",\"bytes\":%llu,\"sha256\":\"%s\"}", size, hex);
+}
+
+/* Every regular file of a directory (one level), with its hash. */
+static int facts_directory(Facts *f, const char *dir, Err *e)
+{
+    Pool pool = {0};
+    char **names, path[IO_PATH_MAX];
+    size_t n = 0, shown = 0;
+    int status = io_list(dir, &pool, &names, &n, e);
+    if (!status) status = facts_list(f, "files", e);
+    for (size_t i = 0; i < n && !status; i++) {
+        status = io_path(path, sizeof path, dir, names[i], e);
+        if (!status && !io_is_directory(path)) status = fact_file(f, dir, names[i], !shown++, e);
+    }
+    if (!status) status = facts_list_end(f, e);
+    pool_free(&pool);
+    return status;
+}
+
+/* ---- a model ------------------------------------------------------------------------------- */
+
+static int facts_rope(Facts *f, const ModelConfig *c, Err *e)
+{
+    if (fact_text(f, "rope", c->rope.type, e) || fact_number(f, "rope theta", c->rope.theta, e))
+        return -1;
+    return strcmp(c->rope.type, "default") ? fact_number(f, "rope factor", c->rope.factor, e) : 0;
+}
+
+/* The stored type of a weight matrix: all are alike in practice, the first one is shown. */
+static int facts_config(Facts *f, const Model *m, Err *e)
+{
+    const ModelConfig *c = &m->config;
+    uint64_t numbers = 0;
+    for (size_t i = 0; i < m->n_files; i++)
+        for (size_t t = 0; t < m->files[i].count; t++) numbers += m->files[i].tensors[t].count;
+    const char *dtype = dtype_name(m->layers[0].linear[TARGET_Q].w.dtype);
+    return fact_text(f, "family", c->family, e) || fact_count(f, "layers", c->layers, e) ||
+                   fact_count(f, "hidden", c->H, e) || fact_count(f, "feed-forward", c->F, e) ||
+                   fact_count(f, "vocabulary", c->V, e) || fact_count(f, "query heads", c->Q, e) ||
+                   fact_count(f, "key/value heads", c->G, e) ||
+                   fact_count(f, "head width", c->D, e) ||
+                   fact_count(f, "positions", c->max_positions, e) ||
+                   fact_count(f, "sliding window", c->window, e) || facts_rope(f, c, e) ||
+                   fact_flag(f, "tied embeddings", c->tied, e) ||
+                   fact_text(f, "stored as", dtype, e) || fact_count(f, "parameters", numbers, e) ||
+                   fact_count(f, "weight bytes", m->weight_bytes, e)
+               ? -1
+               : 0;
+}
+
+static int facts_tokenizer(Facts *f, const char *dir, Err *e)
+{
+    Tokenizer *t = tokenizer_load(dir, notes(), e);
+    if (!t) return -1;
+    size_t len;
+    Err unknown;
+    const char *bos = tokenizer_bos_text(t), *eos = tokenizer_eos_text(t);
+    const ChatTemplate *chat = NULL;
+    int has_template = tokenizer_chat_template(t, &len) != NULL;
+    if (has_template) chat = chat_find(t, NULL, &unknown);
+    const char *name = !has_template ? "none" : chat ? chat_name(chat) : "unknown";
+    int status = fact_count(f, "tokens", tokenizer_size(t), e) ||
+                 fact_text(f, "bos", bos ? bos : "none", e) ||
+                 fact_text(f, "eos", eos ? eos : "none", e) ||
+                 fact_text(f, "chat template", name, e);
+    tokenizer_free(t);
+    return status ? -1 : 0;
+}
+
+static int inspect_model(Facts *f, const char *dir, Err *e)
+{
+    Model m;
+    char hex[65], path[IO_PATH_MAX];
+    if (fact_text(f, "kind", "model", e)) return -1;
+    if (io_path(path, sizeof path, dir, "config.json", e)) return -1;
+    if (io_exists(path)) {
+        if (model_load(&m, dir, 0, notes(), e)) return -1;
+        int status = facts_config(f, &m, e) || model_hash(&m, hex, e) ||
+                     fact_text(f, "model sha256", hex, e);
+        model_close(&m);
+        if (status) return -1;
+    }
+    if (io_path(path, sizeof path, dir, "tokenizer.json", e)) return -1;
+    if (io_exists(path) && facts_tokenizer(f, dir, e)) return -1;
+    return facts_directory(f, dir, e);
+}
+
+/* ---- tensors and adapters ------------------------------------------------------------------ */
+
+/* "model.norm.weight  F32 [64]" */
+static int fact_tensor(Facts *f, const StTensor *t, int first, Err *e)
+{
+    Text shape = {0};
+    int status = text_add(&shape, "[", 1, e);
+    for (size_t d = 0; d < t->n_dims && !status; d++)
+        status = text_addf(&shape, e, "%s%llu", d ? "," : "", (unsigned long long)t->shape[d]);
+    if (!status) status = text_add(&shape, "]", 1, e);
+    if (!status && f->json) {
+        status = text_addf(&f->text, e, "%s{\"name\":", first ? "" : ",");
+        if (!status) status = json_put_string(&f->text, t->name, t->name_len, e);
+        if (!status)
+            status = text_addf(&f->text, e, ",\"dtype\":\"%s\",\"shape\":%s}", t->dtype_text,
+                               shape.data);
+    } else if (!status) {
+        status = text_addf(&f->text, e, "  %-5s %-16s %s\n", t->dtype_text, shape.data, t->name);
+    }
+    text_free(&shape);
+    return status;
+}
+
+static int inspect_safetensors(Facts *f, const char *path, Err *e)
+{
+    Safetensors s;
+    char hex[65];
+    uint64_t numbers = 0;
+    if (safetensors_open(&s, path, 1, e)) return -1;
+    for (size_t i = 0; i < s.count; i++) numbers += s.tensors[i].count;
+    int status = fact_text(f, "kind", "safetensors", e) || sha256_file(path, hex, e) ||
+                 fact_text(f, "sha256", hex, e) || fact_count(f, "bytes", s.map.size, e) ||
+                 fact_count(f, "parameters", numbers, e) || facts_list(f, "tensors", e);
+    for (size_t i = 0; i < s.count && !status; i++)
+        status = fact_tensor(f, &s.tensors[i], i == 0, e);
+    if (!status) status = facts_list_end(f, e);
+    safetensors_close(&s);
+    return status ? -1 : 0;
+}
+
+/* A member of a JSON object as a fact, in its own spelling; nothing where it is absent. */
+static int fact_member(Facts *f, const char *name, const Json *object, const char *key, Err *e)
+{
+    const Json *j = json_get(object, key);
+    if (!j) return 0;
+    if (!f->json && j->type == JSON_STRING) return fact_text(f, name, j->text, e);
+    if (fact_name(f, name, e) || json_put(&f->text, j, e)) return -1;
+    return fact_end(f, e);
+}
+
+/* Reads dir/name; NULL with *e. */
+static const Json *read_object(const char *dir, const char *name, Pool *pool, Err *e)
+{
+    char path[IO_PATH_MAX], *bytes;
+    size_t len;
+    if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &bytes, &len, e))
+        return NULL;
+    const Json *j = json_parse(pool, bytes, len, path, JSON_ALLOW_BOM, e);
+    mem_free(bytes);
+    return j;
+}
+
+static int inspect_adapter(Facts *f, const char *dir, Err *e)
+{
+    static const char *const keys[] = {"peft_type", "base_model_name_or_path", "r", "lora_alpha",
+                                       "use_rslora", "lora_dropout", "target_modules"};
+    Pool pool = {0};
+    Safetensors s;
+    char path[IO_PATH_MAX];
+    uint64_t numbers = 0;
+    const Json *config = read_object(dir, "adapter_config.json", &pool, e);
+    int status = config ? fact_text(f, "kind", "adapter", e) : -1;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && !status; i++)
+        status = fact_member(f, keys[i], config, keys[i], e);
+    pool_free(&pool);
+    if (status || io_path(path, sizeof path, dir, "adapter_model.safetensors", e) ||
+        safetensors_open(&s, path, 1, e))
+        return -1;
+    for (size_t i = 0; i < s.count && !status; i++) {
+        numbers += s.tensors[i].count;
+        status = safetensors_check_finite(&s, &s.tensors[i], e);
+    }
+    status = status || fact_count(f, "tensors", s.count, e) ||
+             fact_count(f, "parameters", numbers, e);
+    safetensors_close(&s);
+    return status ? -1 : facts_directory(f, dir, e);
+}
+
+/* ---- data sets ----------------------------------------------------------------------------- */
+
+/* A column of a JSONL file: how many rows have it, and as what. */
+typedef struct {
+    const char *name;
+    size_t rows, of_type[JSON_OBJECT + 1];
+} ColumnCount;
+#define COLUMNS_MAX 64 /* shown; more are counted as one */
+
+static int count_columns(const Json *row, ColumnCount *columns, size_t *n, Pool *names, Err *e)
+{
+    for (const Json *j = row->child; j; j = j->next) {
+        size_t c = 0;
+        while (c < *n && strcmp(columns[c].name, j->key)) c++;
+        if (c == COLUMNS_MAX) continue;
+        if (c == *n) {
+            columns[c] = (ColumnCount){.name = pool_strndup(names, j->key, j->key_len, e)};
+            if (!columns[c].name) return -1;
+            ++*n;
+        }
+        columns[c].rows++;
+        columns[c].of_type[j->type]++;
+    }
+    return 0;
+}
+
+/* "strings 12, true 3": what a column holds. */
+static int put_types(Text *out, const ColumnCount *c, Err *e)
+{
+    static const char *const nouns[] = {"null",    "false", "true",   "numbers",
+                                        "strings", "lists", "objects"};
+    int any = 0;
+    for (size_t t = 0; t < sizeof nouns / sizeof *nouns; t++) {
+        if (!c->of_type[t]) continue;
+        if (text_addf(out, e, "%s%s %zu", any++ ? ", " : "", nouns[t], c->of_type[t])) return -1;
+    }
+    return 0;
+}
+
+static int facts_columns(Facts *f, const ColumnCount *columns, size_t n, Err *e)
+{
+    if (facts_list(f, "columns", e)) return -1;
+    for (size_t c = 0; c < n; c++) {
+        Text types = {0};
+        int status = put_types(&types, &columns[c], e);
+        if (!status && f->json) {
+            status = text_addf(&f->text, e, "%s{\"name\":", c ? "," : "");
+            if (!status)
+                status = json_put_string(&f->text, columns[c].name, strlen(columns[c].name), e);
+            if (!status)
+                status = text_addf(&f->text, e, ",\"rows\":%zu,\"types\":\"%s\"}", columns[c].rows,
+                                   types.data);
+        } else if (!status) {
+            status = text_addf(&f->text, e, "  %-*s%s\n", NAME_COLUMN, columns[c].name, types.data);
+        }
+        text_free(&types);
+        if (status) return -1;
+    }
+    return facts_list_end(f, e);
+}
+
+/* What the rows are good for, by the columns that all of them have. */
+static const char *data_use(const ColumnCount *columns, size_t n, size_t rows)
+{
+    static const struct {
+        const char *columns[3], *use;
+    } uses[] = {
+        {{"chosen", "rejected", NULL}, "preference pairs (align dpo, align kto)"},
+        {{"prompt", "completion", "label"}, "labelled answers (align kto)"},
+        {{"prompt", "response", "action"}, "judged answers (align evaluate)"},
+        {{"prompt", "response", NULL}, "answers (align judge)"},
+        {{"prompt", "completion", NULL}, "answers (align sft, align score)"},
+        {{"messages", NULL, NULL}, "conversations (align sft)"},
+        {{"prompt", NULL, NULL}, "prompts (align generate)"},
+        {{"text", NULL, NULL}, "texts (align sft, align tokenize)"},
+    };
+    for (size_t u = 0; u < sizeof uses / sizeof *uses; u++) {
+        int fits = 1;
+        for (size_t k = 0; k < 3 && uses[u].columns[k]; k++) {
+            size_t c = 0;
+            while (c < n && strcmp(columns[c].name, uses[u].columns[k])) c++;
+            fits &= c < n && columns[c].rows == rows;
+        }
+        if (fits) return uses[u].use;
+    }
+    return "unknown";
+}
+
+static int inspect_data(Facts *f, const char *path, Err *e)
+{
+    ColumnCount columns[COLUMNS_MAX];
+    JsonLines lines;
+    Pool names = {0};
+    size_t n = 0, rows = 0;
+    char hex[65];
+    int more = 1, status = 0;
+    if (jsonl_open(&lines, path, e)) return -1;
+    while (!status && more > 0) {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        status = more < 0 ? -1 : more ? count_columns(row, columns, &n, &names, e) : 0;
+        rows += more > 0;
+        pool_free(&pool);
+    }
+    if (!status)
+        status = fact_text(f, "kind", "data set", e) || sha256_file(path, hex, e) ||
+                 fact_text(f, "sha256", hex, e) || fact_count(f, "bytes", lines.len, e) ||
+                 fact_count(f, "rows", rows, e) ||
+                 fact_count(f, "blank lines", lines.blank_lines, e) ||
+                 fact_text(f, "good for", rows ? data_use(columns, n, rows) : "nothing", e) ||
+                 facts_columns(f, columns, n, e);
+    jsonl_close(&lines);
+    pool_free(&names);
+    return status ? -1 : 0;
+}
+
+/* ---- which of them ------------------------------------------------------------------------- */
+
+static int has_file(const char *dir, const char *name)
+{
+    char path[IO_PATH_MAX];
+    return !io_path(path, sizeof path, dir, name, NULL) && io_exists(path);
+}
+
+static int ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && !strcmp(text + n - m, end);
+}
+
+static int inspect_path(Facts *f, const char *path, Err *e)
+{
+    if (!io_exists(path)) return err_set(e, ERR_NO_INPUT, "%s: there is no such file", path);
+    if (!io_is_directory(path))
+        return ends_with(path, ".safetensors") ? inspect_safetensors(f, path, e)
+                                               : inspect_data(f, path, e);
+    if (has_file(path, "adapter_config.json")) return inspect_adapter(f, path, e);
+    if (has_file(path, "config.json") || has_file(path, "tokenizer.json"))
+        return inspect_model(f, path, e);
+    return err_set(e, ERR_DATA,
+                   "%s: nothing known: a model has config.json, an adapter adapter_config.json, a "
+                   "run metrics.jsonl or ledger.jsonl", path);
+}
+
+/* ---- this machine -------------------------------------------------------------------------- */
+
+static int inspect_cpu(Facts *f, Err *e)
+{
+    Compute c;
+    if (compute_open(&c, "auto", PRECISION_F32, e)) return -1;
+    int status = fact_text(f, "kind", "machine", e) ||
+                 fact_text(f, "kernels", compute_available(), e) ||
+                 fact_text(f, "kernel", compute_name(&c), e) ||
+                 fact_count(f, "threads", (uint64_t)threads_count(), e) ||
+                 fact_count(f, "pointer bits", 8 * sizeof(void *), e);
+    compute_close(&c);
+    return status ? -1 : 0;
+}
+
+static int inspect_run(const Options *o, Err *e)
+{
+    Facts f = {.json = option_flag(o, "json")};
+    if (!o->operand == !option_flag(o, "cpu"))
+        return err_set(e, ERR_USAGE, "PATH or --cpu is needed, and only one of them");
+    int status = o->operand ? inspect_path(&f, o->operand, e) : inspect_cpu(&f, e);
+    if (!status && f.json) status = text_add(&f.text, "}\n", 2, e);
+    if (!status) status = print_text(&f.text, e);
+    text_free(&f.text);
+    return status;
+}
+
+const Command command_inspect = {&inspect_table, inspect_run};

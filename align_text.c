@@ -1,0 +1,209 @@
+/* align_text.c - the commands about given text: tokenize and score. */
+#include "align.h"
+#include "score.h"
+
+#include <string.h>
+
+/* ---- align tokenize ------------------------------------------------------------------------ */
+
+static const Option tokenize_rows[] = {
+    {"prompt", 'p', OPTION_TEXT, NULL, NULL, "a text: prints each id with its piece"},
+    {"data", 0, OPTION_FILE, NULL, NULL, "JSONL rows {\"text\"} (- = standard input)"},
+    {"output", 'o', OPTION_FILE, NULL, NULL,
+     "JSONL rows {\"index\",\"ids\"} (default: standard output)"},
+    {"parse-special", 0, OPTION_FLAG, NULL, NULL,
+     "spellings of special tokens in the text become those tokens"},
+    {"no-special", 0, OPTION_FLAG, NULL, NULL, "leave out what the tokenizer adds (BOS, EOS)"},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "with --prompt: one JSON object instead of lines"},
+};
+static const OptionGroup tokenize_group = OPTION_GROUP("Text", tokenize_rows);
+static const OptionGroup *const tokenize_groups[] = {&group_model, &tokenize_group, &group_quiet,
+                                                     NULL};
+static const OptionTable tokenize_table = {
+    "tokenize", "token ids of texts", NULL, "align tokenize -m MODEL -p \"Hello world\"",
+    tokenize_groups};
+
+/* "ids":[1,2,3] */
+static int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e)
+{
+    if (text_addf(out, e, "\"%s\":[", name)) return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (text_addf(out, e, "%s%ld", i ? "," : "", (long)ids[i])) return -1;
+    }
+    return text_add(out, "]", 1, e);
+}
+
+/* The pieces of -p: one line each, or one object. */
+static int put_pieces(const Tokenizer *t, const Ids *ids, int json, Text *out, Err *e)
+{
+    if (json && (text_add(out, "{", 1, e) || put_ids(out, "ids", ids->ids, ids->count, e) ||
+                 text_addf(out, e, ",\"pieces\":[")))
+        return -1;
+    for (size_t i = 0; i < ids->count; i++) {
+        size_t len = 0;
+        const char *piece = tokenizer_piece(t, ids->ids[i], &len);
+        if (json ? i && text_add(out, ",", 1, e) : text_addf(out, e, "%7ld  ", (long)ids->ids[i]))
+            return -1;
+        if (json_put_string(out, piece ? piece : "", len, e)) return -1;
+        if (!json && text_addf(out, e, "%s\n", tokenizer_is_special(t, ids->ids[i]) ? "  special"
+                                                                                     : ""))
+            return -1;
+    }
+    return json ? text_addf(out, e, "]}\n") : 0;
+}
+
+/* One row of --data; appends its line to out. */
+static int tokenize_row(const Tokenizer *t, const Json *row, size_t index, int flags, Ids *ids,
+                        Text *out, Err *e)
+{
+    const Json *text = json_get(row, "text");
+    if (!text || text->type != JSON_STRING)
+        return err_set(e, ERR_DATA, "\"text\" must be a string");
+    ids->count = 0;
+    if (tokenizer_encode(t, text->text, text->len, flags, ids, e)) return -1;
+    if (text_addf(out, e, "{\"index\":%zu,", index)) return -1;
+    if (put_ids(out, "ids", ids->ids, ids->count, e)) return -1;
+    return text_addf(out, e, "}\n");
+}
+
+static int tokenize_file(const Tokenizer *t, const Options *o, int flags, Err *e)
+{
+    const char *path = option_text(o, "data");
+    JsonLines lines;
+    Output out = {0};
+    Ids ids = {0};
+    Text text = {0};
+    if (jsonl_open(&lines, path, e)) return -1;
+    int status = output_open(&out, option_text(o, "output"), e), more = 1;
+    for (size_t index = 0; !status && more > 0; index++) {
+        Pool pool = {0};
+        Json *row = NULL;
+        more = jsonl_next(&lines, &pool, &row, e);
+        status = more < 0 ? -1 : 0;
+        text.len = 0;
+        if (more > 0 && tokenize_row(t, row, index, flags, &ids, &text, e))
+            status = err_prefix(e, "%s:%zu", path, lines.line);
+        if (more > 0 && !status) status = output_put(&out, text.data, text.len, e);
+        if (stop_requested && !status) status = err_set(e, ERR_INTERRUPTED, "interrupted");
+        pool_free(&pool);
+    }
+    if (!status) status = output_commit(&out, e);
+    output_abort(&out);
+    text_free(&text);
+    ids_free(&ids);
+    jsonl_close(&lines);
+    return status;
+}
+
+static int tokenize_run(const Options *o, Err *e)
+{
+    const char *prompt = option_text(o, "prompt");
+    if (!prompt == !option_text(o, "data"))
+        return err_set(e, ERR_USAGE, "--prompt TEXT or --data FILE is needed, and only one of them");
+    int flags = (option_flag(o, "parse-special") ? TOKENIZE_SPECIAL : 0) |
+                (option_flag(o, "no-special") ? 0 : TOKENIZE_ADD);
+    Tokenizer *t = tokenizer_load(option_text(o, "model"), notes(), e);
+    if (!t) return -1;
+    Ids ids = {0};
+    Text text = {0};
+    int status;
+    if (!prompt) {
+        status = tokenize_file(t, o, flags, e);
+    } else {
+        status = tokenizer_encode(t, prompt, strlen(prompt), flags, &ids, e);
+        if (!status) status = put_pieces(t, &ids, option_flag(o, "json"), &text, e);
+        if (!status) status = print_text(&text, e);
+    }
+    text_free(&text);
+    ids_free(&ids);
+    tokenizer_free(t);
+    return status;
+}
+
+const Command command_tokenize = {&tokenize_table, tokenize_run};
+
+/* ---- align score --------------------------------------------------------------------------- */
+
+static const Option completion_rows[] = {
+    {"data", 0, OPTION_FILE, option_required, NULL,
+     "JSONL rows {\"prompt\",\"completion\"}, as text or conversations"},
+    {"output", 'o', OPTION_FILE, NULL, NULL, "JSONL, one row each (default: standard output)"},
+    {"tokens", 0, OPTION_FLAG, NULL, NULL, "also each completion token's id and log-prob"},
+    {"eos", 0, OPTION_FLAG, NULL, NULL, "append the end token to completions in plain text"},
+};
+static const OptionGroup score_group = OPTION_GROUP("Score", completion_rows);
+static const OptionGroup *const score_groups[] = {&group_model,  &group_adapter, &score_group,
+                                                  &group_rows,   &group_engine,  &group_quiet,
+                                                  NULL};
+static const OptionTable score_table = {
+    "score", "log-probs of given completions", NULL,
+    "align score -m MODEL --data rows.jsonl --tokens -o scores.jsonl", score_groups};
+
+/* What the rows' scores are written with. */
+typedef struct {
+    const Dataset *data;
+    Output out;
+    Text line;
+    int tokens; /* --tokens */
+    uint64_t scored;
+    Progress progress;
+} ScoreWriter;
+
+/* "token_logps":[null,-1.25]: null where the token has nothing before it. */
+static int put_token_logps(Text *out, const Score *s, Err *e)
+{
+    if (text_addf(out, e, ",\"token_logps\":[")) return -1;
+    for (size_t t = 0; t < s->n; t++) {
+        if (t && text_add(out, ",", 1, e)) return -1;
+        int status = t < s->skipped ? text_add(out, "null", 4, e)
+                                    : json_put_f32(out, (float)s->logp[t - s->skipped], e);
+        if (status) return -1;
+    }
+    return text_add(out, "]", 1, e);
+}
+
+static int write_score(void *ctx, const Score *s, Err *e)
+{
+    ScoreWriter *w = ctx;
+    const Row *row = &w->data->rows[s->row];
+    Text *line = &w->line;
+    line->len = 0;
+    if (text_addf(line, e, "{\"index\":%zu,\"prompt_tokens\":%zu,\"completion_tokens\":%zu,"
+                           "\"logp\":", row->index, row->n_prompt, s->n) ||
+        json_put_f64(line, s->sum, e))
+        return -1;
+    if (w->tokens && (text_add(line, ",", 1, e) || put_ids(line, "token_ids", s->ids, s->n, e) ||
+                      put_token_logps(line, s, e)))
+        return -1;
+    if (text_addf(line, e, "}\n") || output_put(&w->out, line->data, line->len, e)) return -1;
+    w->scored += row->n_prompt + s->n;
+    progress_show(&w->progress, s->row + 1, w->data->count, w->scored, NULL);
+    return 0;
+}
+
+static int score_run(const Options *o, Err *e)
+{
+    Engine g = {0};
+    Dataset data = {0};
+    ScoreWriter w = {.data = &data, .tokens = option_flag(o, "tokens")};
+    DataOptions rows = row_options(o, DATA_COMPLETION);
+    rows.append_eos = option_flag(o, "eos");
+    rows.keep_empty = 1; /* every row is answered */
+    int status = output_open(&w.out, option_text(o, "output"), e);
+    if (!status) status = engine_open(&g, o, e);
+    if (!status) status = data_load(&data, option_text(o, "data"), &rows, g.tokenizer, notes(), e);
+    if (!status) {
+        progress_begin(&w.progress, "score", "tokens");
+        status = score_rows(&g.model, g.adapter, &g.compute, data.rows, data.count, 1, 0,
+                            write_score, &w, e);
+        progress_end(&w.progress);
+    }
+    if (!status) status = output_commit(&w.out, e);
+    output_abort(&w.out);
+    text_free(&w.line);
+    data_close(&data);
+    engine_close(&g);
+    return status;
+}
+
+const Command command_score = {&score_table, score_run};
