@@ -45,7 +45,8 @@ typedef struct {
 } Compute;
 
 /* kernel: "auto", "ref", "avx2", "neon" (later also "avx512", "avx512bf16"). One that this machine
- * or build does not have is ERR_USAGE naming those that it has. */
+ * or build does not have is ERR_USAGE naming those that it has. Scratch is made for the threads set
+ * at this moment: threads_set comes first. */
 int compute_open(Compute *c, const char *kernel, Precision precision, Err *e);
 void compute_close(Compute *c);
 const char *compute_name(const Compute *c);
