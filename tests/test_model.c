@@ -345,8 +345,10 @@ static void same_bits_of(const char *name)
     const int threads[] = {1, 2, 3, 7};
     for (size_t i = 0; i < 4; i++) {
         threads_set(threads[i]); /* scratch is made for the threads that are set */
+        tape_close(&tape);
         compute_close(&compute);
         CHECK(!compute_open(&compute, "auto", PRECISION_F32, &e));
+        CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
         score(&m, &lora, seqs, lens, 3, 0, other);
         CHECK(!memcmp(together, other, n * sizeof *other));
     }
