@@ -225,7 +225,7 @@ static int walk_accepts(const AddedWalk *w, const AddedToken *found, size_t at, 
     size_t i;
     if (found->special && !w->ours && !w->special) return 0;
     if (found->special && w->ours)
-        for (i = at; i < end; i++)
+        for (i = at + found->lead; i < end; i++)
             if (!w->ours[i]) return 0;
     if (!found->single_word) return 1;
     if (at > 0 && unicode_is_word(utf8_before(w->text, at, &i))) return 0;

@@ -26,6 +26,7 @@ typedef struct {
 typedef struct {
     const char *text; /* what to look for: the content, or its normalized form */
     size_t len;
+    size_t lead; /* bytes in front that the normalizer prepends: the space before the token */
     int32_t id;
     unsigned char special, single_word, lstrip, rstrip;
 } AddedToken;

@@ -464,6 +464,8 @@ static int added_load(Loader *l, const Json *j)
     if (!a.text) return -1;
     if (!a.len) return load_error(l, j, "added token \"%.60s\" is empty once normalized",
                                   content.text);
+    if (t->n_normalize && t->normalize[0].kind == NORMALIZE_PREPEND && t->normalize[0].to.len < a.len)
+        a.lead = t->normalize[0].to.len;
     added_insert(&t->normalized, a);
     return 0;
 }

@@ -90,7 +90,7 @@ static Tokenizer *byte_level(const char *pre_tokenizer, const char *options)
 /* The ids of text as "1 7 4". */
 static const char *ids_of(const Tokenizer *t, const char *text, size_t len, int flags)
 {
-    static char shown[1024];
+    static char shown[2048];
     size_t at = 0;
     Ids ids = {0};
     shown[0] = 0;
@@ -110,7 +110,7 @@ static const char *ids_of(const Tokenizer *t, const char *text, size_t len, int 
 /* ids to text, at once; the streamed text must be the same. */
 static const char *text_of(const Tokenizer *t, const int32_t *ids, size_t n, int skip)
 {
-    static char shown[1024];
+    static char shown[2048];
     Text whole = {0}, streamed = {0};
     Decoder d;
     int failed = tokenizer_decode(t, ids, n, skip, &whole, &err);
