@@ -62,9 +62,8 @@ static const Kernels kernels_ref = {
 };
 
 enum {
-    ELEMENTS_PER_TASK = 16384, /* enough to pay for handing out a task */
-    COLUMNS_PER_TASK = 64,     /* where a task owns columns of all rows: whole cache lines */
-    GAIN_CHUNK = 256           /* norm gains converted at a time, on the stack */
+    COLUMNS_PER_TASK = 64, /* where a task owns columns of all rows: whole cache lines */
+    GAIN_CHUNK = 256       /* norm gains converted at a time, on the stack */
 };
 
 /* ---- choosing a kernel --------------------------------------------------------------------- */
@@ -169,7 +168,7 @@ static void row_add_task(void *ctx, size_t block)
 void tensor_embed(const Compute *c, real *x, const Mat *E, const int32_t *ids, size_t T)
 {
     RowJob j = {.c = c, .out = x, .E = E, .ids = ids, .n = T, .H = E->cols};
-    threads_run(row_copy_task, &j, T);
+    tasks_run(row_copy_task, &j, T, (double)T * (double)j.H);
 }
 
 void tensor_embed_backward(const Compute *c, real *dE, const real *dx, const int32_t *ids, size_t T,
@@ -177,14 +176,14 @@ void tensor_embed_backward(const Compute *c, real *dE, const real *dx, const int
 {
     (void)V;
     RowJob j = {.c = c, .out = dE, .in = dx, .ids = ids, .n = T, .H = H};
-    threads_run(row_add_task, &j, size_ceil(H, COLUMNS_PER_TASK));
+    tasks_run(row_add_task, &j, size_ceil(H, COLUMNS_PER_TASK), (double)T * (double)H);
 }
 
 void tensor_gather(const Compute *c, real *y, const real *x, const uint32_t *rows, size_t n,
                    size_t H)
 {
     RowJob j = {.c = c, .out = y, .in = x, .rows = rows, .n = n, .H = H};
-    threads_run(row_copy_task, &j, n);
+    tasks_run(row_copy_task, &j, n, (double)n * (double)H);
 }
 
 void tensor_gather_backward(const Compute *c, real *dx, const real *dy, const uint32_t *rows,
@@ -192,7 +191,7 @@ void tensor_gather_backward(const Compute *c, real *dx, const real *dy, const ui
 {
     (void)T;
     RowJob j = {.c = c, .out = dx, .in = dy, .rows = rows, .n = n, .H = H};
-    threads_run(row_add_task, &j, size_ceil(H, COLUMNS_PER_TASK));
+    tasks_run(row_add_task, &j, size_ceil(H, COLUMNS_PER_TASK), (double)n * (double)H);
 }
 
 /* ---- element by element -------------------------------------------------------------------- */
@@ -211,14 +210,14 @@ typedef struct {
 /* The range of task i: its first element, and in *n its length. */
 static size_t range_of(const RangeJob *j, size_t i, size_t *n)
 {
-    size_t first = i * ELEMENTS_PER_TASK;
-    *n = size_min(ELEMENTS_PER_TASK, j->n - first);
+    size_t first = i * TASK_WORK;
+    *n = size_min(TASK_WORK, j->n - first);
     return first;
 }
 
 static void range_run(Task task, RangeJob *j)
 {
-    threads_run(task, j, size_ceil(j->n, ELEMENTS_PER_TASK));
+    threads_run(task, j, size_ceil(j->n, TASK_WORK));
 }
 
 static void add_task(void *ctx, size_t i)
@@ -301,7 +300,7 @@ typedef struct {
 
 static size_t rows_per_task(size_t H)
 {
-    return H < ELEMENTS_PER_TASK ? ELEMENTS_PER_TASK / (H ? H : 1) : 1;
+    return H < TASK_WORK ? TASK_WORK / (H ? H : 1) : 1;
 }
 
 /* Gains [first, first + n) as real. */
@@ -373,8 +372,9 @@ void tensor_rmsnorm_backward(const Compute *c, real *dx, real *dg, const real *d
 {
     NormJob j = {.c = c, .y = dx, .dg = dg, .dy = dy, .x = x, .g = g, .saved = r, .T = T,
                  .H = g->rows * g->cols};
-    if (dx) threads_run(norm_dx_task, &j, T);
-    if (dg) threads_run(norm_dg_task, &j, size_ceil(j.H, COLUMNS_PER_TASK));
+    double work = (double)T * (double)j.H;
+    if (dx) tasks_run(norm_dx_task, &j, T, work);
+    if (dg) tasks_run(norm_dg_task, &j, size_ceil(j.H, COLUMNS_PER_TASK), work);
 }
 
 /* ---- rope ---------------------------------------------------------------------------------- */
@@ -403,7 +403,7 @@ void tensor_rope(const Compute *c, real *x, const real *cos, const real *sin,
 {
     RopeJob j = {.c = c, .x = x, .cos = cos, .sin = sin, .position = position, .heads = heads,
                  .D = D, .sign = inverse ? -1 : 1};
-    threads_run(rope_task, &j, T);
+    tasks_run(rope_task, &j, T, (double)T * (double)(heads * D));
 }
 
 /* ---- optimiser ----------------------------------------------------------------------------- */
@@ -419,7 +419,7 @@ typedef struct {
 static void adamw_task(void *ctx, size_t i)
 {
     const AdamWJob *j = ctx;
-    size_t at = i * ELEMENTS_PER_TASK, n = size_min(ELEMENTS_PER_TASK, j->n - at);
+    size_t at = i * TASK_WORK, n = size_min(TASK_WORK, j->n - at);
     j->c->kernels->adamw(j->w + at, j->g + at, j->m + at, j->v + at, n, &j->step);
 }
 
@@ -437,7 +437,7 @@ void tensor_adamw(const Compute *c, real *w, const real *g, real *m, real *v, si
                          .root2 = (real)sqrt(correction2),
                          .eps = (real)a->eps,
                          .rate = (real)(a->lr / correction1)};
-    threads_run(adamw_task, &j, size_ceil(n, ELEMENTS_PER_TASK));
+    threads_run(adamw_task, &j, size_ceil(n, TASK_WORK));
 }
 
 enum { SQUARE_CHUNKS = 4096 }; /* at most so many partial sums, kept in scratch */
@@ -467,7 +467,7 @@ double tensor_sum_squares(const Compute *c, const real *x, size_t n)
 {
     /* The chunks are a function of n alone. */
     size_t chunk = size_ceil(n, SQUARE_CHUNKS);
-    if (chunk < ELEMENTS_PER_TASK) chunk = ELEMENTS_PER_TASK;
+    if (chunk < TASK_WORK) chunk = TASK_WORK;
     size_t count = size_ceil(n, chunk);
     SquaresJob j = {.x = x, .sums = (double *)(void *)c->scratch, .n = n, .chunk = chunk};
     threads_run(squares_task, &j, count);
@@ -478,7 +478,12 @@ double tensor_sum_squares(const Compute *c, const real *x, size_t n)
 
 size_t tensor_find_nonfinite(const real *x, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return i;
+    for (size_t at = 0; at < n; at += TASK_WORK) { /* first whether, then where */
+        size_t end = size_min(n, at + TASK_WORK);
+        int all = 1;
+        for (size_t i = at; i < end; i++) all &= x[i] - x[i] == 0;
+        for (size_t i = at; i < end && !all; i++)
+            if (!isfinite(x[i])) return i;
+    }
     return n;
 }

@@ -97,6 +97,15 @@ static size_t blocks_of(const AttentionJob *a, const AttentionSeq *seq)
     return size_ceil(seq->count, a->queries) * a->head_parts;
 }
 
+/* Multiply-adds of the scores, as if no window hid a key. */
+static double attention_work(const AttentionJob *a)
+{
+    double work = 0;
+    for (size_t i = 0; i < a->n_seqs; i++)
+        work += (double)a->seqs[i].count * (double)(a->seqs[i].pos + a->seqs[i].count);
+    return work * (double)(a->s->Q * a->s->D);
+}
+
 /* ---- keys and values as operands ----------------------------------------------------------- */
 
 /* The keys or values of head g from position `first` on. */
@@ -267,7 +276,7 @@ void tensor_attention(const Compute *c, real *o, real *stat, const real *q,
     a.q = q;
     size_t blocks = 0;
     for (size_t i = 0; i < n_seqs; i++) blocks += blocks_of(&a, &seqs[i]);
-    threads_run(attention_task, &a, blocks * s->G);
+    tasks_run(attention_task, &a, blocks * s->G, attention_work(&a));
 }
 
 /* ---- backward ------------------------------------------------------------------------------ */
@@ -336,5 +345,5 @@ void tensor_attention_backward(const Compute *c, real *dq, const real *dout, con
     a.out = o;
     a.saved = stat;
     a.q = q;
-    threads_run(attention_backward_task, &a, s->G);
+    tasks_run(attention_backward_task, &a, s->G, attention_work(&a));
 }

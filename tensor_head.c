@@ -114,10 +114,10 @@ static void head_block(HeadJob *j, const real *h, size_t n)
         j->width = size_min(HEAD_CHUNK, j->w->rows - j->first);
         Mat chunk = mat_rows(j->w, j->first, j->width);
         tensor_linear(j->c, j->z, h, &chunk, n, 0);
-        threads_run(head_row_task, j, n);
+        tasks_run(head_row_task, j, n, (double)n * (double)j->width);
         if (j->direction) head_mix(j, &chunk, n);
     }
-    threads_run(head_finish_task, j, n);
+    tasks_run(head_finish_task, j, n, (double)n * (double)j->H);
 }
 
 void tensor_logprob(const Compute *c, real *logp, real *square, real *direction, const real *h,

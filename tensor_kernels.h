@@ -156,6 +156,18 @@ static inline real lanes_max(const real lanes[LANES])
     return s[0];
 }
 
+/* Handing out a task costs some microseconds, so no task should have much less work than this
+ * (multiply-adds, or numbers touched). */
+enum { TASK_WORK = 1 << 15 };
+/* threads_run for n tasks that do `work` in all; alone where that is too little to share. */
+static inline void tasks_run(Task task, void *ctx, size_t n, double work)
+{
+    if (work >= TASK_WORK)
+        threads_run(task, ctx, n);
+    else
+        for (size_t i = 0; i < n; i++) task(ctx, i);
+}
+
 static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t size_ceil(size_t n, size_t unit) { return n / unit + (n % unit != 0); }
 

@@ -144,7 +144,8 @@ void product_run(const Compute *c, const Product *p)
     ProductJob j = {.c = c, .p = p, .cols = per_group * width};
     j.rows = size_ceil(size_ceil(p->M, blocks), unit) * unit;
     j.groups = size_ceil(panels, per_group);
-    threads_run(product_task, &j, size_ceil(p->M, j.rows) * j.groups);
+    tasks_run(product_task, &j, size_ceil(p->M, j.rows) * j.groups,
+              (double)p->M * (double)p->N * (double)p->K);
 }
 
 /* A chain of no terms: 0, or what was there. */
