@@ -421,6 +421,12 @@ static int dtype_rank(Dtype t)
     return 4;
 }
 
+static int by_out_name(const void *a, const void *b)
+{
+    const StOut *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
 static int by_file_order(const void *a, const void *b)
 {
     const StOut *const *x = a, *const *y = b;
@@ -527,6 +533,21 @@ static int put_file(Writer *w, const Text *header, const StOut *const *order, si
     return 0;
 }
 
+/* The tensors in the order of the file; two with one name would make a file nobody can read. */
+static int file_order(const StOut **order, const StOut *tensors, size_t count, Err *e)
+{
+    for (size_t i = 0; i < count; i++) order[i] = &tensors[i];
+    sort_items(order, count, sizeof *order, by_out_name);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(order[i - 1]->name, order[i]->name) == 0) {
+            return err_set(e, ERR_INTERNAL, "tensor \"%.200s\" is to be written twice",
+                           order[i]->name);
+        }
+    }
+    sort_items(order, count, sizeof *order, by_file_order);
+    return 0;
+}
+
 int safetensors_write(const char *path, const StOut *tensors, size_t count,
                       const char *const *metadata, Err *e)
 {
@@ -535,9 +556,8 @@ int safetensors_write(const char *path, const StOut *tensors, size_t count,
     int r = -1;
     const StOut **order = mem_calloc(count, sizeof *order, e);
     if (!order) return -1;
-    for (size_t i = 0; i < count; i++) order[i] = &tensors[i];
-    sort_items(order, count, sizeof *order, by_file_order);
-    if (put_header(&header, order, count, metadata, e) == 0 && writer_open(&w, path, e) == 0 &&
+    if (file_order(order, tensors, count, e) == 0 &&
+        put_header(&header, order, count, metadata, e) == 0 && writer_open(&w, path, e) == 0 &&
         put_file(&w, &header, order, count, e) == 0) {
         r = writer_commit(&w, e);
     }
