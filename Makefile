@@ -28,6 +28,7 @@ DOUBLE_OBJECTS := $(ROOMS:%.c=$(BUILD)/double/%.o)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/double_*.c))
 SHELL_TESTS := $(wildcard tests/cli_*.sh)
+TEST_TOOLS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/tool_*.c))
 FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 
 .PHONY: all
@@ -66,11 +67,11 @@ $(BUILD)/tools/%: tests/tool_%.c $(BUILD)/rooms.a
 
 .PHONY: test
 test: tests $(PROGRAM) ## all C tests and those of the program; prints "N passed, N failed"
-	@ALIGN="$(RUNNER) ./$(PROGRAM)" RUNNER="$(RUNNER)" tests/run.sh $(TESTS) $(DOUBLE_TESTS) \
-	    $(SHELL_TESTS)
+	@ALIGN="$(RUNNER) ./$(PROGRAM)" RUNNER="$(RUNNER)" TOOLS="$(BUILD)/tests" \
+	    tests/run.sh $(TESTS) $(DOUBLE_TESTS) $(SHELL_TESTS)
 
 .PHONY: tests
-tests: $(TESTS) $(DOUBLE_TESTS)
+tests: $(TESTS) $(DOUBLE_TESTS) $(TEST_TOOLS)
 
 .PHONY: demo
 demo: $(PROGRAM) ## a tiny model: DPO, KTO and the loop, with answers before and after

@@ -74,8 +74,8 @@ static int fact_flag(Facts *f, const char *name, int value, Err *e)
 /* A list of things, each a Facts of its own: facts_list, then for each facts_item ... , facts_end. */
 static int facts_list(Facts *f, const char *name, Err *e)
 {
-    if (fact_name(f, name, e)) return -1;
-    return f->json ? text_add(&f->text, "[", 1, e) : text_add(&f->text, "\n", 1, e);
+    if (!f->json) return text_addf(&f->text, e, "%s\n", name);
+    return fact_name(f, name, e) || text_add(&f->text, "[", 1, e) ? -1 : 0;
 }
 
 static int facts_list_end(Facts *f, Err *e)

@@ -1,0 +1,39 @@
+#!/bin/sh
+# align inspect: each kind of thing is recognised, in both forms; hashes are those of sha256sum.
+. "$(dirname "$0")/lib.sh"
+
+gives "model" 0 align inspect "$MODEL"
+has "model" '^kind +model$' "$T/out"
+has "model: parameters" '^parameters +32032$' "$T/out"
+if command -v sha256sum >/dev/null; then
+    hash=$(sha256sum <"$MODEL/model.safetensors" | cut -d ' ' -f 1)
+    has "model: hash of the weights" "$hash +130216 +model.safetensors" "$T/out"
+fi
+gives "model as JSON" 0 align inspect "$MODEL" --json
+has "model as JSON" '^\{"kind":"model",.*"tied embeddings":false,.*"files":\[\{"name":"config' "$T/out"
+gives "adapter" 0 align inspect tests/golden/llama/adapter
+has "adapter" '^r +3$' "$T/out"
+gives "adapter as JSON" 0 align inspect tests/golden/llama/adapter --json
+has "adapter as JSON" '"lora_alpha":6,.*"parameters":1680' "$T/out"
+gives "safetensors" 0 align inspect "$MODEL/model.safetensors"
+has "safetensors" '^  F32 +\[258,32\] +lm_head.weight$' "$T/out"
+printf '{"prompt":"a","chosen":"b","rejected":"c"}\n{"prompt":"a","chosen":"b","rejected":null}\n' \
+    >"$T/pairs.jsonl"
+gives "data set" 0 align inspect "$T/pairs.jsonl"
+has "data set" '^good for +preference pairs' "$T/out"
+has "columns and what they hold" '^  rejected +null 1, strings 1$' "$T/out"
+gives "data set as JSON" 0 align inspect "$T/pairs.jsonl" --json
+has "data set as JSON" '"columns":\[\{"name":"prompt","rows":2,"types":"strings 2"\}' "$T/out"
+gives "machine" 0 align inspect --cpu
+has "machine" '^kernels .*ref' "$T/out"
+
+refuses "nothing to inspect" 64 "PATH or --cpu" align inspect
+refuses "not there" 66 "none" align inspect "$T/none"
+mkdir "$T/empty"
+refuses "unknown directory" 65 "empty: nothing known" align inspect "$T/empty"
+printf 'x' >"$T/bad.safetensors"
+refuses "damaged safetensors" 65 "bad.safetensors" align inspect "$T/bad.safetensors"
+printf '{"a":1}\n{' >"$T/bad.jsonl"
+refuses "damaged rows" 65 "bad.jsonl:2" align inspect "$T/bad.jsonl"
+
+finish

@@ -1,0 +1,92 @@
+#!/bin/sh
+# align tokenize and align score on the tiny model.
+. "$(dirname "$0")/lib.sh"
+
+# ---- tokenize
+gives "pieces of a text" 0 align tokenize -m "$MODEL" -p "a b"
+has "special token shown" '^ *256  "<\|begin\|>"  special$' "$T/out"
+lines "one line a piece" 4 "$T/out"
+printf '{"text":"ab"}\n\n{"text":"","other":1}\n{"text":"<|end|>"}\n' >"$T/texts.jsonl"
+gives "a file of texts" 0 align tokenize -m "$MODEL" --data "$T/texts.jsonl" -o "$T/ids.jsonl"
+cat >"$T/want" <<'END'
+{"index":0,"ids":[256,97,98]}
+{"index":1,"ids":[256]}
+{"index":2,"ids":[256,60,124,101,110,100,124,62]}
+END
+same "a file of texts" "$T/want" "$T/ids.jsonl"
+gives "special spellings" 0 align tokenize -m "$MODEL" --data "$T/texts.jsonl" --parse-special \
+    --no-special
+has "special spellings" '^\{"index":2,"ids":\[257\]\}$' "$T/out"
+has "--no-special" '^\{"index":0,"ids":\[97,98\]\}$' "$T/out"
+gives "standard input" 0 sh -c "$ALIGN tokenize -m $MODEL --data - <$T/texts.jsonl"
+same "standard input" "$T/want" "$T/out"
+refuses "neither text nor file" 64 "--prompt TEXT or --data FILE" align tokenize -m "$MODEL"
+refuses "no tokenizer" 66 "tokenizer.json" align tokenize -m "$T" -p a
+printf '{"text":"a"}\n{"text":7}\n' >"$T/bad.jsonl"
+cp "$T/ids.jsonl" "$T/old.jsonl"
+refuses "a row that is no text" 65 'bad.jsonl:2: "text"' \
+    align tokenize -m "$MODEL" --data "$T/bad.jsonl" -o "$T/ids.jsonl"
+same "the old file stays" "$T/old.jsonl" "$T/ids.jsonl"
+refuses "an output that cannot be made" 73 "nowhere/ids" \
+    align tokenize -m "$MODEL" --data "$T/texts.jsonl" -o "$T/nowhere/ids.jsonl"
+
+# ---- score
+cat >"$T/rows.jsonl" <<'END'
+{"prompt":"ab","completion":"cde"}
+{"prompt":"ab","completion":"x"}
+{"prompt":"","completion":"abc"}
+{"prompt":"abc","completion":""}
+END
+gives "score" 0 align score -m "$MODEL" --data "$T/rows.jsonl" -o "$T/scores.jsonl"
+lines "a line for each row" 4 "$T/scores.jsonl"
+has "counts" '^\{"index":0,"prompt_tokens":3,"completion_tokens":3,"logp":-[0-9.]*\}$' \
+    "$T/scores.jsonl"
+has "an empty prompt leaves BOS" '^\{"index":2,"prompt_tokens":1,"completion_tokens":3,' \
+    "$T/scores.jsonl"
+has "an empty completion scores 0" '"index":3,"prompt_tokens":4,"completion_tokens":0,"logp":0}' \
+    "$T/scores.jsonl"
+gives "--tokens" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --tokens
+has "--tokens" '"token_ids":\[99,100,101\],"token_logps":\[-[0-9.]*,-[0-9.]*,-[0-9.]*\]\}$' "$T/out"
+gives "--eos" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --tokens --eos
+has "--eos" '"completion_tokens":4,.*"token_ids":\[99,100,101,257\]' "$T/out"
+
+# Every row alone, in any number of threads, by either way of reading, gives the same bits.
+head -n 1 "$T/rows.jsonl" >"$T/one.jsonl"
+gives "one row" 0 align score -m "$MODEL" --data "$T/one.jsonl" -o "$T/one.scores"
+head -n 1 "$T/scores.jsonl" >"$T/first"
+same "alone or in company" "$T/first" "$T/one.scores"
+for t in 1 2 3 7; do
+    gives "$t threads" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --threads $t -o "$T/t.scores"
+    same "$t threads" "$T/scores.jsonl" "$T/t.scores"
+done
+for k in ref auto; do
+    gives "kernel $k" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --kernel $k -o "$T/t.scores"
+    same "kernel $k" "$T/scores.jsonl" "$T/t.scores"
+done
+gives "--no-mmap" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --no-mmap --check-tensors \
+    -o "$T/t.scores"
+same "--no-mmap" "$T/scores.jsonl" "$T/t.scores"
+
+# Without BOS the first token of an empty prompt has nothing before it.
+sed 's/"post_processor":.*"decoder"/"post_processor":null,"decoder"/' "$MODEL/tokenizer.json" \
+    >"$T/tokenizer.json"
+cp -r "$MODEL" "$T/plain"
+cp "$T/tokenizer.json" "$T/plain/tokenizer.json"
+gives "no BOS" 0 align score -m "$T/plain" --data "$T/rows.jsonl" --tokens
+has "null for a token with nothing before it" \
+    '"index":2,"prompt_tokens":0,"completion_tokens":3,.*"token_logps":\[null,-[0-9.]*,-[0-9.]*\]' \
+    "$T/out"
+
+# Faults.
+refuses "a row without a completion" 65 'bad.jsonl:1: .*"completion"' \
+    sh -c "echo '{\"prompt\":\"a\"}' >$T/bad.jsonl; $ALIGN score -m $MODEL --data $T/bad.jsonl"
+refuses "missing data" 66 "none.jsonl" align score -m "$MODEL" --data "$T/none.jsonl"
+refuses "missing model" 66 "nowhere" align score -m "$T/nowhere" --data "$T/rows.jsonl"
+cp -r "$MODEL" "$T/short"
+head -c 100000 "$MODEL/model.safetensors" >"$T/short/model.safetensors"
+refuses "a truncated model" 65 "model.safetensors: .*short" \
+    align score -m "$T/short" --data "$T/rows.jsonl"
+refuses "kernels of another machine" 64 "--kernel|kernel" \
+    align score -m "$MODEL" --data "$T/rows.jsonl" --kernel avx512bf16
+
+finish

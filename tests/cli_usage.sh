@@ -1,0 +1,78 @@
+#!/bin/sh
+# The command line: help, unknown names, values out of range, configuration files, exit codes.
+. "$(dirname "$0")/lib.sh"
+
+# Help.
+gives "help" 0 align --help
+cp "$T/out" "$T/help"
+commands=$(sed -n 's/^  \([a-z]*\)  .*/\1/p' "$T/help")
+for c in $commands; do
+    gives "help of $c" 0 align "$c" --help
+    has "help of $c names it" "^align $c - " "$T/out"
+    has "help of $c: --config" "--config FILE" "$T/out"
+    cp "$T/out" "$T/long"
+    gives "align help $c" 0 align help "$c"
+    same "align help $c is align $c --help" "$T/out" "$T/long"
+done
+for c in score tokenize inspect; do
+    has "help lists $c" "^  $c  " "$T/help"
+done
+gives "version" 0 align --version
+gives "table of options" 0 align --options
+has "table of options" '^\| `--model`, `-m` \| ' "$T/out"
+
+# Unknown names, with the nearest.
+refuses "no command" 64 "align --help" align
+refuses "unknown command" 64 'unknown command "scroe"; nearest: score' align scroe
+refuses "unknown option" 64 'align score: .*"--toknes"; nearest: tokens' align score --toknes
+refuses "unknown short option" 64 '"-x"' align score -x
+refuses "stray operand" 64 '"stray"' align score -m "$MODEL" stray
+
+# Values.
+refuses "missing value at the end" 64 "--model: its value is missing" align score -m
+refuses "missing value before an option" 64 "--model: its value is missing" align score -m --tokens
+refuses "required option" 64 "--model is missing" align score --tokens
+for v in 0 -1 100000 abc nan 1.5 ""; do
+    refuses "--threads $v" 64 '--threads: found .*\[1,1024\]' align score -m "$MODEL" --threads "$v"
+done
+refuses "--precision" 64 'nearest: bf16' align score -m "$MODEL" --precision fb16
+refuses "value for a flag" 64 '--tokens: found "7"' align score -m "$MODEL" --tokens=7
+
+# Configuration files.
+printf '{"model": "%s", "prompt": "ab", "json": true}' "$MODEL" >"$T/config.json"
+gives "a file supplies options" 0 align tokenize --config "$T/config.json"
+has "a file supplies options" '^\{"ids":\[256,97,98\]' "$T/out"
+gives "a flag beats the file" 0 align tokenize --config "$T/config.json" -p c
+has "a flag beats the file" '^\{"ids":\[256,99\]' "$T/out"
+printf '{"modle": "x"}' >"$T/config.json"
+refuses "unknown key" 64 'config.json: unknown key "modle"; nearest: model' \
+    align tokenize --config "$T/config.json"
+printf '{"model": "x"' >"$T/config.json"
+refuses "broken file" 65 "config.json" align tokenize --config "$T/config.json"
+refuses "missing file" 66 "none.json" align tokenize --config "$T/none.json"
+
+# An option given twice.
+gives "given twice" 0 align tokenize -m nowhere -m "$MODEL" -p a
+has "given twice" "warning: --model is given twice" "$T/err"
+
+# The locale changes no number.
+gives "a German locale" 0 env LC_ALL=de_DE.UTF-8 $ALIGN tokenize -m "$MODEL" -p a --json
+has "a German locale" '"ids":\[256,97\]' "$T/out"
+
+# Paths.
+long=$(printf '%5000s' "" | tr ' ' x)
+refuses "a path too long" 64 "--model" align tokenize -m "$long" -p a
+mkdir "$T/mö del"
+cp "$MODEL"/* "$T/mö del"
+gives "spaces and UTF-8 in a path" 0 align tokenize -m "$T/mö del" -p a
+
+# Standard output that cannot be written.
+if [ -w /dev/full ]; then
+    $ALIGN --help >/dev/full 2>"$T/err"
+    [ $? -eq 74 ] && pass || fail "full standard output" "$T/err"
+    has "full standard output" "^align: standard output: " "$T/err"
+fi
+$ALIGN --options 2>"$T/err" | head -n 1 >"$T/out"
+lines "a closed pipe is quiet" 0 "$T/err"
+
+finish

@@ -1,0 +1,98 @@
+# lib.sh - for the shell tests of the program: a scratch directory, a tiny model, checks.
+#
+#   . "$(dirname "$0")/lib.sh"
+#   check "what must hold" test -s "$T/out"
+#   refuses "what is wrong" 64 "--beta" align dpo --beta 0 ...
+#   finish
+#
+# ALIGN is the program (default ./align), TOOLS the folder of the test tools (default build/tests).
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root" || exit 1
+ALIGN=${ALIGN:-./align}
+TOOLS=${TOOLS:-build/tests}
+passed=0
+failed=0
+
+T=$(mktemp -d "${TMPDIR:-/tmp}/align-cli.XXXXXX") || exit 1
+trap 'rm -rf "$T"' EXIT
+trap 'exit 1' INT TERM
+
+# ALIGN may hold a wrapper and its arguments: it is split into words on purpose.
+align() {
+    # shellcheck disable=SC2086
+    $ALIGN "$@"
+}
+
+pass() { passed=$((passed + 1)); }
+
+# fail NAME [FILE]: the last lines of FILE are shown.
+fail() {
+    failed=$((failed + 1))
+    echo "FAIL $1"
+    [ -n "$2" ] && [ -f "$2" ] && tail -n 5 "$2"
+    return 0
+}
+
+# check NAME COMMAND...: the command succeeds.
+check() {
+    name=$1
+    shift
+    if "$@" >"$T/check.out" 2>&1; then pass; else fail "$name" "$T/check.out"; fi
+}
+
+# gives NAME CODE COMMAND...: the command ends with this exit code. Its output is in $T/out, $T/err.
+gives() {
+    name=$1 code=$2
+    shift 2
+    "$@" >"$T/out" 2>"$T/err" </dev/null
+    status=$?
+    if [ "$status" -eq "$code" ]; then
+        pass
+    else
+        fail "$name: exit code $status, expected $code" "$T/err"
+    fi
+}
+
+# refuses NAME CODE PATTERN COMMAND...: ends with the code, and the last line of stderr begins with
+# "align" and matches the pattern (grep -E); nothing else counts.
+refuses() {
+    name=$1 code=$2 pattern=$3
+    shift 3
+    "$@" >"$T/out" 2>"$T/err" </dev/null
+    status=$?
+    if [ "$status" -ne "$code" ]; then
+        fail "$name: exit code $status, expected $code" "$T/err"
+    elif ! tail -n 1 "$T/err" | grep -q '^align'; then
+        fail "$name: the last line of stderr is not ours" "$T/err"
+    elif ! tail -n 1 "$T/err" | grep -Eq -- "$pattern"; then
+        fail "$name: the last line does not match $pattern" "$T/err"
+    else
+        pass
+    fi
+}
+
+# same NAME FILE FILE
+same() { check "$1" cmp "$2" "$3"; }
+
+# has NAME PATTERN FILE
+has() {
+    if grep -Eq -- "$2" "$3"; then pass; else fail "$1: no line matches $2" "$3"; fi
+}
+
+# lines NAME COUNT FILE
+lines() {
+    n=$(wc -l <"$3")
+    if [ "$n" -eq "$2" ]; then pass; else fail "$1: $n lines, expected $2" "$3"; fi
+}
+
+# The tiny model, made once: $MODEL.
+MODEL=$T/model
+# shellcheck disable=SC2086
+$RUNNER "$TOOLS/tool_model" "$MODEL" || { echo "tool_model failed"; exit 1; }
+
+finish() {
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+    exit
+}
