@@ -535,13 +535,14 @@ static int split_row(Loader *l, const Line *line, size_t n, Row *row, int *keep,
         size_t common = common_prefix(&l->prompt, &l->full[i]);
         if (common < split) split = common;
     }
+    size_t before = split ? split : 1; /* a first token is never scored */
     for (size_t i = 0; i < n; i++) {
-        empty |= l->full[i].count == split;
+        empty |= l->full[i].count <= before;
         if (note_length(l, l->full[i].count, e)) return -1;
     }
     if (n == 0 && note_length(l, split, e)) return -1;
     if (empty && !l->o->keep_empty) return count_dropped(l, line, &report->dropped_empty), 0;
-    if (max && split >= max) return count_dropped(l, line, &report->dropped_long), 0;
+    if (max && before >= max) return count_dropped(l, line, &report->dropped_long), 0;
 
     report->boundary_merges += split < l->prompt.count;
     row->prompt_key = hash_ids(0, l->prompt.ids, l->prompt.count);
@@ -550,9 +551,10 @@ static int split_row(Loader *l, const Line *line, size_t n, Row *row, int *keep,
     if (!row->prompt) return -1;
     for (size_t i = 0; i < n; i++) {
         size_t end = l->full[i].count;
+        row->n_uncut[i] = end - split;
+        row->completion[i] = keep_ids(l, l->full[i].ids + split, end - split, e);
         if (max && end > max) end = max, report->cut++;
         row->n_completion[i] = end - split;
-        row->completion[i] = keep_ids(l, l->full[i].ids + split, end - split, e);
         if (!row->completion[i]) return -1;
     }
     *keep = 1;
@@ -664,7 +666,7 @@ static void find_percentiles(Loader *l)
 {
     static const size_t percent[5] = {0, 50, 90, 99, 100};
     if (!l->n_lengths) return;
-    qsort(l->lengths, l->n_lengths, sizeof *l->lengths, compare_sizes);
+    sort_items(l->lengths, l->n_lengths, sizeof *l->lengths, compare_sizes);
     for (size_t i = 0; i < 5; i++) {
         size_t rank = (percent[i] * l->n_lengths + 99) / 100;
         l->d->report.length_percentile[i] = l->lengths[rank ? rank - 1 : 0];
@@ -681,7 +683,7 @@ static uint64_t *row_keys(const Dataset *d, Err *e)
         for (size_t side = 0; side < 2; side++)
             keys[i] = hash_ids(keys[i], r->completion[side], r->n_completion[side]);
     }
-    if (keys) qsort(keys, d->count, sizeof *keys, compare_keys);
+    if (keys) sort_items(keys, d->count, sizeof *keys, compare_keys);
     return keys;
 }
 

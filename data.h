@@ -40,6 +40,8 @@ typedef struct {
     size_t n_prompt;
     int32_t *completion[2]; /* chosen and rejected; or the one completion in [0] */
     size_t n_completion[2];
+    size_t n_uncut[2];   /* ids there were before the cut; all of them are in completion[i], for
+                          * KTO puts a completion after other prompts, too */
     int label;           /* DATA_UNPAIRED: 1 desirable, 0 undesirable */
     uint64_t prompt_key; /* equal for equal prompts (a hash of the prompt's ids before the split) */
     const Json *source;  /* the parsed line, for columns to carry along */

@@ -1,0 +1,519 @@
+/* train.c - a run: prepare, step after step, finish. */
+#include "train_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+/* After so many steps in a row without a finite number the run is given up. */
+#define MAX_SKIPPED_IN_ROW 3
+
+/* ---- the way through the rows -------------------------------------------------------------- */
+
+/* KTO's estimate of z0 needs company: a last row that would stand alone joins the batch before it
+ * (pairing `trl` leaves it alone, as TRL does). */
+static int lonely_joins(const Run *r, size_t rows)
+{
+    return r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss) &&
+           r->c.kl_pairing != KTO_TRL && rows > r->c.batch && rows % r->c.batch == 1;
+}
+
+size_t run_batch_count(const Run *r, size_t rows)
+{
+    return (rows + r->c.batch - 1) / r->c.batch - (size_t)lonely_joins(r, rows);
+}
+
+size_t run_batch_size(const Run *r, size_t rows, size_t b, size_t *first)
+{
+    *first = b * r->c.batch;
+    return b + 1 == run_batch_count(r, rows) ? rows - *first : r->c.batch;
+}
+
+/* Windows of accumulation never span epochs; the last one of an epoch may be shorter. */
+size_t run_window(const Run *r, size_t step)
+{
+    size_t first = step % r->epoch_steps * r->c.accumulate, left = r->epoch_batches - first;
+    return left < r->c.accumulate ? left : r->c.accumulate;
+}
+
+size_t run_rows(Run *r, size_t step, size_t k, const uint32_t **rows)
+{
+    size_t epoch = step / r->epoch_steps, b = step % r->epoch_steps * r->c.accumulate + k, first;
+    if (epoch != r->order_epoch) {
+        /* TRL reads KTO rows in the order of the file. */
+        Order order = r->c.method == TRAIN_KTO && r->c.order == ORDER_TRL ? ORDER_FILE : r->c.order;
+        Err none; /* fails for too many rows only, which run_prepare has refused */
+        data_order(order, r->c.seed, epoch, r->order, r->train.rows.count, &none);
+        r->order_epoch = epoch;
+    }
+    size_t n = run_batch_size(r, r->train.rows.count, b, &first);
+    *rows = r->order + first;
+    return n;
+}
+
+void run_progress(const Run *r, const char *phase, size_t done, size_t total, double began,
+                  uint64_t tokens)
+{
+    if (!r->events->progress) return;
+    double seconds = time_now() - began;
+    TrainProgress p = {.phase = phase, .done = done, .total = total, .seconds = seconds,
+                       .tokens_per_second = seconds > 0 ? (double)tokens / seconds : 0,
+                       .eta = done ? seconds / (double)done * (double)(total - done) : 0,
+                       .loss = r->state.loss, .margin = r->margin};
+    r->events->progress(r->events->ctx, &p);
+}
+
+/* ---- prepare: the run directory ------------------------------------------------------------ */
+
+static int is_empty_directory(const char *path)
+{
+    Pool pool = {0};
+    char **names;
+    size_t count = 1;
+    Err ignored;
+    int empty = io_is_directory(path) && !io_list(path, &pool, &names, &count, &ignored) && !count;
+    pool_free(&pool);
+    return empty;
+}
+
+static int open_directory(Run *r, Err *e)
+{
+    const char *dir = r->c.run;
+    if (r->c.dry_run) return 0;
+    int empty = is_empty_directory(dir);
+    if (io_exists(dir) && !empty && !r->c.resume)
+        return err_set(e, ERR_CREATE,
+                       "%s: exists already; --resume goes on with it, or take another -o", dir);
+    if (!io_exists(dir) || empty) r->created = 1;
+    if (!empty && io_make_directory(dir, 0, e)) return r->created = 0, -1;
+    if (io_lock(dir, e)) return r->created = 0, -1;
+    r->locked = 1;
+    checkpoint_sweep(r);
+    return 0;
+}
+
+/* ---- prepare: model, rows, adapters -------------------------------------------------------- */
+
+static int load_model(Run *r, Err *e)
+{
+    const TrainConfig *c = &r->c;
+    r->tokenizer = tokenizer_load(c->model, &r->events->log, e);
+    if (!r->tokenizer || model_load(&r->model, c->model, c->model_flags, &r->events->log, e) ||
+        compute_open(&r->compute, c->kernel, c->precision, e))
+        return -1;
+    r->computing = 1;
+    if (tokenizer_size(r->tokenizer) <= r->model.config.V) return 0;
+    log_note(&r->events->log, 'w', "%s: the tokenizer has %zu ids, the model %zu", c->model,
+             tokenizer_size(r->tokenizer), r->model.config.V);
+    return 0;
+}
+
+/* The model must know every id that the tokenizer gave. */
+static int check_ids(const Run *r, const Dataset *d, const char *path, Err *e)
+{
+    for (size_t i = 0; i < d->count; i++) {
+        const Row *row = &d->rows[i];
+        const int32_t *ids[3] = {row->prompt, row->completion[0], row->completion[1]};
+        size_t n[3] = {row->n_prompt, row->n_uncut[0], row->n_uncut[1]};
+        for (size_t part = 0; part < 3; part++)
+            for (size_t t = 0; t < n[part]; t++)
+                if (ids[part][t] < 0 || (size_t)ids[part][t] >= r->model.config.V)
+                    return err_set(e, ERR_DATA,
+                                   "%s: line %zu: token id %ld, but the model has %zu ids: "
+                                   "tokenizer and model do not fit together",
+                                   path, row->line, (long)ids[part][t], r->model.config.V);
+    }
+    return 0;
+}
+
+/* KTO: whose completion each row borrows. halos draws its partners anew from every batch. */
+static int find_partners(Run *r, TrainSet *set, const char *path, Err *e)
+{
+    size_t n = set->rows.count, alone = 0;
+    if (r->c.method != TRAIN_KTO || !kto_needs_kl(r->c.kto.loss)) return 0;
+    if (n < 2)
+        return err_set(e, ERR_DATA, "%s: kto needs at least 2 rows to pair, found %zu", path, n);
+    if (r->c.kl_pairing == KTO_HALOS) return 0;
+    uint64_t *prompts = mem_calloc(n, sizeof *prompts, e);
+    set->partner = prompts ? mem_calloc(n, sizeof *set->partner, e) : NULL;
+    for (size_t i = 0; set->partner && i < n; i++) prompts[i] = set->rows.rows[i].prompt_key;
+    int failed = !set->partner || kto_partners(r->c.kl_pairing, n, r->c.batch, r->c.seed, prompts,
+                                               set->partner, &alone, e);
+    mem_free(prompts);
+    if (failed) return err_prefix(e, "%s", path);
+    if (alone)
+        log_note(&r->events->log, 'w',
+                 "%s: the last row stands alone in its batch: --kl-pairing trl pairs it with "
+                 "itself, as TRL does, so its kl is its own log-ratio", path);
+    return 0;
+}
+
+static int load_set(Run *r, TrainSet *set, const char *path, Err *e)
+{
+    DataOptions o = r->c.rows;
+    static const DataKind kinds[] = {DATA_PAIRS, DATA_UNPAIRED, DATA_COMPLETION};
+    o.kind = kinds[r->c.method];
+    o.append_eos = 1;
+    if (data_load(&set->rows, path, &o, r->tokenizer, &r->events->log, e)) return -1;
+    data_describe(&set->rows, &r->events->log);
+    if (set->rows.count > UINT32_MAX)
+        return err_set(e, ERR_DATA, "%s: %zu rows are too many", path, set->rows.count);
+    set->reference = mem_calloc(set->rows.count, sizeof *set->reference, e);
+    set->known = set->reference ? mem_calloc(set->rows.count, 1, e) : NULL;
+    if (!set->known || check_ids(r, &set->rows, path, e)) return -1;
+    return find_partners(r, set, path, e);
+}
+
+/* `auto`: the weight that balances the classes (with one weight given, against that one). */
+static void resolve_weights(Run *r)
+{
+    const DataReport *report = &r->train.rows.report;
+    KtoConfig *k = &r->c.kto;
+    double desirable, undesirable;
+    if (r->c.method != TRAIN_KTO) return;
+    kto_auto_weights(report->desirable, report->undesirable, &desirable, &undesirable);
+    if (r->c.auto_desirable)
+        k->desirable_weight = r->c.auto_undesirable
+                                  ? desirable
+                                  : k->undesirable_weight * desirable / undesirable;
+    if (r->c.auto_undesirable)
+        k->undesirable_weight = r->c.auto_desirable
+                                    ? undesirable
+                                    : k->desirable_weight * undesirable / desirable;
+    if (r->c.auto_desirable || r->c.auto_undesirable)
+        log_note(&r->events->log, 'i', "class weights: desirable %g, undesirable %g",
+                 k->desirable_weight, k->undesirable_weight);
+}
+
+static void warn_balance(const Run *r)
+{
+    const DataReport *d = &r->train.rows.report;
+    KtoWeightRanges w;
+    if (r->c.method != TRAIN_KTO) return;
+    if (!d->desirable || !d->undesirable)
+        log_note(&r->events->log, 'w', "all %zu rows are %s: nothing to tell good from bad",
+                 r->train.rows.count, d->desirable ? "desirable" : "undesirable");
+    else if (!kto_weights_balanced(&r->c.kto, d->desirable, d->undesirable, &w))
+        log_note(&r->events->log, 'w',
+                 "%zu desirable and %zu undesirable rows: set --desirable-weight between %.2f and "
+                 "%.2f, or --undesirable-weight between %.2f and %.2f (or auto)",
+                 d->desirable, d->undesirable, w.desirable_low, w.desirable_high,
+                 w.undesirable_low, w.undesirable_high);
+}
+
+static int load_rows(Run *r, Err *e)
+{
+    size_t overlap = 0;
+    if (load_set(r, &r->train, r->c.data, e)) return -1;
+    resolve_weights(r);
+    warn_balance(r);
+    if (!r->c.eval) return 0;
+    if (load_set(r, &r->eval, r->c.eval, e) ||
+        data_overlap(&r->train.rows, &r->eval.rows, &overlap, e))
+        return -1;
+    if (overlap)
+        log_note(&r->events->log, 'w', "%zu of the %zu rows of %s are training rows, too", overlap,
+                 r->eval.rows.count, r->c.eval);
+    return 0;
+}
+
+/* Dropout is what the command line says; a file's does not act (TRL's disable_dropout). */
+static void set_dropout(Lora *lora, double dropout)
+{
+    size_t slots = lora->shape.layers * TARGET_COUNT + 1;
+    lora->config.dropout = dropout;
+    for (size_t i = 0; i < slots; i++) lora->slots[i].dropout = dropout;
+}
+
+/* Does the adapter change nothing yet? */
+static int is_zero_adapter(const Lora *lora)
+{
+    for (size_t i = 0; i < lora_param_count(lora); i++) {
+        NamedParam p;
+        lora_param(lora, i, &p);
+        if (!strstr(p.name, ".lora_B.")) continue;
+        for (size_t j = 0; j < p.rows * p.cols; j++)
+            if (p.w[j] != 0) return 0;
+    }
+    return 1;
+}
+
+/* The adapter to be trained (or the model's weights), and the reference's. */
+static int open_adapters(Run *r, Err *e)
+{
+    TrainConfig *c = &r->c;
+    LoraShape shape;
+    model_lora_shape(&r->model, &shape);
+    if (c->full) {
+        if (model_make_trainable(&r->model, e)) return -1;
+    } else {
+        snprintf(c->lora.base, sizeof c->lora.base, "%s", c->model);
+        if (c->init_adapter ? lora_load(&r->policy, c->init_adapter, &shape, 1, e)
+                            : lora_create(&r->policy, &c->lora, &shape, c->seed, 1, e))
+            return -1;
+        r->has_policy = 1;
+        set_dropout(&r->policy, c->lora.dropout);
+        snprintf(r->policy.config.base, sizeof r->policy.config.base, "%s", c->model);
+        c->lora = r->policy.config;
+    }
+    if (params_collect(r, e)) return -1;
+    if (c->method == TRAIN_SFT) return 0;
+
+    const char *frozen = c->reference == REFERENCE_DIR    ? c->reference_dir
+                         : c->reference == REFERENCE_INIT ? c->init_adapter
+                                                          : NULL;
+    if (frozen) {
+        if (lora_load(&r->frozen, frozen, &shape, 0, e)) return -1;
+        r->has_frozen = 1;
+    }
+    int zero = c->full || is_zero_adapter(&r->policy);
+    r->starts_equal = c->reference == REFERENCE_BASE   ? zero
+                      : c->reference == REFERENCE_INIT ? zero || c->lora.dropout == 0
+                                                       : 0;
+    return 0;
+}
+
+/* ---- prepare ------------------------------------------------------------------------------- */
+
+static void count_steps(Run *r)
+{
+    r->epoch_batches = run_batch_count(r, r->train.rows.count);
+    r->epoch_steps = (r->epoch_batches + r->c.accumulate - 1) / r->c.accumulate;
+    r->steps = r->c.steps ? r->c.steps : (size_t)ceil(r->c.epochs * (double)r->epoch_steps);
+}
+
+static int is_finished(const Run *r)
+{
+    char path[IO_PATH_MAX];
+    Err ignored;
+    return !io_path(path, sizeof path, r->c.run, r->c.full ? "model" : "adapter", &ignored) &&
+           io_is_directory(path);
+}
+
+static int prepare_references(Run *r, const unsigned char *needed, Err *e)
+{
+    if (r->c.method == TRAIN_SFT) return 0;
+    if (reference_prepare(r, &r->train, needed, "reference.jsonl", e)) return -1;
+    return r->eval.rows.count ? reference_prepare(r, &r->eval, NULL, "reference-eval.jsonl", e) : 0;
+}
+
+/* The newest checkpoint, and the lines of metrics.jsonl up to it. */
+static int resume(Run *r, TrainResult *result, Err *e)
+{
+    char path[IO_PATH_MAX];
+    int found = 0;
+    if (checkpoint_load(r, &found, e)) return -1;
+    result->resumed_from = r->state.step;
+    if (found)
+        log_note(&r->events->log, 'i', "going on from step %zu of %zu", r->state.step, r->steps);
+    return io_path(path, sizeof path, r->c.run, "metrics.jsonl", e) ||
+                   metrics_trim(path, r->state.step, e)
+               ? -1
+               : 0;
+}
+
+/* Everything up to the first step. result->finished_before = 1: there is none to be made. */
+static int prepare(Run *r, TrainResult *result, Err *e)
+{
+    int fresh = 0;
+    if (open_directory(r, e) || load_model(r, e) || load_rows(r, e) || open_adapters(r, e))
+        return -1;
+    count_steps(r);
+    if (!r->c.dry_run) {
+        if (model_hash(&r->model, r->model_sha256, e) || checkpoint_identity(r, &fresh, e))
+            return -1;
+        result->finished_before = !fresh && is_finished(r);
+        if (result->finished_before) return 0;
+    }
+    unsigned char *needed = mem_calloc(r->train.rows.count, 1, e);
+    int failed = !needed || plan_run(r, needed, e) ||
+                 (!r->c.dry_run && prepare_references(r, needed, e));
+    mem_free(needed);
+    result->plan = r->plan;
+    if (failed || r->c.dry_run) return failed ? -1 : 0;
+    return r->c.resume ? resume(r, result, e) : 0;
+}
+
+/* ---- a step -------------------------------------------------------------------------------- */
+
+/* Numbers that are not finite never reach the weights: the step passes without an update. */
+static int skip_step(Run *r, const char *found, const uint32_t *rows, size_t n, double lr, Err *e)
+{
+    r->state.skipped++;
+    r->state.skipped_in_row++;
+    if (metrics_dump(r, found, rows, n, lr, e)) return -1;
+    log_note(&r->events->log, 'w', "step %zu: the %s is not finite: no update; its rows are in "
+             "%s/diverged/step-%zu.json", r->state.step + 1, found, r->c.run, r->state.step + 1);
+    if (r->state.skipped_in_row < MAX_SKIPPED_IN_ROW) return 0;
+    return err_set(e, ERR_DIVERGED,
+                   "step %zu: the %s is not finite, for the %dth step in a row; weights and "
+                   "checkpoints are as they were; lower --lr, or look at %s/diverged",
+                   r->state.step + 1, found, MAX_SKIPPED_IN_ROW, r->c.run);
+}
+
+/* Tokens of rows as TRL counts them: prompt and completion, for each side of a pair. */
+static uint64_t count_tokens(const Run *r, const uint32_t *rows, size_t n)
+{
+    uint64_t tokens = 0;
+    for (size_t i = 0; i < n; i++) {
+        const Row *row = &r->train.rows.rows[rows[i]];
+        for (size_t k = 0; k < (r->c.method == TRAIN_DPO ? 2u : 1u); k++)
+            tokens += row->n_prompt + row->n_completion[k];
+    }
+    return tokens;
+}
+
+/* Loss and gradient over the micro-batches of a step: gradients are summed, each divided by the
+ * number of micro-batches. *found names what was not finite, and rows and n then where. */
+static int accumulate(Run *r, double *loss, const char **found, const uint32_t **rows, size_t *n,
+                      Err *e)
+{
+    size_t step = r->state.step, window = run_window(r, step);
+    *loss = 0;
+    *found = NULL;
+    r->step_tokens = 0;
+    params_zero_gradients(&r->params);
+    for (size_t k = 0; k < window && !*found; k++) {
+        double micro_loss;
+        *n = run_rows(r, step, k, rows);
+        if (run_micro_batch(r, &r->train, *rows, *n, 1 / (double)window, k, &r->state.metrics,
+                            &micro_loss, e))
+            return -1;
+        *loss += micro_loss / (double)window;
+        r->step_tokens += count_tokens(r, *rows, *n);
+        if (!isfinite(micro_loss)) *found = "loss";
+    }
+    return 0;
+}
+
+/* Evaluation where it is due, the line of metrics.jsonl, and a checkpoint where one is due. */
+static int record_step(Run *r, double lr, double norm, Err *e)
+{
+    const TrainConfig *c = &r->c;
+    size_t step = r->state.step;
+    int last = step == r->steps, stopping = stop_requested != 0;
+    int evaluates = c->eval && (last || (c->eval_every && step % c->eval_every == 0));
+    int saves = last || stopping || (c->save_every && step % c->save_every == 0);
+    Metrics eval;
+    if (evaluates && run_evaluate(r, &eval, &r->eval_loss, e)) return -1;
+    if ((last || evaluates || step % c->log_every == 0) &&
+        metrics_write(r, lr, norm, evaluates ? &eval : NULL, r->eval_loss, saves, e))
+        return -1;
+    if (saves && checkpoint_save(r, e)) return -1;
+    if (!stopping || last) return 0;
+    return err_set(e, ERR_INTERRUPTED, "%s: stopped after step %zu of %zu; --resume goes on",
+                   c->run, step, r->steps);
+}
+
+/* One optimiser step: gradients over its micro-batches, clipping, AdamW. */
+static int run_step(Run *r, Err *e)
+{
+    double loss, lr = train_learning_rate(&r->c, r->state.step, r->steps);
+    const char *found;
+    const uint32_t *rows = NULL;
+    size_t n = 0;
+    r->step_began = time_now();
+    if (accumulate(r, &loss, &found, &rows, &n, e)) return -1;
+    double norm = params_gradient_norm(r);
+    if (!found && !isfinite(norm)) found = "gradient";
+    if (found) {
+        if (skip_step(r, found, rows, n, lr, e)) return -1;
+    } else {
+        if (r->c.dump_gradients && r->state.step == 0 &&
+            params_dump_gradients(r, r->c.dump_gradients, e))
+            return -1;
+        r->state.skipped_in_row = 0;
+        params_update(r, lr, norm);
+    }
+    const char *bad = params_find_nonfinite(&r->params);
+    if (bad)
+        return err_set(e, ERR_DIVERGED,
+                       "step %zu: %s is not finite after the update; lower --lr (now %g)",
+                       r->state.step + 1, bad, lr);
+    r->state.step++;
+    r->state.num_tokens += r->step_tokens;
+    r->state.loss = loss;
+    r->margin = metrics_mean(&r->state.metrics, METRIC_REWARDS_MARGINS);
+    metrics_add(&r->state.metrics, METRIC_LOSS, loss);
+    r->run_tokens += r->step_tokens;
+    return record_step(r, lr, norm, e);
+}
+
+static int run_steps(Run *r, Err *e)
+{
+    size_t first = r->state.step;
+    double began = time_now();
+    r->started = 1;
+    while (r->state.step < r->steps) {
+        if (run_step(r, e)) return -1;
+        run_progress(r, "train", r->state.step - first, r->steps - first, began, r->run_tokens);
+    }
+    return checkpoint_finish(r, e);
+}
+
+/* ---- a run --------------------------------------------------------------------------------- */
+
+static void set_close(TrainSet *set)
+{
+    data_close(&set->rows);
+    mem_free(set->partner);
+    mem_free(set->reference);
+    mem_free(set->known);
+}
+
+void run_free(Run *r)
+{
+    void *arrays[] = {r->items, r->pairs, r->pair_results, r->pair_order, r->kto_rows,
+                      r->kto_results, r->kl_policy, r->kl_reference, r->gradient, r->square,
+                      r->order, r->eval_order};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) mem_free(arrays[i]);
+    if (r->taping) tape_close(&r->tape);
+    if (r->computing) compute_close(&r->compute);
+    if (r->has_policy) lora_close(&r->policy);
+    if (r->has_frozen) lora_close(&r->frozen);
+    packer_free(&r->packer);
+    params_free(&r->params);
+    text_free(&r->line);
+    set_close(&r->train);
+    set_close(&r->eval);
+    model_close(&r->model);
+    tokenizer_free(r->tokenizer);
+    mem_free(r);
+}
+
+/* Leaves the run directory as it should be found: after success or an error on the way, without
+ * leftovers; after an error before the first step, as if nothing had been tried. */
+static void close_directory(Run *r, int failed, int code)
+{
+    Err ignored;
+    if (!r->locked) return;
+    checkpoint_sweep(r);
+    io_unlock(r->c.run);
+    if (failed && r->created && !r->started && code != ERR_INTERRUPTED)
+        io_remove_tree(r->c.run, &ignored);
+}
+
+int train_run(const TrainConfig *c, const TrainEvents *events, TrainResult *result, Err *e)
+{
+    static const TrainEvents silent;
+    const double lr_adapter = 1e-5, lr_full = 1e-6;
+    *result = (TrainResult){.eval_loss = NAN};
+    if (train_config_check(c, e)) return -1;
+    Run *r = mem_calloc(1, sizeof *r, e);
+    if (!r) return -1;
+    r->c = *c;
+    r->events = events ? events : &silent;
+    r->began = time_now();
+    r->eval_loss = r->state.loss = r->margin = NAN;
+    if (r->c.lr == 0) r->c.lr = c->full ? lr_full : lr_adapter;
+
+    int failed = prepare(r, result, e);
+    if (!failed && !result->finished_before && !c->dry_run) failed = run_steps(r, e);
+    result->steps = result->finished_before ? r->steps : r->state.step;
+    result->skipped = r->state.skipped;
+    result->loss = r->state.loss;
+    result->eval_loss = r->eval_loss;
+    result->seconds = time_now() - r->began;
+    close_directory(r, failed, failed ? e->code : 0);
+    run_free(r);
+    return failed ? -1 : 0;
+}

@@ -1,0 +1,178 @@
+/* train.h - training: rows in, an adapter (or a model) out.
+ *
+ * One optimiser step, in the order of MATH.md:
+ *   1. rows are packed end to end, a prompt once;           4. loss and its gradient by log-prob;
+ *   2. the model gives log p of every completion token;     5. each token's share of it, backward;
+ *   3. sums over tokens, beside the reference's;            6. over all micro-batches: clip, AdamW.
+ *
+ * The same configuration and inputs give the same bits for any number of threads, with activations
+ * kept or recomputed, stopped and resumed or not.
+ *
+ *   train.c            the run: prepare, step after step, finish
+ *   train_step.c       a micro-batch: packing, log-probs, losses, gradients; evaluation
+ *   train_reference.c  the reference's log-probs, computed once and kept on disk
+ *   train_optimise.c   what is trained: parameters, schedule, clipping, AdamW
+ *   train_metrics.c    means over micro-batches; metrics.jsonl
+ *   train_checkpoint.c checkpoints that survive kill -9; resuming
+ *   train_plan.c       memory, before the first step
+ *   train_config.c     defaults, checks, config.json
+ *   train_explain.c    one row as a lesson
+ */
+#ifndef ALIGN_TRAIN_H
+#define ALIGN_TRAIN_H
+
+#include "data.h"
+#include "dpo.h"
+#include "kto.h"
+
+typedef enum { TRAIN_DPO, TRAIN_KTO, TRAIN_SFT } TrainMethod;
+extern const char *const train_method_names[]; /* "dpo" "kto" "sft" */
+
+typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_COUNT } Schedule;
+extern const char *const train_schedule_names[SCHEDULE_COUNT];
+
+/* What the policy is compared with. */
+typedef enum {
+    REFERENCE_BASE, /* the base model, adapter off */
+    REFERENCE_INIT, /* the policy as it was at step 0 */
+    REFERENCE_DIR   /* the base model with the adapter in reference_dir */
+} TrainReference;
+
+/* Every choice of a run, with the names of the command line. Paths are borrowed. */
+typedef struct {
+    TrainMethod method;
+    const char *model, *data, *eval, *run; /* eval may be NULL */
+    int model_flags;                       /* MODEL_NO_MMAP, MODEL_CHECK_TENSORS, MODEL_STRICT */
+    DataOptions rows;                      /* kind follows from the method */
+
+    DpoConfig dpo;
+    double ld_alpha; /* 1 = off */
+    KtoConfig kto;
+    int auto_desirable, auto_undesirable; /* the weight balances the classes */
+    KtoPairing kl_pairing;
+
+    LoraConfig lora; /* of a fresh adapter; dropout holds for a loaded one too */
+    const char *init_adapter; /* NULL = a fresh one, A drawn from seed, B = 0 */
+    TrainReference reference;
+    const char *reference_dir;
+    int full; /* train the weights of the model instead of an adapter */
+
+    double lr; /* 0 = 1e-5 for adapters, 1e-6 for --full */
+    Schedule schedule;
+    double warmup; /* steps, or below 1 a share of all steps */
+    double weight_decay, adam_beta1, adam_beta2, adam_eps;
+    double max_grad_norm; /* 0 = no clipping */
+    size_t batch;         /* rows or pairs of a micro-batch */
+    size_t accumulate;    /* micro-batches of a step */
+    double epochs;
+    size_t steps; /* 0 = as many as the epochs need */
+    Order order;
+    uint64_t seed;
+
+    size_t save_every; /* steps; 0 = only at the end */
+    size_t keep;       /* checkpoints */
+    size_t eval_every; /* steps; 0 = only at the end; needs eval */
+    size_t log_every;  /* steps of a line in metrics.jsonl */
+    int resume;
+    const char *dump_gradients; /* FILE, or NULL */
+
+    uint64_t memory; /* bytes; 0 = what the machine has available */
+    int force;       /* go on where the plan does not fit */
+    const char *kernel;
+    Precision precision;
+    int dry_run; /* plan and report, write nothing */
+} TrainConfig;
+
+/* All defaults of the contract (TRL's where not stated otherwise) for a method. */
+TrainConfig train_config_default(TrainMethod method);
+/* Refuses values and combinations that mean nothing: ERR_USAGE naming the option. */
+int train_config_check(const TrainConfig *c, Err *e);
+/* The resolved configuration as one JSON object, keys named like the options: config.json. */
+int train_config_json(const TrainConfig *c, Text *out, Err *e);
+
+/* ---- what a run tells while it goes -------------------------------------------------------- */
+
+/* Memory in bytes, and what made it so. */
+typedef struct {
+    size_t rows, eval_rows, epoch_steps, steps;
+    size_t tokens, scores; /* of the heaviest micro-batch: rows of the batch, scored tokens */
+    int keep;              /* activations of all layers are kept; else computed twice */
+    uint64_t weights;      /* mapped from files */
+    uint64_t trained;      /* parameters, their gradients, AdamW's two moments */
+    uint64_t activations;  /* of a micro-batch, without the head */
+    uint64_t head;         /* of the scored tokens */
+    uint64_t other;        /* rows, batch lists, reference log-probs, scratch */
+    uint64_t total, limit;
+} TrainPlan;
+
+typedef struct {
+    const char *phase; /* "reference", "train", "evaluate" */
+    size_t done, total;
+    double seconds, tokens_per_second, eta; /* eta in seconds; all of this phase */
+    double loss, margin;                    /* of the last step; NAN elsewhere */
+} TrainProgress;
+
+/* Any member may be NULL. */
+typedef struct {
+    void *ctx;
+    Log log;
+    void (*plan)(void *ctx, const TrainPlan *plan);
+    void (*progress)(void *ctx, const TrainProgress *p);
+    void (*metrics)(void *ctx, const char *line, size_t len); /* a line of metrics.jsonl */
+} TrainEvents;
+
+typedef struct {
+    size_t steps;            /* done in all */
+    size_t resumed_from;     /* step, 0 = from the beginning */
+    size_t skipped;          /* steps without an update, for numbers that were not finite */
+    int finished_before;     /* nothing was left to do */
+    double loss;             /* of the last step */
+    double eval_loss;        /* of the last evaluation, NAN without */
+    double seconds;
+    TrainPlan plan;
+} TrainResult;
+
+/* The whole run. Writes into c->run: config.json, inputs.json (hashes), metrics.jsonl,
+ * reference.jsonl, checkpoints/, and at the end adapter/ (or model/ with full).
+ * Errors: those of loading; ERR_CREATE where run exists and resume is not given; ERR_DATA where a
+ * run to be resumed is not this one (its differences are listed); ERR_MEMORY before the first step
+ * where the plan does not fit; ERR_INTERRUPTED after a checkpoint when stop_requested is set;
+ * ERR_DIVERGED after three steps in a row whose numbers were not finite. */
+int train_run(const TrainConfig *c, const TrainEvents *events, TrainResult *result, Err *e);
+
+/* ---- one row as a lesson ------------------------------------------------------------------- */
+
+/* A completion under policy and reference, token by token; log-probs in nats. A token with nothing
+ * before it has NAN and takes no part. */
+typedef struct {
+    const int32_t *token_ids;
+    size_t n;
+    double *policy, *reference;
+    double *gradient; /* d loss / d policy log-prob of the token, for this row alone */
+    double policy_logp, reference_logp, logratio;
+} ExplainSide;
+
+typedef struct {
+    TrainMethod method;
+    const char *loss_name;
+    size_t row, line;
+    double beta;
+    const int32_t *prompt;
+    size_t n_prompt;
+    ExplainSide side[2]; /* chosen, rejected; or the completion */
+    size_t n_sides;
+    double margin;       /* dpo: beta (logratio+ - logratio-) */
+    int label;           /* kto */
+    double kl, weight;   /* kto: z0 of the row's block, the weight of its class */
+    double sigmoid;      /* dpo: sigma(margin); kto: sigma(+-beta (logratio - kl)) */
+    double loss;
+    Dataset data; /* owns the ids */
+    Pool pool;
+} TrainExplain;
+
+/* Row `row` (from 0, of the file) under the policy (c->init_adapter, or the base) and the
+ * reference. ERR_USAGE where there is no such row, ERR_DATA where it was dropped. */
+int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log *log, Err *e);
+void train_explain_close(TrainExplain *x);
+
+#endif

@@ -1,0 +1,575 @@
+/* train_checkpoint.c - checkpoints that survive kill -9 at any instant, and going on from them.
+ *
+ * A checkpoint is built in checkpoints/step-XXXXXXXX.tmp, its manifest last, every file and the
+ * directory synced, and then renamed: it is there whole or not at all. What is believed on resume
+ * is a manifest whose sizes and hashes hold, never a name or a date; the newest such one counts.
+ */
+#include "train_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Of state.json and manifest.json. A larger number in a file means a newer program wrote it. */
+#define CHECKPOINT_FORMAT 1
+
+static const char *const checkpoint_files[] = {"adapter_config.json", "adapter_model.safetensors",
+                                               "optimizer.safetensors", "state.json"};
+static const char *const checkpoint_files_full[] = {"optimizer.safetensors", "state.json",
+                                                    "weights.safetensors"};
+
+static size_t file_list(const Run *r, const char *const **files)
+{
+    *files = r->c.full ? checkpoint_files_full : checkpoint_files;
+    return r->c.full ? sizeof checkpoint_files_full / sizeof *checkpoint_files_full
+                     : sizeof checkpoint_files / sizeof *checkpoint_files;
+}
+
+/* ---- whose run is this? -------------------------------------------------------------------- */
+
+static void hash_text(const char *text, size_t len, char hex[65])
+{
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, text, len);
+    sha256_end(&s, hex);
+}
+
+/* "key": SHA-256 of a file, or of two one after the other. */
+static int put_file_hash(Text *out, const char *key, const char *dir, const char *a, const char *b,
+                         Err *e)
+{
+    const char *names[2] = {a, b};
+    char path[IO_PATH_MAX], hash[2][65] = {"", ""};
+    for (int i = 0; i < 2 && names[i]; i++)
+        if (io_path(path, sizeof path, dir, names[i], e) || sha256_file(path, hash[i], e))
+            return -1;
+    return text_addf(out, e, ",\n  \"%s\": \"%s%s\"", key, hash[0], hash[1]);
+}
+
+/* The ids of a set: what the tokenizer and the chat template made of its file. */
+static int put_set(Text *out, const TrainSet *set, const char *prefix, Err *e)
+{
+    char ids[65];
+    Sha256 s;
+    if (!set->rows.count) return 0;
+    sha256_begin(&s);
+    for (size_t i = 0; i < set->rows.count; i++) {
+        const Row *row = &set->rows.rows[i];
+        sha256_add(&s, &row->n_prompt, sizeof row->n_prompt);
+        sha256_add(&s, row->prompt, row->n_prompt * sizeof *row->prompt);
+        for (size_t k = 0; k < 2; k++)
+            if (row->completion[k])
+                sha256_add(&s, row->completion[k], row->n_completion[k] * sizeof(int32_t));
+    }
+    sha256_end(&s, ids);
+    return text_addf(out, e, ",\n  \"%sdata\": \"%s\",\n  \"%stokens\": \"%s\"", prefix,
+                     set->rows.sha256, prefix, ids);
+}
+
+/* inputs.json: the method, and the hash of everything that is read. */
+static int put_inputs(Run *r, Text *out, Err *e)
+{
+    const TrainConfig *c = &r->c;
+    const char *config = "adapter_config.json", *weights = "adapter_model.safetensors";
+    if (text_addf(out, e, "{\n  \"method\": \"%s\",\n  \"model\": \"%s\"",
+                  train_method_names[c->method], r->model_sha256) ||
+        put_file_hash(out, "tokenizer", c->model, "tokenizer.json", NULL, e) ||
+        put_set(out, &r->train, "", e) || put_set(out, &r->eval, "eval-", e))
+        return -1;
+    if (c->init_adapter && put_file_hash(out, "init-adapter", c->init_adapter, config, weights, e))
+        return -1;
+    if (c->reference == REFERENCE_DIR) {
+        if (put_file_hash(out, "reference", c->reference_dir, config, weights, e)) return -1;
+    } else if (text_addf(out, e, ",\n  \"reference\": \"%s\"",
+                         c->reference == REFERENCE_INIT ? "init" : "base")) {
+        return -1;
+    }
+    return text_add(out, "\n}\n", 3, e);
+}
+
+/* Options that may change between a run and its resumption: they change no bit of its results
+ * (paths count by the hashes in inputs.json). */
+static int may_differ(const char *key)
+{
+    static const char *const free_keys[] = {"model",     "data",       "eval", "init-adapter",
+                                            "reference", "save-every", "keep", "kernel"};
+    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++)
+        if (!strcmp(key, free_keys[i])) return 1;
+    return 0;
+}
+
+/* Adds "key now (was before), " for every member of `a` that `b` has not, or has otherwise. */
+static int list_differences(Text *out, const Json *a, const Json *b, int skip, int reversed, Err *e)
+{
+    Text va = {0}, vb = {0};
+    int failed = 0;
+    for (const Json *x = a->child; x && !failed; x = x->next) {
+        const Json *y = json_get(b, x->key);
+        va.len = vb.len = 0;
+        if ((skip && may_differ(x->key)) || (reversed && y)) continue;
+        failed = json_put(&va, x, e) ||
+                 (y ? json_put(&vb, y, e) : text_addf(&vb, e, "%s", "absent"));
+        if (failed || !strcmp(va.data, vb.data)) continue;
+        failed = text_addf(out, e, "%s%s %.70s (was %.70s)", out->len ? ", " : "", x->key,
+                           reversed ? vb.data : va.data, reversed ? va.data : vb.data);
+    }
+    text_free(&va);
+    text_free(&vb);
+    return failed ? -1 : 0;
+}
+
+/* One of the two files: written where it is missing, else compared. */
+static int compare_identity(const Run *r, const char *name, const Text *now, int skip,
+                            Text *differences, int *fresh, Err *e)
+{
+    char path[IO_PATH_MAX], *data;
+    size_t len;
+    Pool pool = {0};
+    if (io_path(path, sizeof path, r->c.run, name, e)) return -1;
+    if (!io_exists(path)) {
+        *fresh = 1;
+        return io_write_file(path, now->data, now->len, e);
+    }
+    if (io_read_file(path, 0, &data, &len, e)) return -1;
+    const Json *before = json_parse(&pool, data, len, path, 0, e);
+    const Json *new = before ? json_parse(&pool, now->data, now->len, path, 0, e) : NULL;
+    int failed = !new || list_differences(differences, new, before, skip, 0, e) ||
+                 list_differences(differences, before, new, skip, 1, e);
+    mem_free(data);
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+int checkpoint_identity(Run *r, int *fresh, Err *e)
+{
+    Text config = {0}, inputs = {0}, differences = {0};
+    *fresh = 0;
+    int failed = train_config_json(&r->c, &config, e) || put_inputs(r, &inputs, e) ||
+                 compare_identity(r, "config.json", &config, 1, &differences, fresh, e) ||
+                 compare_identity(r, "inputs.json", &inputs, 0, &differences, fresh, e);
+    if (!failed) hash_text(inputs.data, inputs.len, r->inputs_sha256);
+    if (!failed && differences.len)
+        failed = err_set(e, ERR_DATA,
+                         "%s: this is not the run to be resumed: %s; take the same command line, or "
+                         "another -o",
+                         r->c.run, differences.data);
+    text_free(&config);
+    text_free(&inputs);
+    text_free(&differences);
+    return failed ? -1 : 0;
+}
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+/* Weights and moments in one list: prefix + name. */
+typedef struct {
+    StOut *out;
+    char (*names)[sizeof((NamedParam *)0)->name + 8];
+    size_t n;
+} Tensors;
+
+static int tensors_begin(Tensors *t, size_t cap, Err *e)
+{
+    t->n = 0;
+    t->out = mem_calloc(cap, sizeof *t->out, e);
+    t->names = t->out ? mem_calloc(cap, sizeof *t->names, e) : NULL;
+    return t->names ? 0 : -1;
+}
+
+static void tensors_add(Tensors *t, const char *prefix, const TrainParam *p, const real *data)
+{
+    snprintf(t->names[t->n], sizeof *t->names, "%s%s", prefix, p->p.name);
+    t->out[t->n] = (StOut){.name = t->names[t->n], .dtype = DTYPE_REAL, .n_dims = 2,
+                           .shape = {p->p.rows, p->p.cols}, .data = data};
+    t->n++;
+}
+
+static int tensors_write(Tensors *t, const char *dir, const char *name, Err *e)
+{
+    char path[IO_PATH_MAX];
+    return io_path(path, sizeof path, dir, name, e) ||
+                   safetensors_write(path, t->out, t->n, NULL, e)
+               ? -1
+               : 0;
+}
+
+static void tensors_end(Tensors *t)
+{
+    mem_free(t->out);
+    mem_free(t->names);
+}
+
+static int write_optimizer(const Run *r, const char *dir, Err *e)
+{
+    const Parameters *p = &r->params;
+    Tensors t = {0};
+    int failed = tensors_begin(&t, 2 * p->n, e);
+    for (size_t i = 0; i < p->n && !failed; i++) {
+        tensors_add(&t, "m.", &p->list[i], p->m + p->list[i].at);
+        tensors_add(&t, "v.", &p->list[i], p->v + p->list[i].at);
+    }
+    failed = failed || tensors_write(&t, dir, "optimizer.safetensors", e);
+    tensors_end(&t);
+    return failed ? -1 : 0;
+}
+
+static int write_weights(const Run *r, const char *dir, Err *e)
+{
+    const Parameters *p = &r->params;
+    Tensors t = {0};
+    if (!r->c.full) return lora_save(&r->policy, dir, e);
+    int failed = tensors_begin(&t, p->n, e);
+    for (size_t i = 0; i < p->n && !failed; i++) tensors_add(&t, "", &p->list[i], p->list[i].p.w);
+    failed = failed || tensors_write(&t, dir, "weights.safetensors", e);
+    tensors_end(&t);
+    return failed ? -1 : 0;
+}
+
+static int write_text(const char *dir, const char *name, const Text *text, Err *e)
+{
+    char path[IO_PATH_MAX];
+    return io_path(path, sizeof path, dir, name, e) || io_write_file(path, text->data, text->len, e)
+               ? -1
+               : 0;
+}
+
+static int write_state(const Run *r, const char *dir, Err *e)
+{
+    const TrainState *s = &r->state;
+    Text out = {0};
+    int failed = text_addf(&out, e,
+                           "{\"format\":%d,\"step\":%zu,\"update\":%llu,\"num_tokens\":%llu,"
+                           "\"skipped\":%zu,\"skipped_in_row\":%zu,\"loss\":",
+                           CHECKPOINT_FORMAT, s->step, (unsigned long long)s->update,
+                           (unsigned long long)s->num_tokens, s->skipped, s->skipped_in_row) ||
+                 json_put_f64(&out, s->loss, e) || text_addf(&out, e, ",\"metrics\":[");
+    for (int i = 0; i < METRIC_COUNT && !failed; i++)
+        failed = text_addf(&out, e, "%s[", i ? "," : "") ||
+                 json_put_f64(&out, s->metrics.sum[i], e) ||
+                 text_addf(&out, e, ",%zu]", s->metrics.count[i]);
+    failed = failed || text_add(&out, "]}\n", 3, e) || write_text(dir, "state.json", &out, e);
+    text_free(&out);
+    return failed ? -1 : 0;
+}
+
+/* Size and SHA-256 of a file. */
+static int measure_file(const char *dir, const char *name, uint64_t *bytes, char hash[65], Err *e)
+{
+    char path[IO_PATH_MAX], *data;
+    size_t len;
+    if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &data, &len, e))
+        return -1;
+    hash_text(data, len, hash);
+    *bytes = len;
+    mem_free(data);
+    return 0;
+}
+
+/* The last file of a checkpoint: says what the others are. It reads them back, so it also proves
+ * that what stands on the disk is what was meant. */
+static int write_manifest(const Run *r, const char *dir, Err *e)
+{
+    const char *const *files;
+    size_t n = file_list(r, &files);
+    Text out = {0};
+    int failed = text_addf(&out, e, "{\"format\":%d,\"step\":%zu,\"inputs\":\"%s\",\"files\":{",
+                           CHECKPOINT_FORMAT, r->state.step, r->inputs_sha256);
+    for (size_t i = 0; i < n && !failed; i++) {
+        uint64_t bytes;
+        char hash[65];
+        failed = measure_file(dir, files[i], &bytes, hash, e) ||
+                 text_addf(&out, e, "%s\n\"%s\":{\"bytes\":%llu,\"sha256\":\"%s\"}", i ? "," : "",
+                           files[i], (unsigned long long)bytes, hash);
+    }
+    failed = failed || text_add(&out, "}}\n", 3, e) || write_text(dir, "manifest.json", &out, e);
+    text_free(&out);
+    return failed ? -1 : 0;
+}
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+static int checkpoints_path(const Run *r, char *out, size_t size, Err *e)
+{
+    return io_path(out, size, r->c.run, "checkpoints", e);
+}
+
+/* RUN/checkpoints/step-XXXXXXXX + ending, of the current step. */
+static int step_path(const Run *r, const char *ending, char *out, size_t size, Err *e)
+{
+    char name[64];
+    snprintf(name, sizeof name, "checkpoints/step-%08zu%s", r->state.step, ending);
+    return io_path(out, size, r->c.run, name, e);
+}
+
+/* Is this the name of a finished checkpoint? */
+static int parse_name(const char *name, uint64_t *step)
+{
+    const char prefix[] = "step-";
+    size_t n = sizeof prefix - 1, digits = strlen(name) < n ? 0 : strlen(name) - n;
+    return digits >= 8 && !strncmp(name, prefix, n) && !parse_u64(name + n, digits, step);
+}
+
+/* Deletes the oldest beyond --keep. path: room for their paths. */
+static int rotate(const Run *r, char *path, size_t size, Err *e)
+{
+    Pool pool = {0};
+    char **names, parent[IO_PATH_MAX];
+    size_t count = 0, ours = 0;
+    uint64_t step;
+    int failed = checkpoints_path(r, parent, sizeof parent, e) ||
+                 io_list(parent, &pool, &names, &count, e);
+    for (size_t i = 0; i < count && !failed; i++) ours += (size_t)parse_name(names[i], &step);
+    for (size_t i = 0; i < count && !failed && ours > r->c.keep; i++) {
+        if (!parse_name(names[i], &step) || step == r->state.step) continue;
+        failed = io_path(path, size, parent, names[i], e) || io_remove_tree(path, e);
+        ours--;
+    }
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+/* All files into an empty directory, the manifest last. */
+static int write_files(const Run *r, const char *dir, Err *e)
+{
+    return io_remove_tree(dir, e) || io_make_directory(dir, 0, e) || write_weights(r, dir, e) ||
+                   write_optimizer(r, dir, e) || write_state(r, dir, e) ||
+                   write_manifest(r, dir, e) || io_sync_directory(dir, e)
+               ? -1
+               : 0;
+}
+
+int checkpoint_save(Run *r, Err *e)
+{
+    char temp[IO_PATH_MAX], final[IO_PATH_MAX];
+    if (checkpoints_path(r, final, sizeof final, e) || io_make_directory(final, 0, e) ||
+        step_path(r, ".tmp", temp, sizeof temp, e) || step_path(r, "", final, sizeof final, e))
+        return -1;
+    if (write_files(r, temp, e) || io_remove_tree(final, e) || io_rename(temp, final, e)) {
+        Err ignored;
+        io_remove_tree(temp, &ignored);
+        return -1;
+    }
+    return rotate(r, final, sizeof final, e);
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+static int file_holds(const char *dir, const Json *file, Err *e)
+{
+    uint64_t bytes, found;
+    char hash[65];
+    if (!json_get(file, "bytes") || json_u64(json_get(file, "bytes"), &bytes))
+        return err_set(e, ERR_DATA, "manifest.json: no size for %s", file->key);
+    if (measure_file(dir, file->key, &found, hash, e)) return -1;
+    if (found != bytes || !json_is(json_get(file, "sha256"), hash))
+        return err_set(e, ERR_DATA, "%s: its content is not what manifest.json says", file->key);
+    return 0;
+}
+
+static Json *read_json(const char *dir, const char *name, Pool *pool, Err *e)
+{
+    char path[IO_PATH_MAX], *data;
+    size_t len;
+    if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &data, &len, e))
+        return NULL;
+    Json *j = json_parse(pool, data, len, name, 0, e);
+    mem_free(data);
+    return j;
+}
+
+/* The format number of a manifest; *newer = 1 where it is not of this program's time. */
+static int check_format(const Json *manifest, int *newer, Err *e)
+{
+    uint64_t format;
+    const Json *j = json_get(manifest, "format");
+    if (!j || json_u64(j, &format)) return err_set(e, ERR_DATA, "manifest.json: no format number");
+    *newer = format > CHECKPOINT_FORMAT;
+    if (!*newer) return 0;
+    return err_set(e, ERR_DATA, "manifest.json: format %llu is newer than this program's %d; "
+                   "upgrade the program", (unsigned long long)format, CHECKPOINT_FORMAT);
+}
+
+/* Every file of the run's kind is there with the size and hash it should have. */
+static int verify(const Run *r, const char *dir, int *newer, Err *e)
+{
+    const char *const *files;
+    size_t n = file_list(r, &files);
+    Pool pool = {0};
+    *newer = 0;
+    const Json *manifest = read_json(dir, "manifest.json", &pool, e);
+    int failed = !manifest || check_format(manifest, newer, e);
+    if (!failed && !json_is(json_get(manifest, "inputs"), r->inputs_sha256))
+        failed = err_set(e, ERR_DATA, "it belongs to a run with other inputs");
+    for (size_t i = 0; i < n && !failed; i++) {
+        const Json *file = json_get(json_get(manifest, "files"), files[i]);
+        failed = file ? file_holds(dir, file, e)
+                      : err_set(e, ERR_DATA, "manifest.json: no %s", files[i]);
+    }
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+static int state_number(const Json *state, const char *key, uint64_t *value, Err *e)
+{
+    const Json *j = json_get(state, key);
+    if (j && !json_u64(j, value)) return 0;
+    return err_set(e, ERR_DATA, "state.json: no number \"%s\"", key);
+}
+
+/* A number, or null for one that was not finite. */
+static double state_real(const Json *j)
+{
+    double value;
+    return j && !json_f64(j, &value) ? value : NAN;
+}
+
+static int read_state(TrainState *s, const char *dir, Err *e)
+{
+    Pool pool = {0};
+    uint64_t n[5] = {0};
+    const Json *j = read_json(dir, "state.json", &pool, e);
+    int failed = !j || state_number(j, "step", &n[0], e) || state_number(j, "update", &n[1], e) ||
+                 state_number(j, "num_tokens", &n[2], e) || state_number(j, "skipped", &n[3], e) ||
+                 state_number(j, "skipped_in_row", &n[4], e);
+    const Json *metrics = failed ? NULL : json_get(j, "metrics");
+    if (!failed && (!metrics || metrics->len != METRIC_COUNT))
+        failed = err_set(e, ERR_DATA, "state.json: \"metrics\" must have %d entries", METRIC_COUNT);
+    if (!failed) {
+        *s = (TrainState){.step = (size_t)n[0], .update = n[1], .num_tokens = n[2],
+                          .skipped = (size_t)n[3], .skipped_in_row = (size_t)n[4],
+                          .loss = state_real(json_get(j, "loss"))};
+        int i = 0;
+        for (const Json *x = metrics->child; x && x->len == 2; x = x->next, i++) {
+            uint64_t count = 0;
+            s->metrics.sum[i] = state_real(x->child);
+            failed |= json_u64(x->child->next, &count);
+            s->metrics.count[i] = (size_t)count;
+        }
+        if (failed || i != METRIC_COUNT)
+            failed = err_set(e, ERR_DATA, "state.json: \"metrics\" must be pairs of sum and count");
+    }
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+/* Copies tensor prefix + name into `out`, whose shape it must have. */
+static int take_tensor(const Safetensors *s, const char *prefix, const TrainParam *p, real *out,
+                       Err *e)
+{
+    char name[sizeof p->p.name + 8];
+    snprintf(name, sizeof name, "%s%s", prefix, p->p.name);
+    const StTensor *t = safetensors_find(s, name);
+    if (!t) return err_set(e, ERR_DATA, "%s: no tensor %s", s->map.path, name);
+    if (t->dtype != DTYPE_REAL || t->n_dims != 2 || t->shape[0] != p->p.rows ||
+        t->shape[1] != p->p.cols)
+        return err_set(e, ERR_DATA, "%s: %s must be %s [%zu,%zu]", s->map.path, name,
+                       dtype_name(DTYPE_REAL), p->p.rows, p->p.cols);
+    dtype_to_real(out, t->data, t->dtype, p->count);
+    return 0;
+}
+
+static int read_tensors(Run *r, const char *dir, Err *e)
+{
+    const char *weights = r->c.full ? "weights.safetensors" : "adapter_model.safetensors";
+    char path[IO_PATH_MAX];
+    Safetensors s = {0};
+    int failed = io_path(path, sizeof path, dir, weights, e) || safetensors_open(&s, path, 0, e);
+    for (size_t i = 0; i < r->params.n && !failed; i++)
+        failed = take_tensor(&s, "", &r->params.list[i], r->params.list[i].p.w, e);
+    safetensors_close(&s);
+    if (failed) return -1;
+    s = (Safetensors){0};
+    failed = io_path(path, sizeof path, dir, "optimizer.safetensors", e) ||
+             safetensors_open(&s, path, 0, e);
+    for (size_t i = 0; i < r->params.n && !failed; i++) {
+        const TrainParam *p = &r->params.list[i];
+        failed = take_tensor(&s, "m.", p, r->params.m + p->at, e) ||
+                 take_tensor(&s, "v.", p, r->params.v + p->at, e);
+    }
+    safetensors_close(&s);
+    return failed ? -1 : 0;
+}
+
+/* From the newest to the oldest, until one holds. */
+static int load_newest(Run *r, const char *parent, char **names, size_t count, int *found, Err *e)
+{
+    size_t rejected = 0;
+    char dir[IO_PATH_MAX], reason[sizeof e->text] = "";
+    *found = 0;
+    for (size_t i = count; i > 0 && !*found; i--) {
+        uint64_t step;
+        int newer;
+        if (!parse_name(names[i - 1], &step)) continue;
+        if (io_path(dir, sizeof dir, parent, names[i - 1], e)) return -1;
+        if (verify(r, dir, &newer, e)) {
+            if (newer) return err_prefix(e, "%s", dir); /* never trained over */
+            rejected++;
+            snprintf(reason, sizeof reason, "%s: %.900s", names[i - 1], e->text);
+            log_note(&r->events->log, 'w', "checkpoint %s is left out: %s", names[i - 1], e->text);
+            continue;
+        }
+        if (read_tensors(r, dir, e) || read_state(&r->state, dir, e))
+            return err_prefix(e, "%s", dir);
+        *found = 1;
+    }
+    if (*found || !rejected) return 0;
+    return err_set(e, ERR_DATA, "%s: no valid checkpoint among %zu: %.700s; start anew in another -o",
+                   parent, rejected, reason);
+}
+
+int checkpoint_load(Run *r, int *found, Err *e)
+{
+    char parent[IO_PATH_MAX], **names;
+    Pool pool = {0};
+    size_t count;
+    *found = 0;
+    if (checkpoints_path(r, parent, sizeof parent, e)) return -1;
+    if (!io_is_directory(parent)) return 0;
+    int failed = io_list(parent, &pool, &names, &count, e) ||
+                 load_newest(r, parent, names, count, found, e);
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+static void sweep_directory(const char *dir)
+{
+    char path[IO_PATH_MAX], **names;
+    Pool pool = {0};
+    size_t count = 0;
+    Err ignored;
+    if (io_is_directory(dir) && !io_list(dir, &pool, &names, &count, &ignored))
+        for (size_t i = 0; i < count; i++)
+            if (strstr(names[i], ".tmp") && !io_path(path, sizeof path, dir, names[i], &ignored))
+                io_remove_tree(path, &ignored);
+    pool_free(&pool);
+}
+
+void checkpoint_sweep(const Run *r)
+{
+    char path[IO_PATH_MAX];
+    Err ignored;
+    sweep_directory(r->c.run);
+    if (!checkpoints_path(r, path, sizeof path, &ignored)) sweep_directory(path);
+}
+
+int checkpoint_finish(Run *r, Err *e)
+{
+    char temp[IO_PATH_MAX], final[IO_PATH_MAX];
+    const char *name = r->c.full ? "model" : "adapter";
+    const char *temp_name = r->c.full ? "model.tmp" : "adapter.tmp";
+    const char *bad = params_find_nonfinite(&r->params);
+    if (bad) return err_set(e, ERR_DIVERGED, "%s: a weight is not finite; nothing is written", bad);
+    if (io_path(temp, sizeof temp, r->c.run, temp_name, e) ||
+        io_path(final, sizeof final, r->c.run, name, e))
+        return -1;
+    int failed = io_remove_tree(temp, e) ||
+                 (r->c.full ? model_save(&r->model, NULL, temp, &r->events->log, e)
+                            : lora_save(&r->policy, temp, e)) ||
+                 io_sync_directory(temp, e) || io_rename(temp, final, e);
+    if (!failed) return 0;
+    Err ignored;
+    io_remove_tree(temp, &ignored);
+    return -1;
+}
