@@ -177,11 +177,13 @@ static void swiglu(void)
     check_gradients(&p);
 }
 
-/* x + x W^T, twice, and x + x: the ways gradients meet. */
+/* Sums whose terms are used once, twice, before and after, and x + x: the ways gradients meet. */
 static Var *run_add(Tape *t, Program *p)
 {
     Var *x = source(t, p);
-    Var *y = tape_add(t, x, tape_linear(t, x, &p->param[1], NULL));
+    Var *h = tape_linear(t, x, &p->param[1], NULL);
+    Var *y = tape_add(t, x, h);
+    y = tape_add(t, y, tape_linear(t, h, &p->param[1], NULL));
     y = tape_add(t, tape_linear(t, y, &p->param[1], NULL), y);
     return tape_add(t, y, y);
 }
