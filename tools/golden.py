@@ -30,11 +30,11 @@ from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, M
 from transformers.trainer_utils import set_seed
 from trl import DPOTrainer, KTOTrainer
 
-from plain_model import LORA_PREFIX, PlainModel, load_adapter, load_config, load_weights
+from plain_model import PlainModel, load_adapter, load_config, load_weights
+from tiny_models import ALL_LINEAR, fill
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GOLDEN = os.path.join(ROOT, "tests", "golden")
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 # ---- losses: TRL's _compute_loss on a model that returns the log-probs it is given -----------------
 
@@ -370,16 +370,6 @@ MODELS = {  # what each is for: GQA, head size of its own, llama3 rope | MQA, wi
         {"r": 4, "lora_alpha": 8, "use_rslora": True,
          "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]}),
 }
-
-
-def fill(parameters, generator):
-    """Weights wide enough that attention and SwiGLU leave their linear range; norms near one."""
-    with torch.no_grad():
-        for name, p in parameters:
-            noise = torch.randn(p.shape, generator=generator)
-            width = p.shape[-1]
-            p.copy_(1 + 0.2 * noise if p.dim() == 1 else
-                    noise * (0.5 if "embed" in name else 1.5 / math.sqrt(width)))
 
 
 def write_model(folder, model_class, config, lora, generator):

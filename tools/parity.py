@@ -1,0 +1,772 @@
+"""parity.py - `make parity`: the program against TRL, PEFT and transformers, number by number.
+
+    python tools/parity.py [--quick] [--only TEXT] [--list] [--align PROGRAM] [--threads N]
+
+Each case runs `align` and the oracle (tools/oracle.py, whose answers are cached in build/parity/)
+on the same model, adapter and rows, and prints one line: every measure as "worst/tolerance". The
+last line is "N passed, N failed" (", N skipped"). Cases with real weights or rows need the data
+directory ($ALIGN_DATA, default ../shared/data) and are skipped without it; made models and made
+rows always run.
+
+Tolerances: per-token log-probs 1e-4; loss 1e-5 x max(1, |loss|); gradients max(1e-5 x max(1,
+largest |g|), 1e-3 |g|); weights after ten AdamW steps 1e-5; grad_norm 1e-3, rewards 2e-4, logps
+5e-3, kl 2e-3, relative beyond a magnitude of 10. What is counted or copied is equal exactly.
+"""
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import tiny_models
+from oracle import Oracle
+from tiny_models import ALL_LINEAR, ROOT
+
+LOGP, LOSS, GRADIENT, WEIGHT = 1e-4, 1e-5, 1e-5, 1e-5
+RELATIVE = 1e-3  # of the loss, and of the length of the whole gradient
+METRICS = {  # name in metrics.jsonl -> tolerance; 0 = equal
+    "loss": LOSS, "grad_norm": 1e-3, "learning_rate": 1e-12, "epoch": 1e-9, "num_tokens": 0,
+    "rewards/chosen": 2e-4, "rewards/rejected": 2e-4, "rewards/margins": 2e-4,
+    "rewards/accuracies": 1e-6, "logps/chosen": 5e-3, "logps/rejected": 5e-3, "kl": 2e-3}
+PEFT_KEYS = 41  # adapter_config.json of PEFT 0.21.2
+
+
+class Skip(Exception):
+    """The case needs something that is not here."""
+
+
+class Failure(Exception):
+    """The case failed in a way that is no number."""
+
+
+class Worst:
+    """The worst figure of each measure of a case, with its tolerance."""
+
+    def __init__(self):
+        self.figures = {}
+
+    def add(self, name, error, tolerance):
+        """NaN counts as failed."""
+        old = self.figures.get(name)
+        bad = not error <= tolerance
+        if old is None or bad or error > old[0]:
+            if old is None or not (old[0] > old[1]) or error > old[0]:
+                self.figures[name] = (error, tolerance)
+
+    def equal(self, name, got, wanted):
+        if got != wanted:
+            raise Failure(f"{name}: {short(got)} where {short(wanted)} is expected")
+
+    def passed(self):
+        return all(error <= tolerance for error, tolerance in self.figures.values())
+
+    def text(self):
+        """The main figures in full; of the others the one nearest to, or beyond, its tolerance."""
+        def show(n):
+            error, tolerance = self.figures[n]
+            return f"{n} {error:.1e}/{tolerance:.0e}" if tolerance else f"{n} {error:g}/equal"
+
+        def share(n):
+            error, tolerance = self.figures[n]
+            return math.inf if not error <= tolerance else error / tolerance if tolerance else 0
+
+        rest = [n for n in self.figures if n in METRICS and n != "loss"]
+        bad = [n for n in rest if share(n) == math.inf]
+        main = [show(n) for n in self.figures if n not in rest]
+        if bad:
+            main += [show(n) for n in bad]
+        elif rest:
+            main.append("metrics: " + show(max(rest, key=share)))
+        return "  ".join(main)
+
+
+def short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+class Bench:
+    """What all cases share: the program, the oracle, models, adapters and rows."""
+
+    def __init__(self, program, threads, data, work):
+        self.program, self.threads, self.data, self.work = program, threads, data, work
+        self.oracle = Oracle(os.path.join(work, "oracle"))
+        self.align_seconds = 0.0
+
+    # -- inputs --
+
+    def model(self, name):
+        """A directory of the data set, or a made model."""
+        if name == "tinystories-656k":
+            return self.real("weights/tinystories-656k")
+        kind = "real" if os.path.isdir(self.data) else "made"
+        with quiet():
+            return tiny_models.make(name, os.path.join(self.work, "models", kind), self.data)[0]
+
+    def real(self, path):
+        full = os.path.join(self.data, path)
+        if not os.path.exists(full):
+            raise Skip(f"no {path} in the data directory")
+        return full
+
+    def adapter(self, model, name, b_width=0.05, dtype=torch.float32, **lora):
+        """A step-0 adapter of PEFT's for the model, B not zero; made once."""
+        folder = os.path.join(self.work, "adapters", os.path.basename(self.model(model)) + "-" + name)
+        setup = {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR, **lora}
+        with quiet():
+            return tiny_models.make_adapter(self.model(model), folder, 3, b_width, dtype, **setup)
+
+    def rows(self, model, method, count=None, longest=None):
+        """A file of training rows for the model: real ones where there is data."""
+        real = os.path.isdir(self.data)
+        source, data_file = {
+            ("dpo", True): ("rasbt", "datasets/rasbt/instruction-data-with-preference.json"),
+            ("kto", True): ("xstest", "datasets/xstest"),
+            ("dpo", False): ("made-pairs", None), ("kto", False): ("made-labels", None),
+        }[method, real]
+        answer = self.oracle({
+            "kind": "select", "source": source, "model": self.model(model), "seed": 1,
+            "data_file": data_file and self.real(data_file),
+            "count": count or (18 if method == "dpo" else 19), "longest": longest or (64 if method == "dpo" else 120)})
+        return answer.path("rows.jsonl")
+
+    def file(self, name, rows):
+        """Writes rows as JSONL below the work directory."""
+        folder = os.path.join(self.work, "rows")
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, name + ".jsonl")
+        with open(path, "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+        return path
+
+    # -- the program --
+
+    def out(self, name):
+        """A fresh output path."""
+        path = os.path.join(self.work, "runs", name.replace(" ", "_").replace("/", "_"))
+        shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.exists(path):
+            os.remove(path)
+        return path
+
+    def align(self, *arguments):
+        """Runs the program; its stdout, or a Failure with the last line of its stderr."""
+        command = [self.program, *map(str, arguments)]
+        start = time.time()
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace",
+                              stdin=subprocess.DEVNULL)
+        self.align_seconds += time.time() - start
+        if done.returncode:
+            lines = done.stderr.strip().split("\n")
+            raise Failure(f"exit {done.returncode}: {lines[-1]}  [{' '.join(command)}]")
+        return done.stdout
+
+    def numbers(self):
+        """Options of every run that computes."""
+        return ["--precision", "f32", "--threads", self.threads]
+
+
+class quiet:
+    """Hides what libraries print on stderr while they load."""
+
+    def __enter__(self):
+        sys.stderr.flush()
+        self.kept = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+    def __exit__(self, *_):
+        sys.stderr.flush()
+        os.dup2(self.kept, 2)
+        os.close(self.kept)
+
+
+def read_jsonl(path):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f if line.strip()]
+
+
+# ---- training -----------------------------------------------------------------------------------------
+
+DEFAULTS = {
+    "loss": ["sigmoid"], "weights": None, "beta": 0.1, "label_smoothing": 0.0,
+    "f_divergence": "reverse_kl", "f_alpha": 0.5, "ld_alpha": None, "wpo": False, "tau": 0.05,
+    "desirable": 1.0, "undesirable": 1.0, "batch": 4, "accumulate": 2, "steps": 10, "lr": 5e-4,
+    "schedule": "linear", "warmup": 2, "decay": 0.01, "clip": 0.3, "max_length": 256, "seed": 42}
+
+
+def trl_arguments(method, s):
+    """The settings in TRL's names."""
+    schedule = s["schedule"]
+    if schedule == "constant" and s["warmup"]:
+        schedule = "constant_with_warmup"
+    args = {"seed": s["seed"], "beta": s["beta"], "max_length": s["max_length"],
+            "per_device_train_batch_size": s["batch"],
+            "gradient_accumulation_steps": s["accumulate"], "max_steps": s["steps"],
+            "learning_rate": s["lr"], "lr_scheduler_type": schedule, "warmup_steps": s["warmup"],
+            "weight_decay": s["decay"], "max_grad_norm": s["clip"]}
+    if method == "kto":
+        args.update(loss_type=s["loss"][0], desirable_weight=s["desirable"],
+                    undesirable_weight=s["undesirable"])
+        return args
+    args.update(loss_type=s["loss"], loss_weights=s["weights"], ld_alpha=s["ld_alpha"],
+                label_smoothing=s["label_smoothing"], use_weighting=s["wpo"],
+                f_divergence_type=s["f_divergence"], f_alpha_divergence_coef=s["f_alpha"],
+                discopop_tau=s["tau"])
+    if s["loss"] == ["cdpo"]:
+        # TRL has no cDPO any more, but aot_unpaired of a single pair is exactly that loss. A batch
+        # of n pairs is n batches of one: both take the mean.
+        args.update(loss_type=["aot_unpaired"], per_device_train_batch_size=1,
+                    gradient_accumulation_steps=s["batch"] * s["accumulate"])
+    return args
+
+
+def align_arguments(method, s):
+    """The settings as options; what equals TRL's default is left out where it may be."""
+    o = ["--order", "trl", "--loss", ",".join(s["loss"]), "--beta", s["beta"],
+         "--batch", s["batch"], "--accumulate", s["accumulate"], "--steps", s["steps"],
+         "--lr", s["lr"], "--schedule", s["schedule"], "--warmup", s["warmup"],
+         "--weight-decay", s["decay"], "--max-grad-norm", s["clip"],
+         "--max-length", s["max_length"], "--seed", s["seed"], "--save-every", 0]
+    if method == "kto":
+        o += ["--kl-pairing", "trl", "--desirable-weight", s["desirable"],
+              "--undesirable-weight", s["undesirable"]]
+        return o
+    if s["weights"]:
+        o += ["--loss-weights", ",".join(map(str, s["weights"]))]
+    if s["label_smoothing"]:
+        o += ["--label-smoothing", s["label_smoothing"]]
+    if s["f_divergence"] != "reverse_kl":
+        o += ["--f-divergence", s["f_divergence"], "--f-alpha", s["f_alpha"]]
+    if s["ld_alpha"] is not None:
+        o += ["--ld-alpha", s["ld_alpha"]]
+    if s["wpo"]:
+        o += ["--wpo"]
+    if s["tau"] != 0.05:
+        o += ["--discopop-tau", s["tau"]]
+    return o
+
+
+def compare_metrics(worst, method, got, wanted):
+    """Every number of every step."""
+    worst.equal("steps in metrics.jsonl", [r["step"] for r in got], [r["step"] for r in wanted])
+    for g, w in zip(got, wanted):
+        for key, tolerance in METRICS.items():
+            if w.get(key) is None:  # no row of that class in this step
+                if g.get(key) is not None and key.startswith(("rewards/", "logps/")) \
+                        and not (method == "kto" and key == "rewards/accuracies"):
+                    raise Failure(f"step {w['step']}: {key} is {g[key]}, TRL has none")
+                continue
+            if g.get(key) is None:
+                raise Failure(f"step {w['step']}: no {key} in metrics.jsonl, TRL has {w[key]}")
+            scale = max(1, abs(w[key])) if key == "loss" else max(1, abs(w[key]) / 10)
+            if key == "loss":  # a small loss must not hide behind an absolute tolerance
+                worst.add("of loss", abs(g[key] - w[key]) / abs(w[key]), RELATIVE)
+            worst.add(key, abs(g[key] - w[key]) / scale, tolerance)
+
+
+def compare_tensors(worst, name, got, wanted, tolerance, relative=None):
+    """Names, shapes and values. For gradients `relative` adds 1e-3 |g| and scales with the largest;
+    the figure is then relative to that allowance, in units of the tolerance."""
+    worst.equal(f"tensors of {name}", sorted(got), sorted(wanted))
+    squares = [0.0, 0.0]
+    largest = max(w.abs().max().item() for w in wanted.values())
+    if not largest > 0:
+        raise Failure(f"{name}: all zero in the oracle, nothing is compared")
+    for key, w in wanted.items():
+        g = got[key]
+        worst.equal(f"{name} {key}: dtype and shape", [str(g.dtype), *g.shape],
+                    ["torch.float32", *w.shape])
+        error = (g.double() - w.double()).abs()
+        squares[0] += error.square().sum().item()
+        squares[1] += w.double().square().sum().item()
+        if relative is not None:
+            allowed = torch.clamp(relative * w.abs().double(), min=tolerance * max(1, largest))
+            error = error / allowed * tolerance
+        worst.add(name, error.max().item() if not error.isnan().any() else math.nan, tolerance)
+    if relative is not None:
+        worst.add(f"of |{name}|", math.sqrt(squares[0] / squares[1]), RELATIVE)
+
+
+def train_case(method, model, reference="base", start="start", start_setup=None, lora=None,
+               rows=None, quick=False, **changes):
+    """One training run of both sides. start: name of a step-0 adapter (b_width and LoraConfig
+    fields in start_setup); or lora: LoraConfig fields, and the adapter comes from the seed."""
+    s = {**DEFAULTS, **changes}
+    if isinstance(s["loss"], str):
+        s["loss"] = [s["loss"]]
+
+    def run(bench, worst, name):
+        folder, out = bench.model(model), bench.out(name)
+        data = rows(bench, model) if rows else bench.rows(model, method)
+        job = {"kind": "train", "method": method, "model": folder, "rows": data,
+               "args": trl_arguments(method, s)}
+        command = [method, "-m", folder, "--data", data, "-o", out, "--dump-gradients",
+                   out + ".gradients", *bench.numbers(), *align_arguments(method, s)]
+        if lora is None:
+            # A KTO run wants kl > 0: the sign of B decides the sign of the log-ratios.
+            setup = {"b_width": 0.05 if method == "dpo" else -0.12, **(start_setup or {})}
+            adapter = bench.adapter(model, f"{start}-{method}", **setup)
+            job.update(adapter=adapter, reference=reference)
+            command += ["--init-adapter", adapter, "--reference", reference]
+        else:
+            job.update(lora=lora)
+            targets = lora["target_modules"]
+            command += ["--rank", lora["r"], "--alpha", lora["lora_alpha"], "--targets",
+                        "all-linear" if targets == ALL_LINEAR else ",".join(targets)]
+            command += ["--rslora"] if lora.get("use_rslora") else []
+        oracle = bench.oracle(job)
+        bench.align(*command)
+        compare_metrics(worst, method, read_jsonl(os.path.join(out, "metrics.jsonl")),
+                        oracle["steps"])
+        compare_tensors(worst, "gradient", load_file(out + ".gradients"),
+                        oracle.tensors("gradients"), GRADIENT, relative=1e-3)
+        compare_tensors(worst, "weights",
+                        load_file(os.path.join(out, "adapter", "adapter_model.safetensors")),
+                        oracle.tensors("final"), WEIGHT)
+    run.quick = quick
+    return run
+
+
+def seed_case(model, lora, seed, quick=False):
+    """The adapter drawn from --seed is PEFT's own, bit for bit. One step of warm-up has learning
+    rate 0, so the adapter after it is the adapter before it."""
+    def run(bench, worst, name):
+        folder, out = bench.model(model), bench.out(name)
+        s = {**DEFAULTS, "loss": ["sigmoid"], "steps": 1, "warmup": 1, "seed": seed}
+        data = bench.rows(model, "dpo")
+        oracle = bench.oracle({"kind": "train", "method": "dpo", "model": folder, "rows": data,
+                               "args": trl_arguments("dpo", s), "lora": lora})
+        command = ["dpo", "-m", folder, "--data", data, "-o", out, "--rank", lora["r"],
+                   "--alpha", lora["lora_alpha"], "--targets", ",".join(lora["target_modules"])]
+        bench.align(*command, *bench.numbers(), *align_arguments("dpo", s))
+        got = load_file(os.path.join(out, "adapter", "adapter_model.safetensors"))
+        wanted = oracle.tensors("initial")
+        worst.equal("tensors of the adapter", sorted(got), sorted(wanted))
+        different = sum((got[n].view(torch.int32) != w.view(torch.int32)).sum().item()
+                        for n, w in wanted.items())
+        worst.add(f"of {sum(w.numel() for w in wanted.values())} values differ", different, 0)
+        first = read_jsonl(os.path.join(out, "metrics.jsonl"))[0]
+        worst.add("loss - ln 2", abs(first["loss"] - math.log(2)), 1e-7)
+        worst.equal("rewards/margins at step 1", first["rewards/margins"], 0)
+    run.quick = quick
+    return run
+
+
+def implicit_rows(bench, model):
+    """Pairs without a prompt: it is what chosen and rejected share."""
+    table = read_jsonl(bench.rows(model, "dpo"))
+    return bench.file(f"implicit-{model}", [
+        {"chosen": r["prompt"] + r["chosen"], "rejected": r["prompt"] + r["rejected"]}
+        for r in table])
+
+
+def paired_rows(bench, model):
+    return bench.rows(model, "dpo", count=7)
+
+
+def one_left_rows(bench, model):
+    """17 rows: the last block of four holds one, which is its own partner in TRL."""
+    return bench.rows(model, "kto", count=17)
+
+
+def training_cases():
+    """name -> case: the losses and options on TinyStories-656K, then the shapes of made models."""
+    ts, cases = "tinystories-656k", {}
+    smoothed = {"exo_pair": 1e-3, "cdpo": 0.1}
+    losses = ["sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard",
+              "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+              "cdpo"]
+    for loss in losses:
+        cases[f"dpo {loss}"] = train_case(
+            "dpo", ts, loss=loss, label_smoothing=smoothed.get(loss, 0.0),
+            quick=loss in ("sigmoid", "ipo", "aot", "cdpo"))
+    for loss in ("exo_pair", "robust", "aot", "aot_unpaired"):
+        cases[f"dpo {loss} smoothing 0.1"] = train_case("dpo", ts, loss=loss, label_smoothing=0.1)
+    for loss in ("sigmoid", "hinge", "ipo", "exo_pair", "robust", "discopop", "sigmoid_norm"):
+        for f in ("forward_kl", "js_divergence", "alpha_divergence"):
+            cases[f"dpo {loss} {f}"] = train_case(
+                "dpo", ts, loss=loss, f_divergence=f, quick=(loss, f) == ("ipo", "js_divergence"),
+                label_smoothing=0.1 if loss in ("exo_pair", "robust") else 0.0)
+    options = {
+        "alpha_divergence 2": {"f_divergence": "alpha_divergence", "f_alpha": 2.0},
+        "rpo": {"loss": ["sigmoid", "sft"], "weights": [1.0, 0.5]},
+        "mpo": {"loss": ["sigmoid", "bco_pair", "sft"], "weights": [0.8, 0.2, 1.0], "quick": True},
+        "two losses without weights": {"loss": ["hinge", "apo_zero"]},
+        "ld-alpha 0.3": {"ld_alpha": 0.3, "quick": True},
+        "ld-alpha 0 ipo": {"ld_alpha": 0.0, "loss": "ipo"},
+        "wpo": {"wpo": True, "quick": True},
+        "wpo ipo ld-alpha": {"wpo": True, "loss": "ipo", "ld_alpha": 0.5},
+        "wpo apo_zero": {"wpo": True, "loss": "apo_zero"},
+        "discopop tau 0.5": {"loss": "discopop", "tau": 0.5},
+        "beta 0.7": {"beta": 0.7},
+        "reference init": {"reference": "init", "quick": True},
+        "rslora": {"start": "rslora", "start_setup": {"use_rslora": True}},
+        "query and value": {"start": "qv", "start_setup": {"target_modules": ["q_proj", "v_proj"]}},
+        "batch 1 accumulate 1": {"batch": 1, "accumulate": 1},
+        "batch 18": {"batch": 18, "accumulate": 1},
+        "accumulate 5": {"batch": 2, "accumulate": 5},
+        "cosine": {"schedule": "cosine", "warmup": 0.3},
+        "constant": {"schedule": "constant", "warmup": 0},
+        "constant after warm-up": {"schedule": "constant", "warmup": 3},
+        "no clipping": {"clip": 0},
+        "clipped hard": {"clip": 0.01},
+        "decay 0.5": {"decay": 0.5, "lr": 1e-3},
+        "rows dropped and cut": {"max_length": 32, "quick": True},
+        "seed 7": {"seed": 7},
+        "implicit prompts": {"rows": implicit_rows},
+    }
+    for name, changes in options.items():
+        cases[f"dpo {name}"] = train_case("dpo", ts, **changes)
+    kto = {
+        "kto": {"loss": "kto", "quick": True},
+        "kto beta 0.5": {"loss": "kto", "beta": 0.5},
+        "kto weights 1.33 and 1": {"loss": "kto", "desirable": 1.33},
+        "kto weights 1 and 2.5": {"loss": "kto", "undesirable": 2.5},
+        "kto reference init": {"loss": "kto", "reference": "init"},
+        "kto last block of one": {"loss": "kto", "rows": one_left_rows},
+        "kto batch 19": {"loss": "kto", "batch": 19, "accumulate": 1},
+        "kto batch 2 accumulate 4": {"loss": "kto", "batch": 2, "accumulate": 4},
+        "kto rows dropped and cut": {"loss": "kto", "max_length": 40},
+        "kto paired rows": {"loss": "kto", "rows": paired_rows},
+        "kto cosine, no clipping": {"loss": "kto", "schedule": "cosine", "clip": 0},
+        "apo_zero_unpaired": {"loss": "apo_zero_unpaired", "quick": True},
+        "apo_zero_unpaired batch 1": {"loss": "apo_zero_unpaired", "batch": 1, "desirable": 1.2},
+    }
+    for name, changes in kto.items():
+        cases[f"kto {name}"] = train_case("kto", ts, **changes)
+    seven = {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR}
+    two = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": True}
+    cases["dpo from the seed"] = train_case("dpo", ts, lora=seven, quick=True)
+    cases["dpo from the seed rslora"] = train_case("dpo", ts, lora=two, seed=7)
+    cases["kto from the seed"] = train_case("kto", ts, lora=seven, loss="kto", quick=True)
+    cases["first adapter from seed 42"] = seed_case(ts, seven, 42, quick=True)
+    cases["first adapter from seed 4294967303"] = seed_case(ts, two, 2 ** 32 + 7)
+    cases["first adapter, explicit heads"] = seed_case("llama-linear", seven, 3)
+    for model in MADE:
+        heavy = model in ("mistral-32000", "llama3-128256")
+        first = model in ("llama-gqa", "mistral-window")
+        cases[f"dpo sigmoid @{model}"] = train_case("dpo", model, quick=first)
+        cases[f"kto kto @{model}"] = train_case("kto", model, loss="kto", quick=first)
+        if not heavy:
+            cases[f"dpo mpo @{model}"] = train_case(
+                "dpo", model, loss=["sigmoid", "bco_pair", "sft"], weights=[0.8, 0.2, 1.0])
+            cases[f"dpo from the seed @{model}"] = train_case("dpo", model, lora=seven)
+            cases[f"kto from the seed @{model}"] = train_case("kto", model, lora=seven, loss="kto")
+    return cases
+
+
+MADE = ["llama-gqa", "llama-gqa-bf16", "llama-tied", "llama-linear", "mistral-window",
+        "mistral-32000", "llama3-128256"]
+
+# ---- scores, adapters, merging, text -----------------------------------------------------------------
+
+
+def score_rows(bench, model):
+    """Prompts with completions, an empty prompt, and a completion that starts inside a token."""
+    pairs = read_jsonl(bench.rows(model, "dpo"))[:8]
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in pairs]
+    rows += [{"prompt": "", "completion": r["prompt"] + r["rejected"]} for r in pairs[:2]]
+    rows += [{"prompt": r["prompt"] + r["chosen"][:7], "completion": r["chosen"][7:]}
+             for r in pairs[:4] if len(r["chosen"]) > 8]
+    return bench.file(f"score-{model}", rows)
+
+
+def compare_scores(worst, got, wanted):
+    worst.equal("index of rows", [r["index"] for r in got], list(range(len(wanted))))
+    for g, w in zip(got, wanted):
+        where = f"row {g['index']}"
+        worst.equal(f"{where} token_ids", g["token_ids"], w["token_ids"])
+        worst.equal(f"{where} prompt_tokens", g["prompt_tokens"], w["prompt_tokens"])
+        worst.equal(f"{where} completion_tokens", g["completion_tokens"], len(w["token_ids"]))
+        worst.equal(f"{where} tokens without a score", [x is None for x in g["token_logps"]],
+                    [x is None for x in w["token_logps"]])
+        pairs = [(a, b) for a, b in zip(g["token_logps"], w["token_logps"]) if b is not None]
+        for a, b in pairs:
+            worst.add("token log-prob", abs(a - b), LOGP)
+        total = sum(b for _, b in pairs)
+        worst.add("sum", abs(g["logp"] - total) / max(1, abs(total) / 10), 5e-3)
+
+
+def score_with(bench, worst, name, folder, rows, adapter=None, oracle_adapter=None, dtype="float32"):
+    out = bench.out(name + ".jsonl")
+    command = ["score", "-m", folder, "--data", rows, "--tokens", "-o", out, *bench.numbers()]
+    bench.align(*command, *(["--adapter", adapter] if adapter else []))
+    wanted = bench.oracle({"kind": "score", "model": folder, "rows": rows, "dtype": dtype,
+                           "adapter": oracle_adapter or adapter})
+    compare_scores(worst, read_jsonl(out), wanted["scores"])
+
+
+def score_case(model, adapter=None, quick=False, **setup):
+    """align score --tokens against transformers, with a PEFT adapter or none."""
+    def run(bench, worst, name):
+        made = bench.adapter(model, adapter, **setup) if adapter else None
+        score_with(bench, worst, name, bench.model(model), score_rows(bench, model), made)
+    run.quick = quick
+    return run
+
+
+def reference_logprobs_case(bench, worst, name):
+    """TinyStories-656K against log-probs that another program computed in double precision."""
+    folder = bench.model("tinystories-656k")
+    with open(os.path.join(folder, "reference_logprobs.f64.json"), encoding="utf-8") as f:
+        sequences = json.load(f)["sequences"]
+    rows = bench.file("reference", [{"prompt": "", "completion": s["text"]} for s in sequences])
+    out = bench.out(name + ".jsonl")
+    bench.align("score", "-m", folder, "--data", rows, "--tokens", "-o", out, *bench.numbers())
+    for got, s in zip(read_jsonl(out), sequences, strict=True):
+        worst.equal("token ids", got["token_ids"], s["ids"][1:])
+        for a, b in zip(got["token_logps"], s["logprob"], strict=True):
+            worst.add("token log-prob", abs(a - b), 2e-5)
+
+
+reference_logprobs_case.quick = True
+
+
+def refused_case(model, adapter, **setup):
+    """An adapter of a kind that is not ours is refused with 65, never silently misread."""
+    def run(bench, worst, name):
+        made = bench.adapter(model, adapter, **setup)
+        out = bench.out(name + ".jsonl")
+        try:
+            bench.align("score", "-m", bench.model(model), "--data", score_rows(bench, model),
+                        "--tokens", "-o", out, "--adapter", made, *bench.numbers())
+        except Failure as e:
+            if not str(e).startswith("exit 65"):
+                raise
+            worst.add("refused, output left behind", int(os.path.exists(out)), 0)
+            return
+        raise Failure("was accepted")
+    run.quick = False
+    return run
+
+
+def round_trip_case(model, lora, quick=False):
+    """An adapter trained here goes back into PEFT: it loads, has all keys, gives the same scores."""
+    def run(bench, worst, name):
+        folder, out = bench.model(model), bench.out(name)
+        s = {**DEFAULTS, "lr": 5e-3, "warmup": 0}
+        bench.align("dpo", "-m", folder, "--data", bench.rows(model, "dpo"), "-o", out,
+                    "--rank", lora["r"], "--alpha", lora["lora_alpha"],
+                    "--targets", ",".join(lora["target_modules"]),
+                    *(["--rslora"] if lora.get("use_rslora") else []),
+                    *bench.numbers(), *align_arguments("dpo", s))
+        adapter = os.path.join(out, "adapter")
+        with open(os.path.join(adapter, "adapter_config.json"), encoding="utf-8") as f:
+            config = json.load(f)
+        from peft import LoraConfig
+        known = set(LoraConfig(task_type="CAUSAL_LM").to_dict()) - {"runtime_config"}
+        worst.equal("keys PEFT does not know", sorted(set(config) - known), [])
+        worst.add("keys of adapter_config.json missing",
+                  len(known - set(config)) if len(known) == PEFT_KEYS else math.nan, 0)
+        with safe_open(os.path.join(adapter, "adapter_model.safetensors"), "pt") as f:
+            worst.equal("metadata", f.metadata(), {"format": "pt"})
+            worst.equal("adapter is trained", any(f.get_tensor(n).any().item() for n in f.keys()
+                                                  if "lora_B" in n), True)
+        score_with(bench, worst, name, folder, score_rows(bench, model), adapter)
+    run.quick = quick
+    return run
+
+
+def read_model(folder):
+    """All tensors of a model directory, one file or shards."""
+    tensors = {}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".safetensors"):
+            tensors.update(load_file(os.path.join(folder, name)))
+    return tensors
+
+
+def merge_case(model, adapter, quick=False, **setup):
+    """align merge: untouched tensors bit-equal, merged ones as near to W + s B A as PEFT's are or
+    rounded right (half an ulp of the stored type and a little); then both score the new model."""
+    def run(bench, worst, name):
+        folder, made = bench.model(model), bench.adapter(model, adapter, **setup)
+        out = bench.out(name)
+        bench.align("merge", "-m", folder, "--adapter", made, "-o", out)
+        oracle = bench.oracle({"kind": "merge", "model": folder, "adapter": made})
+        exact, theirs = oracle.tensors("exact"), oracle.tensors("merged")
+        ours, base = read_model(out), read_model(folder)
+        worst.equal("tensors of the model", sorted(ours), sorted(base))
+        for key, b in base.items():
+            worst.equal(f"{key}: dtype and shape", [str(ours[key].dtype), *ours[key].shape],
+                        [str(b.dtype), *b.shape])
+            if key not in exact:
+                worst.add("untouched tensors changed", int(not torch.equal(ours[key], b)), 0)
+                continue
+            epsilon = torch.finfo(b.dtype).eps
+            ulp = torch.exp2(torch.floor(torch.log2(exact[key].abs().clamp(min=1e-30)))) * epsilon
+            slack = 0.51 * ulp + (4 * 2 ** -24) * b.abs().double()
+            allowed = torch.maximum(slack, (theirs[key].double() - exact[key]).abs())
+            worst.add("merged weight, of allowed",
+                      ((ours[key].double() - exact[key]).abs() / allowed).max().item(), 1)
+            if torch.equal(ours[key], b):
+                raise Failure(f"{key} did not change")
+        for f in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            worst.equal(f"{f} is there", os.path.exists(os.path.join(out, f)), True)
+        score_with(bench, worst, name, out, score_rows(bench, model))
+    run.quick = quick
+    return run
+
+
+def generate_case(model, adapter=None, max_tokens=48, quick=False, **setup):
+    """Greedy text equals transformers'. Where the best two logits come closer than 1e-4 on the way,
+    float32 noise may decide; such a prompt is passed over (and there must be others)."""
+    def run(bench, worst, name):
+        folder = bench.model(model)
+        made = bench.adapter(model, adapter, **setup) if adapter else None
+        if model == "tinystories-656k":
+            prompts = ["Once upon a time there was a little girl named", "Tom and his dog",
+                       "One day, a bird", "The sun was", "Lily did not want to", ""]
+        else:
+            prompts = [r["prompt"] for r in read_jsonl(bench.rows(model, "dpo"))[:5]]
+        data = bench.file(f"prompts-{model}", [{"prompt": p} for p in prompts])
+        wanted = bench.oracle({"kind": "generate", "model": folder, "adapter": made,
+                               "prompts": data, "max_tokens": max_tokens})["answers"]
+        out = bench.out(name + ".jsonl")
+        bench.align("generate", "-m", folder, "--data", data, "--raw", "--temperature", 0,
+                    "--max-tokens", max_tokens, "-o", out, *bench.numbers(),
+                    *(["--adapter", made] if made else []))
+        got = read_jsonl(out)
+        worst.equal("responses", [(r["index"], r["sample"]) for r in got],
+                    [(i, 0) for i in range(len(prompts))])
+        compared = 0
+        for g, w, prompt in zip(got, wanted, prompts):
+            if w["gap"] < 1e-4:
+                continue
+            compared += 1
+            worst.equal(f"prompt {g['index']}: tokens", g["token_ids"], w["token_ids"])
+            worst.equal(f"prompt {g['index']}: finish", g["finish"], w["finish"])
+            worst.equal(f"prompt {g['index']}: text", g["response"].lstrip(" "),
+                        w["text"].lstrip(" "))
+        if compared * 2 < len(prompts):
+            raise Failure(f"only {compared} of {len(prompts)} prompts have a clear greedy answer")
+        worst.add(f"of {compared} texts differ", 0, 0)
+    run.quick = quick
+    return run
+
+
+def text_cases():
+    """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
+    cases = {"score reference log-probs": reference_logprobs_case,
+             "score @tinystories-656k": score_case("tinystories-656k", quick=True),
+             "score adapter @tinystories-656k": score_case("tinystories-656k", "start-dpo")}
+    for model in MADE + ["llama-gqa-f16", "llama-sharded", "mistral-window-bf16"]:
+        cases[f"score @{model}"] = score_case(model, quick=model in ("llama-linear",
+                                                                     "mistral-window"))
+    gqa = "llama-gqa"
+    cases.update({
+        "score adapter, all-linear by full names": score_case(gqa, "full-names", quick=True,
+                                                              target_modules="all-linear"),
+        "score adapter, all-linear by suffixes": score_case("llama-tied", "suffixes",
+                                                            target_modules="all-linear"),
+        "score adapter, rank and alpha patterns": score_case(
+            gqa, "patterns", rank_pattern={"q_proj": 4, "layers.1.mlp.up_proj": 2},
+            alpha_pattern={"v_proj": 32, "layers.0.self_attn.q_proj": 2}),
+        "score adapter, patterns with rslora": score_case(
+            gqa, "patterns-rslora", use_rslora=True, rank_pattern={".*mlp.*": 2},
+            alpha_pattern={"o_proj": 5}),
+        "score adapter, one layer": score_case(gqa, "one-layer", layers_to_transform=[1]),
+        "score adapter, targets by expression": score_case(
+            gqa, "expression", target_modules=r".*layers\.0\..*\.(q|down)_proj"),
+        "score adapter, excluded modules": score_case(gqa, "excluded",
+                                                      exclude_modules=["k_proj"]),
+        "score adapter, stored in bf16": score_case(gqa, "bf16", dtype=torch.bfloat16),
+        "score adapter on the head": score_case(gqa, "head", quick=True,
+                                                target_modules=ALL_LINEAR + ["lm_head"]),
+        "score adapter on the head alone": score_case("mistral-window", "head-alone",
+                                                      target_modules=["lm_head"]),
+        "score adapter on a tied head": score_case("llama-tied", "tied-head",
+                                                   target_modules=["q_proj", "lm_head"]),
+        "refuse adapter, DoRA": refused_case(gqa, "dora", use_dora=True),
+        "refuse adapter, biases": refused_case(gqa, "biases", lora_bias=True),
+        "refuse adapter, embedding": refused_case(gqa, "embedding",
+                                                  target_modules=["q_proj", "embed_tokens"]),
+        "peft loads ours @tinystories-656k": round_trip_case(
+            "tinystories-656k", {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR},
+            quick=True),
+        "peft loads ours, rslora": round_trip_case(
+            "llama-linear", {"r": 4, "lora_alpha": 8, "use_rslora": True,
+                             "target_modules": ["q_proj", "o_proj", "up_proj"]}),
+        "peft loads ours, bf16 model": round_trip_case(
+            "mistral-window-bf16", {"r": 2, "lora_alpha": 2, "target_modules": ALL_LINEAR}),
+        "merge f32": merge_case("llama-gqa", "start-dpo", quick=True),
+        "merge bf16": merge_case("llama-gqa-bf16", "start-dpo", quick=True),
+        "merge f16": merge_case("llama-gqa-f16", "start-dpo"),
+        "merge tied, rslora": merge_case("llama-tied", "rslora-dpo", use_rslora=True),
+        "merge the head": merge_case("llama-gqa", "head",
+                                     target_modules=ALL_LINEAR + ["lm_head"]),
+        "merge shards": merge_case("llama-sharded", "start-dpo"),
+        "merge patterns": merge_case(
+            gqa, "patterns", rank_pattern={"q_proj": 4, "layers.1.mlp.up_proj": 2},
+            alpha_pattern={"v_proj": 32, "layers.0.self_attn.q_proj": 2}),
+        "generate @tinystories-656k": generate_case("tinystories-656k", max_tokens=100,
+                                                    quick=True),
+        "generate adapter @tinystories-656k": generate_case("tinystories-656k", "start-dpo"),
+    })
+    for model in ("llama-gqa", "llama-tied", "mistral-window", "mistral-32000", "llama3-128256"):
+        cases[f"generate @{model}"] = generate_case(model, quick=model == "mistral-window")
+    return cases
+
+
+# ---- running -------------------------------------------------------------------------------------------
+
+
+def run_case(bench, name, case):
+    """(result, text): result is one of ok, FAIL, skip."""
+    worst = Worst()
+    try:
+        case(bench, worst, name)
+    except Skip as e:
+        return "skip", str(e)
+    except Failure as e:
+        return "FAIL", str(e)
+    except (OSError, KeyError, TypeError, ValueError, json.JSONDecodeError) as e:
+        return "FAIL", f"{type(e).__name__}: {e}"
+    return ("ok" if worst.passed() else "FAIL"), worst.text()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a part of the cases, in minutes")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases")
+    parser.add_argument("--align", default=os.path.join(ROOT, "align"), help="the program")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--work", default=os.path.join(ROOT, "build", "parity"))
+    args = parser.parse_args()
+    cases = {**text_cases(), **training_cases()}
+    cases = {n: c for n, c in cases.items() if args.only in n and (c.quick or not args.quick)}
+    if args.list:
+        print("\n".join(cases))
+        return 0
+    if not os.access(args.align, os.X_OK):
+        print(f"parity: {args.align} is not there; build it with make")
+        return 1
+    bench = Bench(args.align, args.threads, tiny_models.data_directory(), args.work)
+    count, start = {"ok": 0, "FAIL": 0, "skip": 0}, time.time()
+    for name, case in cases.items():
+        result, text = run_case(bench, name, case)
+        count[result] += 1
+        print(f"{result:4} {name:42} {text}", flush=True)
+    print(f"{time.time() - start:.0f} s, of which the program took {bench.align_seconds:.0f} s; "
+          f"{bench.oracle.computed} answers of the oracle were new")
+    skipped = f", {count['skip']} skipped" if count["skip"] else ""
+    print(f"{count['ok']} passed, {count['FAIL']} failed{skipped}")
+    return 1 if count["FAIL"] or not count["ok"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""tiny_models.py - random Llama and Mistral models, small enough to train in seconds.
+
+    python tools/tiny_models.py OUT [--data DIR] [--only NAME]    makes OUT/NAME for each, lists them
+
+Each is a Hugging Face model directory as transformers writes it, with a tokenizer. The tokenizers
+are copied from the data directory (default: $ALIGN_DATA or ../shared/data) into OUT, never into
+this project; without that directory a small byte-level BPE tokenizer, trained here on sentences made
+here, takes the place of all of them. Same seed, same bytes.
+"""
+import argparse
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+
+import torch
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def data_directory():
+    return os.environ.get("ALIGN_DATA") or os.path.join(ROOT, "..", "shared", "data")
+
+
+# ---- weights ----------------------------------------------------------------------------------------
+
+
+def fill(parameters, generator, embedding=0.5, matrix=1.5):
+    """Random weights under which attention and SwiGLU leave their linear range; norms near one."""
+    with torch.no_grad():
+        for name, p in parameters:
+            noise = torch.randn(p.shape, generator=generator)
+            width = p.shape[-1]
+            p.copy_(1 + 0.2 * noise if p.dim() == 1 else
+                    noise * (embedding if "embed" in name else matrix / math.sqrt(width)))
+
+
+# ---- tokenizers -------------------------------------------------------------------------------------
+
+# name -> (tokenizer.json, tokenizer_config.json, chat template or None) below the data directory
+TOKENIZERS = {
+    "tinystories": ("weights/tinystories-656k/tokenizer.json",
+                    "weights/tinystories-656k/tokenizer_config.json", None),
+    "mistral": ("tokenizers/mistral/tokenizer.json.v0.1",
+                "tokenizers/mistral/tokenizer_config.json.v0.1", None),
+    "mistral-v0.3": ("tokenizers/mistral/tokenizer.json.v0.3",
+                     "tokenizers/mistral/tokenizer_config.json.v0.3", None),
+    "llama3": ("tokenizers/llama3/tokenizer.json", "configs/Llama-3.2-3B-base/tokenizer_config.json",
+               None),
+    "llama3-instruct": ("tokenizers/llama3/tokenizer.json",
+                        "tokenizers/llama3/tokenizer_config.Llama-3.1-8B-finetune.json",
+                        "chat/templates/llama.cpp/meta-llama-Llama-3.2-3B-Instruct.jinja"),
+}
+
+SUBJECTS = ("The nurse", "A small boat", "My neighbour", "The old clock", "Our teacher", "A grey cat",
+            "The river", "Somebody", "The last train", "Each pupil")
+VERBS = ("counts", "finds", "does not want", "will carry", "remembers", "cannot open", "paints",
+         "asks about", "waits for", "measures")
+OBJECTS = ("the red box", "seven apples", "a letter from home", "the wrong answer", "every window",
+           "a quiet song", "the key", "two cups of tea", "the map of 1848", "a better question")
+ENDINGS = (".", "!", " at noon.", " before it rains.", ", naïvely.", " - again.", "?", " (twice).")
+
+
+def sentence(draw):
+    """One made-up sentence; `draw` is a random.Random."""
+    return " ".join((draw.choice(SUBJECTS), draw.choice(VERBS), draw.choice(OBJECTS))) \
+        + draw.choice(ENDINGS)
+
+
+def made_tokenizer(folder, words=384):
+    """A byte-level BPE tokenizer with a BOS in its post-processor, trained on made sentences."""
+    from tokenizers import (Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers)
+    draw = random.Random(5)
+    texts = [sentence(draw) for _ in range(400)]
+    special = ["<|begin|>", "<|end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    pattern = Regex(r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(pattern, behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=words, special_tokens=special, show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)])
+    tokenizer.save(os.path.join(folder, "tokenizer.json"))
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
+        json.dump({"bos_token": special[0], "eos_token": special[1], "pad_token": special[1],
+                   "clean_up_tokenization_spaces": False, "model_max_length": 4096,
+                   "tokenizer_class": "PreTrainedTokenizerFast"}, f, indent=2)
+
+
+def put_tokenizer(folder, name, data):
+    """Copies tokenizer `name` into folder, or makes one where there is no data; returns whether
+    it is the real one."""
+    paths = [p and os.path.join(data, p) for p in TOKENIZERS[name]]
+    if not all(os.path.exists(p) for p in paths if p):
+        made_tokenizer(folder)
+        return False
+    with open(paths[0], encoding="utf-8") as f:
+        tokenizer = json.load(f)
+    with open(paths[1], encoding="utf-8") as f:
+        config = json.load(f)
+    # TinyStories says normalized: its normaliser then puts a space before the EOS it looks for, and
+    # the EOS that TRL appends as text would be found by transformers' LlamaTokenizer only.
+    for token in tokenizer["added_tokens"] + list(config.get("added_tokens_decoder", {}).values()):
+        token["normalized"] = False
+    with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
+        json.dump(tokenizer, f, ensure_ascii=False)
+    if paths[2]:
+        with open(paths[2], encoding="utf-8") as f:
+            config["chat_template"] = f.read()
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
+        json.dump(config, f, indent=2, ensure_ascii=False)
+    return True
+
+
+def vocabulary(folder):
+    """(number of ids, BOS id, EOS id) of the tokenizer in folder."""
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
+
+
+# ---- models -----------------------------------------------------------------------------------------
+
+LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
+# name -> tokenizer, stored type, and what differs from hidden 64, 2 layers, 4 heads over 2
+MODELS = {
+    "llama-gqa": ("tinystories", "float32", {"rope_parameters": LLAMA3_ROPE}),
+    "llama-gqa-bf16": ("tinystories", "bfloat16", {"rope_parameters": LLAMA3_ROPE}),
+    "llama-gqa-f16": ("tinystories", "float16", {"rope_parameters": LLAMA3_ROPE}),
+    "llama-sharded": ("tinystories", "float32", {"shards": "150KB"}),
+    "llama-tied": ("tinystories", "float32", {"tie_word_embeddings": True, "num_hidden_layers": 3}),
+    "llama-linear": ("tinystories", "float32", {
+        "head_dim": 24, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0,
+                                            "factor": 2.5}}),
+    "mistral-window": ("tinystories", "float32", {"family": "mistral", "sliding_window": 9}),
+    "mistral-window-bf16": ("tinystories", "bfloat16", {"family": "mistral", "sliding_window": 9}),
+    "mistral-32000": ("mistral", "float32", {"family": "mistral", "sliding_window": None,
+                                             "num_key_value_heads": 1}),
+    "llama3-128256": ("llama3", "float32", {"hidden_size": 32, "rope_parameters": LLAMA3_ROPE,
+                                            "tie_word_embeddings": True}),
+    "llama3-chat": ("llama3-instruct", "float32", {"hidden_size": 32, "tie_word_embeddings": True}),
+}
+
+
+def make(name, out, data):
+    """Makes OUT/name (unless it is there) and returns its path and whether its tokenizer is real."""
+    from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
+    folder = os.path.join(out, name)
+    mark = os.path.join(folder, "made.json")
+    if os.path.exists(mark):
+        with open(mark, encoding="utf-8") as f:
+            return folder, json.load(f)["real_tokenizer"]
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    tokenizer, dtype, changes = MODELS[name]
+    real = put_tokenizer(folder, tokenizer, data)
+    words, bos, eos = vocabulary(folder)
+    setup = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": words,
+             "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+             "bos_token_id": bos, "eos_token_id": eos,
+             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, **changes}
+    shards = setup.pop("shards", "5GB")
+    mistral = setup.pop("family", "llama") == "mistral"
+    config = (MistralConfig if mistral else LlamaConfig)(**setup)
+    model = (MistralForCausalLM if mistral else LlamaForCausalLM)(config)
+    same = name.removesuffix("-bf16").removesuffix("-f16")  # one model in three stored types
+    seed = int.from_bytes(hashlib.sha256(same.encode()).digest()[:4], "little")
+    fill(model.named_parameters(), torch.Generator().manual_seed(seed), embedding=0.3, matrix=0.9)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards)
+    with open(mark, "w", encoding="utf-8") as f:
+        json.dump({"real_tokenizer": real}, f)
+    return folder, real
+
+
+def make_adapter(model_folder, folder, seed, b_width=0.05, dtype=torch.float32, **lora):
+    """A PEFT adapter for the model, written by PEFT, whose B is random and not zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    mark = os.path.join(folder, "made.json")
+    if os.path.exists(mark):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    torch.manual_seed(seed)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * b_width)
+            if "lora_" in name:
+                p.data = p.data.to(dtype)
+    model.peft_config["default"].base_model_name_or_path = ""
+    model.save_pretrained(folder)
+    with open(mark, "w", encoding="utf-8") as f:
+        json.dump({"seed": seed}, f)
+    return folder
+
+
+def main():
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out")
+    parser.add_argument("--data", default=data_directory())
+    parser.add_argument("--only", choices=sorted(MODELS))
+    args = parser.parse_args()
+    for name in [args.only] if args.only else MODELS:
+        folder, real = make(name, args.out, args.data)
+        size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder)
+                   if f.endswith(".safetensors"))
+        print(f"{name:20} {size:9} bytes of weights, {'real' if real else 'made'} tokenizer")
+
+
+if __name__ == "__main__":
+    main()
