@@ -1,0 +1,596 @@
+/* generate.c - batched sampling: one loop of steps, each one packed batch. */
+#include "generate.h"
+
+#include <math.h>
+#include <string.h>
+
+const char *const generate_finish_names[] = {"stop", "length"};
+
+enum {
+    PREFILL = 256, /* prompt tokens read in a step: enough to be compute-bound, few to hold */
+    MAX_STOPS = MODEL_MAX_EOS + 1
+};
+
+GenerateOptions generate_defaults(void)
+{
+    return (GenerateOptions){
+        .max_tokens = 256, .temperature = 1.0, .top_p = 1.0, .samples = 1, .at_once = 32};
+}
+
+int generate_check(const GenerateOptions *o, Err *e)
+{
+    const size_t most = 1u << 20;
+    if (o->max_tokens < 1 || o->max_tokens > most)
+        return err_set(e, ERR_USAGE, "--max-tokens: found %zu, allowed 1 to %zu", o->max_tokens,
+                       most);
+    if (!(o->temperature >= 0) || !(o->temperature <= 100))
+        return err_set(e, ERR_USAGE, "--temperature: found %g, allowed 0 (greedy) to 100",
+                       o->temperature);
+    if (!(o->top_p >= 0) || !(o->top_p <= 1))
+        return err_set(e, ERR_USAGE, "--top-p: found %g, allowed 0 to 1", o->top_p);
+    if (!(o->min_p >= 0) || !(o->min_p <= 1))
+        return err_set(e, ERR_USAGE, "--min-p: found %g, allowed 0 to 1", o->min_p);
+    if (o->samples < 1 || o->samples > most)
+        return err_set(e, ERR_USAGE, "--samples: found %zu, allowed 1 to %zu", o->samples, most);
+    if (o->at_once < 1 || o->at_once > 4096)
+        return err_set(e, ERR_USAGE, "--at-once: found %zu, allowed 1 to 4096", o->at_once);
+    return 0;
+}
+
+/* ---- choosing a token ---------------------------------------------------------------------- */
+
+/* Is token a more probable than token b? A total order: lower ids win ties. */
+static int before(const real *w, uint32_t a, uint32_t b)
+{
+    return w[a] > w[b] || (w[a] == w[b] && a < b);
+}
+
+/* Lets heap[at] sink to its place: every parent comes before its children. */
+static void heap_sink(uint32_t *heap, size_t n, size_t at, const real *w)
+{
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= n) return;
+        if (child + 1 < n && before(w, heap[child + 1], heap[child])) child++;
+        if (before(w, heap[at], heap[child])) return;
+        uint32_t swap = heap[at];
+        heap[at] = heap[child];
+        heap[child] = swap;
+        at = child;
+    }
+}
+
+/* Moves the first of the heap behind its new end, to heap[n-1]. */
+static uint32_t heap_pop(uint32_t *heap, size_t n, const real *w)
+{
+    uint32_t first = heap[0];
+    heap[0] = heap[n - 1];
+    heap[n - 1] = first;
+    heap_sink(heap, n - 1, 0, w);
+    return first;
+}
+
+/* The last token, from the most probable down, that top_k and top_p keep. total = sum of w.
+ * Tokens lighter than (1 - top_p) total / V weigh less than 1 - top_p together, so without top_k
+ * the nucleus lies among the others, and only these enter the heap. */
+static uint32_t last_kept(const GenerateOptions *o, const real *w, size_t V, double total,
+                          uint32_t *heap)
+{
+    size_t n = 0, k = o->top_k && o->top_k < V ? o->top_k : 0;
+    double light = k ? 0 : (1 - o->top_p) * total / (double)V;
+    for (size_t v = 0; v < V; v++)
+        if (w[v] > 0 && (double)w[v] >= light) heap[n++] = (uint32_t)v;
+    for (size_t i = n / 2; i-- > 0;) heap_sink(heap, n, i, w);
+
+    if (k > n) k = n;
+    double mass = 0;
+    for (size_t i = 0; i < k; i++) mass += (double)w[heap_pop(heap, n - i, w)];
+    if (!k) mass = total;
+    double sum = 0;
+    for (size_t i = 0;; i++) { /* popped tokens lie at heap[n-1], heap[n-2], ... */
+        uint32_t v = k ? heap[n - 1 - i] : heap_pop(heap, n - i, w);
+        sum += (double)w[v];
+        if (sum >= o->top_p * mass || i + 1 == (k ? k : n)) return v;
+    }
+}
+
+/* The largest value and its lowest place; V where one is NaN or none is finite. */
+static size_t largest(const real *z, size_t V)
+{
+    size_t best = 0;
+    for (size_t v = 0; v < V; v++) {
+        if (z[v] != z[v]) return V;
+        if (z[v] > z[best]) best = v;
+    }
+    return isfinite((double)z[best]) ? best : V;
+}
+
+int32_t generate_choose(const GenerateOptions *o, real *z, size_t V, double u, uint32_t *order)
+{
+    size_t best = largest(z, V);
+    if (best == V) return -1;
+    if (o->temperature == 0) return (int32_t)best;
+
+    double max = (double)z[best], total = 0;
+    for (size_t v = 0; v < V; v++) { /* weights: the best one's is 1 */
+        z[v] = (real)maths_expf((float)(((double)z[v] - max) / o->temperature));
+        total += (double)z[v];
+    }
+    if (o->top_p < 1 || (o->top_k && o->top_k < V)) {
+        uint32_t last = last_kept(o, z, V, total, order);
+        real cut = z[last];
+        for (size_t v = 0; v < V; v++)
+            if (z[v] < cut || (z[v] == cut && v > last)) z[v] = 0;
+    }
+    total = 0;
+    for (size_t v = 0; v < V; v++) {
+        if ((double)z[v] < o->min_p) z[v] = 0;
+        total += (double)z[v];
+    }
+    double sum = 0, target = u * total;
+    size_t chosen = best;
+    for (size_t v = 0; v < V && sum <= target; v++) {
+        if (!(z[v] > 0)) continue;
+        sum += (double)z[v];
+        chosen = v;
+    }
+    return (int32_t)chosen;
+}
+
+/* ---- a run --------------------------------------------------------------------------------- */
+
+/* A prompt in flight. Its block takes all tokens but the last: that one starts each sample, so
+ * that samples may begin at different times and all steps look alike. */
+typedef struct {
+    size_t prompt;         /* place in the array of prompts */
+    KvBlock *block;        /* NULL for a prompt of one token */
+    size_t started, ended; /* samples */
+    int used;
+} Reading;
+
+/* A running sample. */
+typedef struct {
+    Reading *from;
+    size_t prompt, sample;
+    KvBlock *block; /* the last prompt token and the new tokens; kept for the next sample */
+    int32_t *ids;   /* [max_tokens] */
+    size_t count, most;
+    int32_t next; /* token chosen in this step */
+    int running;
+} Slot;
+
+/* A sample that ended before its turn. */
+typedef struct {
+    int32_t *ids;
+    size_t count;
+    GenerateFinish finish;
+    int ready;
+} Result;
+
+typedef struct {
+    const Generator *g;
+    const Prompt *prompts;
+    size_t n_prompts;
+    const GenerateSink *sink;
+
+    Reading *readings; /* [n_readings] */
+    size_t n_readings;
+    Slot *slots; /* [n_slots] */
+    size_t n_slots;
+    Result *results;            /* [n_prompts * samples] */
+    size_t admitted, delivered; /* prompts taken in; results handed out */
+
+    int32_t stops[MAX_STOPS];
+    size_t n_stops;
+    size_t V; /* rows of the head that are tokens */
+
+    Tape tape;
+    Batch batch;
+    Slot **rows;       /* [n_slots]: whose logits row i is */
+    uint32_t *row_ids; /* 0, 1, 2, ... */
+    uint32_t *order;   /* [threads][V]: scratch of generate_choose */
+    real *logits;      /* of the step, [n][V of the head] */
+    size_t step_rows;
+} Run;
+
+/* Prompts that can be worked on, and the room they need. */
+static int check_prompts(const Run *r, size_t *positions, Err *e)
+{
+    const ModelConfig *c = &r->g->model->config;
+    *positions = 1;
+    for (size_t i = 0; i < r->n_prompts; i++) {
+        const Prompt *p = &r->prompts[i];
+        if (!p->count)
+            return err_set(e, ERR_DATA, "prompt %llu has no tokens, nothing to continue",
+                           (unsigned long long)p->index);
+        if (p->count >= c->max_positions)
+            return err_set(e, ERR_DATA,
+                           "prompt %llu has %zu tokens, the context of the model holds %zu and "
+                           "one must be left for the answer: shorten the prompt or leave it out",
+                           (unsigned long long)p->index, p->count, c->max_positions);
+        for (size_t j = 0; j < p->count; j++)
+            if (p->ids[j] < 0 || (size_t)p->ids[j] >= c->V)
+                return err_set(e, ERR_DATA, "prompt %llu: token id %ld, allowed 0 to %zu",
+                               (unsigned long long)p->index, (long)p->ids[j], c->V - 1);
+        size_t room = c->max_positions - p->count, most = r->g->options.max_tokens;
+        size_t end = p->count + (most < room ? most : room);
+        if (end > *positions) *positions = end;
+    }
+    return 0;
+}
+
+/* End tokens: those of the model's configuration and the tokenizer's own. */
+static void find_stops(Run *r)
+{
+    const ModelConfig *c = &r->g->model->config;
+    for (size_t i = 0; i < c->n_eos; i++) r->stops[r->n_stops++] = c->eos[i];
+    r->V = c->V;
+    if (!r->g->tokenizer) return;
+    int32_t eos = tokenizer_eos(r->g->tokenizer);
+    if (eos >= 0) r->stops[r->n_stops++] = eos;
+    size_t known = tokenizer_size(r->g->tokenizer);
+    if (known < r->V) r->V = known; /* rows beyond are padding and have no text */
+}
+
+static int is_stop(const Run *r, int32_t id)
+{
+    for (size_t i = 0; i < r->n_stops; i++)
+        if (r->stops[i] == id) return 1;
+    return 0;
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+/* The heaviest step, as a batch whose numbers are never read: all slots running, and a full
+ * measure of prompt tokens in as many segments as there can be. */
+static void heaviest_batch(Run *r, KvBlock chain[2])
+{
+    memset(chain, 0, 2 * sizeof *chain);
+    chain[1].parent = &chain[0];
+    Batch *b = &r->batch;
+    b->T = r->n_slots + PREFILL;
+    b->n_segments = r->n_slots + r->n_readings;
+    for (size_t i = 0; i < b->n_segments; i++)
+        b->segments[i] =
+            (Segment){.row = i < b->T ? i : b->T - 1, .count = 1, .parent = -1, .past = &chain[1]};
+    memset(b->ids, 0, b->T * sizeof *b->ids);
+}
+
+/* Runs the heaviest step on a counting tape, then takes that much. */
+static int open_tape(Run *r, Err *e)
+{
+    Model *m = r->g->model;
+    KvBlock chain[2];
+    heaviest_batch(r, chain);
+    size_t nodes = model_node_bytes(m, &r->batch);
+    Tape count;
+    if (tape_open(&count, r->g->compute, 0, nodes, e)) return -1;
+    model_logits(&count, m, r->g->lora, &r->batch, r->row_ids, r->n_slots);
+    size_t bytes = tape_peak(&count);
+    int bad = tape_check(&count, e);
+    tape_close(&count);
+    return bad ? -1 : tape_open(&r->tape, r->g->compute, bytes, nodes, e);
+}
+
+static int open_slots(Run *r, Err *e)
+{
+    const GenerateOptions *o = &r->g->options;
+    for (size_t i = 0; i < r->n_slots; i++) {
+        Slot *s = &r->slots[i];
+        s->ids = mem_calloc(o->max_tokens, sizeof *s->ids, e);
+        s->block = s->ids ? kv_create(r->g->model, o->max_tokens, NULL, e) : NULL;
+        if (!s->block) return -1;
+    }
+    return 0;
+}
+
+static int run_open(Run *r, Err *e)
+{
+    const GenerateOptions *o = &r->g->options;
+    size_t total, positions;
+    if (check_prompts(r, &positions, e)) return -1;
+    if (model_reserve_positions(r->g->model, positions, e)) return -1;
+    find_stops(r);
+    if (size_mul(r->n_prompts, o->samples, &total))
+        return err_set(e, ERR_MEMORY, "%zu prompts x %zu samples are too many", r->n_prompts,
+                       o->samples);
+    r->n_slots = total < o->at_once ? total : o->at_once;
+    r->n_readings = r->n_slots + 1; /* one waits for the next free slot */
+    r->readings = mem_calloc(r->n_readings, sizeof *r->readings, e);
+    r->slots = mem_calloc(r->n_slots, sizeof *r->slots, e);
+    r->results = mem_calloc(total, sizeof *r->results, e);
+    r->rows = mem_calloc(r->n_slots, sizeof *r->rows, e);
+    r->row_ids = mem_calloc(r->n_slots, sizeof *r->row_ids, e);
+    r->order = mem_calloc((size_t)threads_count() * r->V, sizeof *r->order, e);
+    r->batch.ids = mem_calloc(r->n_slots + PREFILL, sizeof *r->batch.ids, e);
+    r->batch.segments = mem_calloc(r->n_slots + r->n_readings, sizeof *r->batch.segments, e);
+    if (!r->readings || !r->slots || !r->results || !r->rows || !r->row_ids || !r->order ||
+        !r->batch.ids || !r->batch.segments)
+        return -1;
+    for (size_t i = 0; i < r->n_slots; i++) r->row_ids[i] = (uint32_t)i;
+    return open_slots(r, e) || open_tape(r, e) ? -1 : 0;
+}
+
+static void run_close(Run *r)
+{
+    for (size_t i = 0; r->readings && i < r->n_readings; i++) kv_free(r->readings[i].block);
+    for (size_t i = 0; r->slots && i < r->n_slots; i++) {
+        kv_free(r->slots[i].block);
+        mem_free(r->slots[i].ids);
+    }
+    for (size_t i = 0; r->results && i < r->n_prompts * r->g->options.samples; i++)
+        mem_free(r->results[i].ids);
+    mem_free(r->readings);
+    mem_free(r->slots);
+    mem_free(r->results);
+    mem_free(r->rows);
+    mem_free(r->row_ids);
+    mem_free(r->order);
+    mem_free(r->batch.ids);
+    mem_free(r->batch.segments);
+    tape_close(&r->tape);
+}
+
+/* ---- who runs ------------------------------------------------------------------------------ */
+
+static int reading_done(const Run *r, const Reading *p)
+{
+    return !p->block || p->block->len + 1 == r->prompts[p->prompt].count;
+}
+
+/* The earliest prompt in flight, from `least` on, that has samples to start; NULL = none. */
+static Reading *first_waiting(Run *r, size_t least)
+{
+    Reading *first = NULL;
+    for (size_t i = 0; i < r->n_readings; i++) {
+        Reading *p = &r->readings[i];
+        if (p->used && p->prompt >= least && p->started < r->g->options.samples &&
+            (!first || p->prompt < first->prompt))
+            first = p;
+    }
+    return first;
+}
+
+static void start_sample(Run *r, Slot *s, Reading *from)
+{
+    const Prompt *p = &r->prompts[from->prompt];
+    const GenerateOptions *o = &r->g->options;
+    size_t room = r->g->model->config.max_positions - p->count;
+    s->from = from;
+    s->prompt = from->prompt;
+    s->sample = from->started++;
+    s->count = 0;
+    s->most = o->max_tokens < room ? o->max_tokens : room;
+    s->next = p->ids[p->count - 1];
+    s->block->parent = from->block;
+    s->block->pos = p->count - 1;
+    s->block->len = 0;
+    s->running = 1;
+}
+
+/* Free slots take the next samples of prompts that have been read. Returns the slots left free. */
+static size_t start_samples(Run *r)
+{
+    size_t free_slots = 0;
+    for (size_t i = 0; i < r->n_slots; i++) {
+        if (r->slots[i].running) continue;
+        Reading *from = first_waiting(r, 0);
+        if (from && reading_done(r, from))
+            start_sample(r, &r->slots[i], from);
+        else
+            free_slots++;
+    }
+    return free_slots;
+}
+
+/* Takes in prompts until their samples fill the free slots, and one more. */
+static int admit_prompts(Run *r, size_t free_slots, Err *e)
+{
+    size_t waiting = 0;
+    for (size_t i = 0; i < r->n_readings; i++)
+        if (r->readings[i].used) waiting += r->g->options.samples - r->readings[i].started;
+    for (size_t i = 0; i < r->n_readings; i++) {
+        Reading *p = &r->readings[i];
+        if (p->used) continue;
+        if (waiting > free_slots || r->admitted == r->n_prompts) return 0;
+        size_t count = r->prompts[r->admitted].count - 1;
+        *p = (Reading){.prompt = r->admitted, .used = 1};
+        if (count && !(p->block = kv_create(r->g->model, count, NULL, e))) return -1;
+        r->admitted++;
+        waiting += r->g->options.samples;
+    }
+    return 0;
+}
+
+/* ---- a step -------------------------------------------------------------------------------- */
+
+/* The newest token of each running sample; these rows want logits. */
+static void pack_samples(Run *r)
+{
+    Batch *b = &r->batch;
+    b->T = b->n_segments = 0;
+    for (size_t i = 0; i < r->n_slots; i++) {
+        Slot *s = &r->slots[i];
+        if (!s->running) continue;
+        r->rows[b->T] = s;
+        b->segments[b->n_segments++] = (Segment){.row = b->T,
+                                                 .count = 1,
+                                                 .pos = s->block->pos + s->block->len,
+                                                 .parent = -1,
+                                                 .past = s->block,
+                                                 .into = s->block};
+        b->ids[b->T++] = s->next;
+    }
+    r->step_rows = b->T;
+}
+
+/* Up to PREFILL tokens of prompts that are not read yet, earliest first; long ones in pieces. */
+static void pack_prompts(Run *r)
+{
+    Batch *b = &r->batch;
+    size_t left = PREFILL;
+    for (Reading *p = first_waiting(r, 0); p && left; p = first_waiting(r, p->prompt + 1)) {
+        if (reading_done(r, p)) continue;
+        size_t at = p->block->len, count = r->prompts[p->prompt].count - 1 - at;
+        if (count > left) count = left;
+        b->segments[b->n_segments++] = (Segment){.row = b->T,
+                                                 .count = count,
+                                                 .pos = at,
+                                                 .parent = -1,
+                                                 .past = at ? p->block : NULL,
+                                                 .into = p->block};
+        memcpy(b->ids + b->T, r->prompts[p->prompt].ids + at, count * sizeof *b->ids);
+        b->T += count;
+        left -= count;
+    }
+}
+
+/* Chooses the token of row i: a task of its own, with the scratch of its thread. */
+static void choose_task(void *ctx, size_t i)
+{
+    Run *r = ctx;
+    Slot *s = r->rows[i];
+    const GenerateOptions *o = &r->g->options;
+    uint64_t key = rng_mix(rng_mix(o->seed, r->prompts[s->prompt].index), s->sample);
+    s->next = generate_choose(o, r->logits + i * r->g->model->config.V, r->V,
+                              rng_unit(key, RNG_SAMPLE, s->count),
+                              r->order + (size_t)threads_index() * r->V);
+}
+
+/* Hands out every result whose turn has come. */
+static int deliver(Run *r, Err *e)
+{
+    size_t samples = r->g->options.samples;
+    for (;; r->delivered++) {
+        Result *x = &r->results[r->delivered];
+        if (r->delivered == r->n_prompts * samples || !x->ready) return 0;
+        Continuation c = {.prompt = r->delivered / samples,
+                          .sample = r->delivered % samples,
+                          .ids = x->ids,
+                          .count = x->count,
+                          .finish = x->finish};
+        int status = r->sink->done(r->sink->ctx, &c, e);
+        mem_free(x->ids);
+        x->ids = NULL;
+        if (status) return -1;
+    }
+}
+
+/* Keeps what a sample gave, and frees its slot, and its prompt after the last sample. */
+static int end_sample(Run *r, Slot *s, GenerateFinish finish, Err *e)
+{
+    Result *x = &r->results[s->prompt * r->g->options.samples + s->sample];
+    x->ids = mem_alloc(s->count * sizeof *x->ids, e);
+    if (!x->ids) return -1;
+    memcpy(x->ids, s->ids, s->count * sizeof *x->ids);
+    x->count = s->count;
+    x->finish = finish;
+    x->ready = 1;
+    s->running = 0;
+    if (++s->from->ended == r->g->options.samples) {
+        kv_free(s->from->block);
+        *s->from = (Reading){0};
+    }
+    return deliver(r, e);
+}
+
+/* What the chosen token means for its sample: an end, or one token more. */
+static int take_token(Run *r, Slot *s, Err *e)
+{
+    if (s->next < 0)
+        return err_set(
+            e, ERR_DATA,
+            "prompt %llu: the model gives no finite logit for new token %zu; its weights "
+            "may hold NaN (--check-tensors finds them)",
+            (unsigned long long)r->prompts[s->prompt].index, s->count);
+    if (is_stop(r, s->next)) return end_sample(r, s, GENERATE_STOP, e);
+    s->ids[s->count++] = s->next;
+    if (r->sink->token && r->sink->token(r->sink->ctx, s->prompt, s->sample, s->next, e)) return -1;
+    return s->count == s->most ? end_sample(r, s, GENERATE_LENGTH, e) : 0;
+}
+
+static int step(Run *r, Err *e)
+{
+    if (admit_prompts(r, start_samples(r), e)) return -1;
+    pack_samples(r);
+    pack_prompts(r);
+    tape_reset(&r->tape);
+    /* A step that only reads prompts asks for one row of logits all the same, and drops it. */
+    size_t n = r->step_rows ? r->step_rows : 1;
+    Var *z = model_logits(&r->tape, r->g->model, r->g->lora, &r->batch, r->row_ids, n);
+    if (tape_check(&r->tape, e)) return -1;
+    r->logits = z->x;
+    threads_run(choose_task, r, r->step_rows);
+    for (size_t i = 0; i < r->step_rows; i++)
+        if (take_token(r, r->rows[i], e)) return -1;
+    return 0;
+}
+
+int generate_run(const Generator *g, const Prompt *prompts, size_t n, const GenerateSink *sink,
+                 Err *e)
+{
+    if (generate_check(&g->options, e)) return -1;
+    if (!n) return 0;
+    Run r = {.g = g, .prompts = prompts, .n_prompts = n, .sink = sink};
+    int status = run_open(&r, e);
+    while (!status && r.delivered < n * g->options.samples) {
+        if (stop_requested)
+            status = err_set(e, ERR_INTERRUPTED, "interrupted after %zu of %zu answers",
+                             r.delivered, n * g->options.samples);
+        else
+            status = step(&r, e);
+    }
+    run_close(&r);
+    return status;
+}
+
+/* ---- one prompt, streamed ------------------------------------------------------------------ */
+
+typedef struct {
+    int (*text)(void *ctx, const char *bytes, size_t len, Err *e);
+    void *ctx;
+    Decoder decoder;
+    Text piece;
+    Ids *ids;
+    GenerateFinish finish;
+} Stream;
+
+/* Passes on what the decoder has let go. */
+static int stream_piece(Stream *s, Err *e)
+{
+    int status = s->piece.len ? s->text(s->ctx, s->piece.data, s->piece.len, e) : 0;
+    s->piece.len = 0;
+    return status;
+}
+
+static int stream_token(void *ctx, size_t prompt, size_t sample, int32_t id, Err *e)
+{
+    Stream *s = ctx;
+    (void)prompt;
+    (void)sample;
+    if (s->ids && ids_add(s->ids, id, e)) return -1;
+    return decoder_put(&s->decoder, id, &s->piece, e) ? -1 : stream_piece(s, e);
+}
+
+static int stream_done(void *ctx, const Continuation *c, Err *e)
+{
+    Stream *s = ctx;
+    s->finish = c->finish;
+    return decoder_flush(&s->decoder, &s->piece, e) ? -1 : stream_piece(s, e);
+}
+
+int generate_stream(const Generator *g, const Prompt *prompt,
+                    int (*text)(void *ctx, const char *bytes, size_t len, Err *e), void *ctx,
+                    Ids *ids, GenerateFinish *finish, Err *e)
+{
+    Stream s = {.text = text, .ctx = ctx, .ids = ids};
+    Generator one = *g;
+    one.options.samples = 1;
+    decoder_begin(&s.decoder, g->tokenizer, 1);
+    GenerateSink sink = {&s, stream_done, stream_token};
+    int status = generate_run(&one, prompt, 1, &sink, e);
+    decoder_free(&s.decoder);
+    text_free(&s.piece);
+    if (finish) *finish = s.finish;
+    return status;
+}

@@ -1,0 +1,458 @@
+/* test_generate.c - the choice of tokens; and texts that do not depend on company, threads, memory.
+ */
+#include "generate.h"
+
+#include "golden.h"
+
+/* ---- the choice ---------------------------------------------------------------------------- */
+
+static uint32_t scratch[64];
+
+static int32_t choose(const GenerateOptions *o, const real *logits, size_t V, double u)
+{
+    real z[64];
+    memcpy(z, logits, V * sizeof *z);
+    return generate_choose(o, z, V, u, scratch);
+}
+
+/* Probabilities 0.5, 0.25, 0.125, 0.125 on tokens 2, 0, 1, 3. */
+static const real four[4] = {(real)-1.3862943611198906, (real)-2.0794415416798357,
+                             (real)-0.6931471805599453, (real)-2.0794415416798357};
+
+static void greedy_takes_the_largest_and_the_lowest_of_equals(void)
+{
+    GenerateOptions o = generate_defaults();
+    o.temperature = 0;
+    const real z[5] = {1, 3, 3, 2, 3};
+    CHECK(choose(&o, z, 5, 0.99) == 1);
+    CHECK(choose(&o, four, 4, 0.99) == 2);
+}
+
+static void draws_share_the_unit_interval_in_the_order_of_ids(void)
+{
+    GenerateOptions o = generate_defaults();
+    CHECK(choose(&o, four, 4, 0) == 0);
+    CHECK(choose(&o, four, 4, 0.2499) == 0);
+    CHECK(choose(&o, four, 4, 0.2501) == 1);
+    CHECK(choose(&o, four, 4, 0.3751) == 2);
+    CHECK(choose(&o, four, 4, 0.8749) == 2);
+    CHECK(choose(&o, four, 4, 0.8751) == 3);
+    CHECK(choose(&o, four, 4, 1 - 1e-16) == 3);
+}
+
+static void temperature_sharpens_and_flattens(void)
+{
+    GenerateOptions o = generate_defaults();
+    o.temperature = 0.5; /* squares: 16, 4, 1, 1 of 22 */
+    CHECK(choose(&o, four, 4, 3.99 / 22) == 0);
+    CHECK(choose(&o, four, 4, 4.01 / 22) == 1);
+    CHECK(choose(&o, four, 4, 5.01 / 22) == 2);
+    o.temperature = 100; /* nearly even */
+    CHECK(choose(&o, four, 4, 0.24) == 0 && choose(&o, four, 4, 0.26) == 1);
+    o.temperature = 1e-30; /* greedy in the limit, without overflow */
+    CHECK(choose(&o, four, 4, 0.999) == 2);
+}
+
+static void top_k_keeps_the_k_best_lower_ids_first(void)
+{
+    GenerateOptions o = generate_defaults();
+    o.top_k = 1;
+    CHECK(choose(&o, four, 4, 0.999) == 2);
+    o.top_k = 2; /* tokens 0 and 2: 1/3, 2/3 */
+    CHECK(choose(&o, four, 4, 0.333) == 0);
+    CHECK(choose(&o, four, 4, 0.334) == 2);
+    o.top_k = 3; /* of 1 and 3, equal, token 1 stays */
+    CHECK(choose(&o, four, 4, 0.999) == 2);
+    CHECK(choose(&o, four, 4, 0.3) == 1);
+    o.top_k = 1000; /* more than there are: all */
+    CHECK(choose(&o, four, 4, 0.999) == 3);
+}
+
+static void top_p_keeps_the_fewest_that_reach_the_mass(void)
+{
+    GenerateOptions o = generate_defaults();
+    o.top_p = 0.4;
+    CHECK(choose(&o, four, 4, 0) == 2 && choose(&o, four, 4, 0.999) == 2);
+    o.top_p = 0.7; /* 0.5 is not enough, 0.75 is */
+    CHECK(choose(&o, four, 4, 0.333) == 0 && choose(&o, four, 4, 0.334) == 2);
+    o.top_p = 0.8; /* 1 and 3 are equal: token 1 */
+    CHECK(choose(&o, four, 4, 0.999) == 2 && choose(&o, four, 4, 0.4) == 1);
+    o.top_p = 0; /* one always stays */
+    CHECK(choose(&o, four, 4, 0.999) == 2);
+    o.top_k = 2; /* the mass is that of the two: 2/3, 1/3 */
+    o.top_p = 0.6;
+    CHECK(choose(&o, four, 4, 0) == 2);
+    o.top_p = 0.7;
+    CHECK(choose(&o, four, 4, 0) == 0);
+}
+
+static void min_p_is_relative_to_the_best(void)
+{
+    GenerateOptions o = generate_defaults();
+    o.min_p = 0.4; /* 0.25 / 0.5 stays, 0.125 / 0.5 goes */
+    CHECK(choose(&o, four, 4, 0.333) == 0 && choose(&o, four, 4, 0.334) == 2);
+    o.min_p = 1;
+    CHECK(choose(&o, four, 4, 0.999) == 2);
+}
+
+/* Against the definition, by sorting: random logits, random options. */
+static void filters_agree_with_their_definition(void)
+{
+    for (uint64_t round = 0; round < 3000; round++) {
+        enum { N = 50 };
+        real z[N];
+        double p[N], total = 0;
+        size_t rank[N];
+        for (size_t v = 0; v < N; v++) /* quarters: ties are common */
+            z[v] = (real)(floor(rng_unit(1, round, v) * 24) / 4);
+        GenerateOptions o = generate_defaults();
+        if (round % 2) o.top_k = 1 + (size_t)(rng_u64(2, round, 0) % N);
+        if (round % 3) o.top_p = rng_unit(2, round, 1);
+        if (round % 5 == 0) o.min_p = rng_unit(2, round, 2) * 0.5;
+        for (size_t v = 0; v < N; v++) total += p[v] = exp((double)z[v]), rank[v] = v;
+        for (size_t i = 1; i < N; i++) /* insertion: stable, so lower ids come first */
+            for (size_t j = i; j && p[rank[j]] > p[rank[j - 1]]; j--) {
+                size_t swap = rank[j];
+                rank[j] = rank[j - 1];
+                rank[j - 1] = swap;
+            }
+        size_t keep = o.top_k ? o.top_k : N, kept = 0;
+        double mass = 0, sum = 0;
+        for (size_t i = 0; i < keep; i++) mass += p[rank[i]];
+        while (kept < keep) {
+            sum += p[rank[kept++]];
+            if (sum >= o.top_p * mass * (1 - 1e-6)) break;
+        }
+        while (kept > 1 && p[rank[kept - 1]] < o.min_p * p[rank[0]] * (1 - 1e-6)) kept--;
+        for (int draw = 0; draw < 4; draw++) {
+            int32_t id = choose(&o, z, N, rng_unit(3, round, (uint64_t)draw));
+            size_t at = 0;
+            while (at < N && rank[at] != (size_t)id) at++;
+            CHECK(at < kept);
+        }
+    }
+}
+
+static void hopeless_logits_are_refused(void)
+{
+    GenerateOptions o = generate_defaults();
+    const real nan4[4] = {0, (real)NAN, 1, 2};
+    const real dead[3] = {(real)-INFINITY, (real)-INFINITY, (real)-INFINITY};
+    const real one[3] = {(real)-INFINITY, 5, (real)-INFINITY}, hot[2] = {(real)INFINITY, 0};
+    for (int t = 0; t < 2; t++) {
+        o.temperature = t;
+        CHECK(choose(&o, nan4, 4, 0.5) == -1);
+        CHECK(choose(&o, dead, 3, 0.5) == -1);
+        CHECK(choose(&o, hot, 2, 0.5) == -1);
+        CHECK(choose(&o, one, 3, 0) == 1 && choose(&o, one, 3, 0.999) == 1);
+    }
+}
+
+static void options_out_of_range_are_usage_errors(void)
+{
+    Err e;
+    GenerateOptions o = generate_defaults();
+    CHECK(generate_check(&o, &e) == 0);
+#define REFUSED(field, bad)                                                                        \
+    (o = generate_defaults(), o.field = (bad), e.code = 0,                                         \
+     generate_check(&o, &e) == -1 && e.code == ERR_USAGE)
+    CHECK(REFUSED(max_tokens, 0));
+    CHECK(REFUSED(temperature, -1));
+    CHECK(REFUSED(temperature, (double)NAN));
+    CHECK(REFUSED(top_p, 1.5));
+    CHECK(REFUSED(top_p, (double)NAN));
+    CHECK(REFUSED(min_p, -0.1));
+    CHECK(REFUSED(samples, 0));
+    CHECK(REFUSED(at_once, 0));
+}
+
+/* ---- texts --------------------------------------------------------------------------------- */
+
+enum { PROMPTS = 7, LONGEST = 300, NEW = 20, SAMPLES = 3 };
+
+static Model model;
+static Lora lora;
+static Compute compute;
+static int32_t prompt_ids[PROMPTS][LONGEST];
+static Prompt prompts[PROMPTS];
+
+typedef struct {
+    int32_t ids[PROMPTS * SAMPLES][NEW];
+    size_t count[PROMPTS * SAMPLES];
+    GenerateFinish finish[PROMPTS * SAMPLES];
+    size_t done, tokens, samples;
+    int in_order;
+} Got;
+
+/* Prompts of many lengths: one token, two of the same beginning, longer than a step reads. */
+static void begin(const char *name)
+{
+    static const size_t count[PROMPTS] = {1, 9, 9, 40, 3, 27, 17};
+    Err e;
+    LoraShape shape;
+    char adapter[IO_PATH_MAX + 16];
+    compute_open(&compute, "auto", PRECISION_F32, &e);
+    if (model_load(&model, golden_path(name), 0, NULL, &e)) printf("%s\n", e.text), exit(1);
+    snprintf(adapter, sizeof adapter, "%s/adapter", golden_path(name));
+    model_lora_shape(&model, &shape);
+    if (lora_load(&lora, adapter, &shape, 0, &e)) printf("%s\n", e.text), exit(1);
+    for (size_t i = 0; i < PROMPTS; i++) {
+        for (size_t t = 0; t < LONGEST; t++)
+            prompt_ids[i][t] = (int32_t)(rng_u64(7, i == 2 ? 1 : i, t) % model.config.V);
+        prompts[i] = (Prompt){prompt_ids[i], count[i], 100 + i};
+    }
+    prompt_ids[2][8] = (prompt_ids[1][8] + 1) % (int32_t)model.config.V;
+}
+
+static void end(void)
+{
+    lora_close(&lora);
+    model_close(&model);
+    compute_close(&compute);
+}
+
+static int take(void *ctx, const Continuation *c, Err *e)
+{
+    Got *g = ctx;
+    (void)e;
+    size_t at = c->prompt * g->samples + c->sample;
+    g->in_order &= at == g->done++;
+    g->count[at] = c->count;
+    g->finish[at] = c->finish;
+    if (c->count) memcpy(g->ids[at], c->ids, c->count * sizeof *c->ids);
+    return 0;
+}
+
+static int count_token(void *ctx, size_t prompt, size_t sample, int32_t id, Err *e)
+{
+    (void)prompt, (void)sample, (void)id, (void)e;
+    ((Got *)ctx)->tokens++;
+    return 0;
+}
+
+static GenerateOptions usual(void)
+{
+    GenerateOptions o = generate_defaults();
+    o.max_tokens = NEW;
+    o.samples = SAMPLES;
+    o.seed = 5;
+    o.top_p = 0.95;
+    return o;
+}
+
+static int run(Got *g, const GenerateOptions *o, const Prompt *p, size_t n, Err *e)
+{
+    Generator gen = {.model = &model, .lora = &lora, .compute = &compute, .options = *o};
+    GenerateSink sink = {g, take, count_token};
+    memset(g, 0, sizeof *g);
+    g->in_order = 1;
+    g->samples = o->samples;
+    return generate_run(&gen, p, n, &sink, e);
+}
+
+static Got together, other;
+
+static int same_sample(size_t a, size_t b)
+{
+    return together.count[a] == other.count[b] && together.finish[a] == other.finish[b] &&
+           !memcmp(together.ids[a], other.ids[b], together.count[a] * sizeof(int32_t));
+}
+
+static void results_come_in_the_order_of_prompts_and_samples(void)
+{
+    Err e = {0};
+    begin("llama");
+    GenerateOptions o = usual();
+    CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+    CHECK(together.in_order && together.done == PROMPTS * SAMPLES);
+    size_t tokens = 0, differ = 0;
+    for (size_t i = 0; i < PROMPTS * SAMPLES; i++) tokens += together.count[i];
+    for (size_t p = 0; p < PROMPTS; p++)
+        differ += memcmp(together.ids[p * SAMPLES], together.ids[p * SAMPLES + 1],
+                         sizeof together.ids[0]) != 0;
+    CHECK(tokens == together.tokens && tokens > 0);
+    CHECK(differ == PROMPTS); /* samples of a prompt are drawn apart */
+    end();
+}
+
+static void a_text_is_the_same_alone_and_in_company(void)
+{
+    static const char *const names[] = {"llama", "mistral"};
+    for (size_t k = 0; k < 2; k++) {
+        Err e = {0};
+        begin(names[k]);
+        GenerateOptions o = usual();
+        CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+        for (size_t at_once = 1; at_once <= 5; at_once += 2) {
+            o.at_once = at_once;
+            CHECK(run(&other, &o, prompts, PROMPTS, &e) == 0);
+            CHECK(other.in_order);
+            for (size_t i = 0; i < PROMPTS * SAMPLES; i++) CHECK(same_sample(i, i));
+        }
+        for (size_t p = 0; p < PROMPTS; p++) {
+            CHECK(run(&other, &o, &prompts[p], 1, &e) == 0);
+            for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
+        }
+        end();
+    }
+}
+
+static void a_text_is_the_same_for_any_number_of_threads(void)
+{
+    static const int counts[] = {1, 2, 3, 7};
+    Err e = {0};
+    for (size_t k = 0; k < 4; k++) {
+        threads_set(counts[k]);
+        begin("llama");
+        GenerateOptions o = usual();
+        CHECK(run(k ? &other : &together, &o, prompts, PROMPTS, &e) == 0);
+        for (size_t i = 0; k && i < PROMPTS * SAMPLES; i++) CHECK(same_sample(i, i));
+        end();
+    }
+    threads_set(0);
+}
+
+/* Greedy text is that of the whole sequence run again from its start for every token. */
+static void greedy_text_is_that_of_full_passes(void)
+{
+    Err e = {0};
+    begin("mistral"); /* its window is shorter than these texts */
+    GenerateOptions o = usual();
+    o.temperature = 0;
+    o.samples = 1;
+    CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+    for (size_t p = 0; p < PROMPTS; p++) {
+        int32_t ids[LONGEST + NEW];
+        size_t n = prompts[p].count;
+        memcpy(ids, prompts[p].ids, n * sizeof *ids);
+        for (size_t t = 0; t < together.count[p]; t++) {
+            Tape tape;
+            Segment s = {.count = n, .parent = -1};
+            Batch b = {.T = n, .ids = ids, .n_segments = 1, .segments = &s};
+            uint32_t last = (uint32_t)n - 1;
+            CHECK(tape_open(&tape, &compute, 64u << 20, 16u << 20, &e) == 0);
+            Var *z = model_logits(&tape, &model, &lora, &b, &last, 1);
+            ids[n++] = choose(&o, z->x, model.config.V, 0);
+            CHECK(ids[n - 1] == together.ids[p][t]);
+            tape_close(&tape);
+        }
+    }
+    end();
+}
+
+static void end_tokens_stop_and_are_left_out(void)
+{
+    Err e = {0};
+    begin("llama");
+    GenerateOptions o = usual();
+    o.temperature = 0;
+    o.samples = 1;
+    model.config.n_eos = 0;
+    CHECK(run(&together, &o, prompts, 1, &e) == 0);
+    CHECK(together.count[0] == NEW && together.finish[0] == GENERATE_LENGTH);
+    int32_t third = together.ids[0][2];
+    size_t first = 0; /* where that token first appears */
+    while (together.ids[0][first] != third) first++;
+    model.config.n_eos = 1;
+    model.config.eos[0] = third;
+    CHECK(run(&other, &o, prompts, 1, &e) == 0);
+    CHECK(other.count[0] == first && other.finish[0] == GENERATE_STOP);
+    CHECK(!memcmp(other.ids[0], together.ids[0], first * sizeof(int32_t)));
+    end();
+}
+
+static void the_end_of_the_context_stops_with_length(void)
+{
+    Err e = {0};
+    begin("llama");
+    GenerateOptions o = usual();
+    model.config.n_eos = 0;
+    model.config.max_positions = prompts[1].count + 4;
+    CHECK(run(&other, &o, &prompts[1], 2, &e) == 0);
+    for (size_t i = 0; i < 2 * SAMPLES; i++)
+        CHECK(other.count[i] == 4 && other.finish[i] == GENERATE_LENGTH);
+    e.code = 0; /* prompt 3 (index 103) is longer than that */
+    CHECK(run(&other, &o, prompts, PROMPTS, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "prompt 103 has 40 tokens") != NULL);
+    end();
+}
+
+static void long_prompts_are_read_in_pieces_with_the_same_bits(void)
+{
+    Err e = {0};
+    begin("llama");
+    GenerateOptions o = usual();
+    if (model.config.max_positions < LONGEST + NEW) model.config.max_positions = LONGEST + NEW;
+    Prompt longer[3] = {
+        {prompt_ids[0], LONGEST, 0}, {prompt_ids[1], LONGEST - 1, 1}, {prompt_ids[3], 257, 2}};
+    CHECK(run(&together, &o, longer, 3, &e) == 0);
+    for (size_t p = 0; p < 3; p++) {
+        CHECK(run(&other, &o, &longer[p], 1, &e) == 0);
+        for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
+    }
+    end();
+}
+
+static void bad_prompts_are_named(void)
+{
+    Err e = {0};
+    begin("llama");
+    GenerateOptions o = usual();
+    Prompt bad[2] = {prompts[0], {prompt_ids[1], 0, 42}};
+    CHECK(run(&other, &o, bad, 2, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "prompt 42 has no tokens") != NULL);
+    int32_t wild[2] = {1, (int32_t)model.config.V};
+    bad[1] = (Prompt){wild, 2, 43};
+    CHECK(run(&other, &o, bad, 2, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "prompt 43: token id") != NULL);
+    CHECK(run(&other, &o, bad, 0, &e) == 0 && other.done == 0);
+    end();
+}
+
+static int stop_after_two(void *ctx, const Continuation *c, Err *e)
+{
+    (void)c;
+    if (++*(int *)ctx < 2) return 0;
+    return err_set(e, ERR_IO, "disk full");
+}
+
+static void a_sink_that_fails_ends_the_run(void)
+{
+    Err e = {0};
+    begin("llama");
+    int calls = 0;
+    Generator gen = {.model = &model, .lora = &lora, .compute = &compute, .options = usual()};
+    GenerateSink sink = {&calls, stop_after_two, NULL};
+    CHECK(generate_run(&gen, prompts, PROMPTS, &sink, &e) == -1);
+    CHECK(e.code == ERR_IO && calls == 2);
+    stop_requested = 1;
+    CHECK(generate_run(&gen, prompts, PROMPTS, &sink, &e) == -1 && e.code == ERR_INTERRUPTED);
+    stop_requested = 0;
+    end();
+}
+
+static const Test tests[] = {
+    {"greedy_takes_the_largest_and_the_lowest_of_equals",
+     greedy_takes_the_largest_and_the_lowest_of_equals},
+    {"draws_share_the_unit_interval_in_the_order_of_ids",
+     draws_share_the_unit_interval_in_the_order_of_ids},
+    {"temperature_sharpens_and_flattens", temperature_sharpens_and_flattens},
+    {"top_k_keeps_the_k_best_lower_ids_first", top_k_keeps_the_k_best_lower_ids_first},
+    {"top_p_keeps_the_fewest_that_reach_the_mass", top_p_keeps_the_fewest_that_reach_the_mass},
+    {"min_p_is_relative_to_the_best", min_p_is_relative_to_the_best},
+    {"filters_agree_with_their_definition", filters_agree_with_their_definition},
+    {"hopeless_logits_are_refused", hopeless_logits_are_refused},
+    {"options_out_of_range_are_usage_errors", options_out_of_range_are_usage_errors},
+    {"results_come_in_the_order_of_prompts_and_samples",
+     results_come_in_the_order_of_prompts_and_samples},
+    {"a_text_is_the_same_alone_and_in_company", a_text_is_the_same_alone_and_in_company},
+    {"a_text_is_the_same_for_any_number_of_threads", a_text_is_the_same_for_any_number_of_threads},
+    {"greedy_text_is_that_of_full_passes", greedy_text_is_that_of_full_passes},
+    {"end_tokens_stop_and_are_left_out", end_tokens_stop_and_are_left_out},
+    {"the_end_of_the_context_stops_with_length", the_end_of_the_context_stops_with_length},
+    {"long_prompts_are_read_in_pieces_with_the_same_bits",
+     long_prompts_are_read_in_pieces_with_the_same_bits},
+    {"bad_prompts_are_named", bad_prompts_are_named},
+    {"a_sink_that_fails_ends_the_run", a_sink_that_fails_ends_the_run},
+};
+TEST_MAIN(tests)
