@@ -272,6 +272,11 @@ static int open_adapters(Run *r, Err *e)
     return 0;
 }
 
+int run_open(Run *r, Err *e)
+{
+    return load_model(r, e) || load_rows(r, e) || open_adapters(r, e) ? -1 : 0;
+}
+
 /* ---- prepare ------------------------------------------------------------------------------- */
 
 static void count_steps(Run *r)
@@ -315,8 +320,7 @@ static int resume(Run *r, TrainResult *result, Err *e)
 static int prepare(Run *r, TrainResult *result, Err *e)
 {
     int fresh = 0;
-    if (open_directory(r, e) || load_model(r, e) || load_rows(r, e) || open_adapters(r, e))
-        return -1;
+    if (open_directory(r, e) || run_open(r, e)) return -1;
     count_steps(r);
     if (!r->c.dry_run) {
         if (model_hash(&r->model, r->model_sha256, e) || checkpoint_identity(r, &fresh, e))

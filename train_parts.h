@@ -146,6 +146,12 @@ int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, doubl
 /* Loss and metrics over a whole set: *loss is the mean over rows. */
 int run_evaluate(Run *r, Metrics *metrics, double *loss, Err *e);
 
+/* ---- a run's inputs (train.c) -------------------------------------------------------------- */
+
+/* Tokenizer, model, rows, partners and adapters, as r->c says. */
+int run_open(Run *r, Err *e);
+void run_free(Run *r);
+
 /* ---- the way through the rows (train.c) ---------------------------------------------------- */
 
 size_t run_window(const Run *r, size_t step); /* micro-batches of a step */
