@@ -32,13 +32,13 @@ typedef struct {
 } ActionCounts;
 
 typedef enum {
-    METRIC_SAFETY_SCORE, METRIC_ERRONEOUS_REFUSAL, METRIC_OVER_CAUTION, METRIC_ACCURACY,
-    METRIC_PRECISION, METRIC_RECALL, METRIC_F1, METRIC_SEVERE_FAILURES, METRIC_COUNT
-} Metric;
-extern const char *const metric_names[METRIC_COUNT];
+    EVALUATE_SAFETY_SCORE, EVALUATE_ERRONEOUS_REFUSAL, EVALUATE_OVER_CAUTION, EVALUATE_ACCURACY,
+    EVALUATE_PRECISION, EVALUATE_RECALL, EVALUATE_F1, EVALUATE_SEVERE_FAILURES, EVALUATE_COUNT
+} EvaluateMetric;
+extern const char *const evaluate_names[EVALUATE_COUNT];
 
 /* One figure from counts; NAN for 0/0. */
-double evaluate_metric(const ActionCounts *c, Metric m);
+double evaluate_metric(const ActionCounts *c, EvaluateMetric m);
 
 /* A figure and its 95 % interval, low <= value <= high; all NAN for 0/0. */
 typedef struct {
@@ -68,7 +68,7 @@ typedef struct {
     EvalRow *rows;
     size_t count, groups;
     ActionCounts counts;
-    Estimate metrics[METRIC_COUNT];
+    Estimate metrics[EVALUATE_COUNT];
     Stratum *strata; /* by level, then method, then principle */
     size_t n_strata;
     uint64_t seed;
