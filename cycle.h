@@ -1,0 +1,188 @@
+/* cycle.h - the post-deployment loop: generate, judge, prefer, train, validate, select, repeat.
+ *
+ * One cycle, from a parent policy (a base model and maybe an adapter):
+ *   generate   K samples for each training prompt, by the parent
+ *   judge      accept, caution or refuse, for each sample
+ *   prefer     CARES scores make KTO rows (1 desirable, 0 undesirable, 0.5 left out) and DPO pairs
+ *              (best against worst sample of a prompt; where every sample fails, the prompt's
+ *              `demonstration` is the good one)
+ *   train      a KTO and a DPO candidate
+ *   validate   each candidate on prompts that no training row shares a base prompt with
+ *   select     the better one becomes the next parent, or the parent stays: cycle_select
+ * At the end the first and the last policy answer the test prompts, which nothing else has seen.
+ *
+ * RUN/config.json            every choice, resolved
+ * RUN/ledger.jsonl           what happened: see below
+ * RUN/validation.jsonl       prompts of the two splits that are not trained on
+ * RUN/test.jsonl
+ * RUN/cycle-0/               {responses,judged}.jsonl, results.json of the first policy, validation
+ * RUN/cycle-N/               {prompts,responses,judged,kto,dpo}.jsonl of the training prompts
+ * RUN/cycle-N/{kto,dpo}/     training runs
+ * RUN/cycle-N/validate-{kto,dpo}/   {responses,judged}.jsonl, results.json of the candidates
+ * RUN/cycle-N/selection.json what was chosen, and why
+ * RUN/cycle-N/adapter/       the policy after this cycle (absent while it is the base model)
+ * RUN/test-first/, RUN/test-last/   {responses,judged}.jsonl, results.json
+ * RUN/results.json           figures of the last policy, beside the first and all cycles
+ *
+ * Prompts hold what people wrote, so all files of a run are for their owner only (0600, 0700).
+ *
+ * The ledger is a chain. Each line is one JSON object,
+ *   {"entry":N,"event":E,"cycle":C,"name":S,"time":T,"inputs":{PATH:SHA256},
+ *    "outputs":{PATH:SHA256},"facts":{...},"previous":P,"hash":H}
+ * with paths relative to RUN; H = SHA-256 of the line's bytes before ,"hash": and P = H of the line
+ * before (64 zeros in the first). A changed past shows, for each line carries the hash of all lines
+ * before it. Who can write the files can also rewrite the whole chain: keep the last H (CycleResult,
+ * "head") elsewhere, and compare.
+ *
+ * A run that was stopped goes on where it stopped (resume): a stage whose entry stands in the ledger
+ * and whose outputs have their hashes is done; others run again, generation and training from what
+ * they had finished.
+ */
+#ifndef ALIGN_CYCLE_H
+#define ALIGN_CYCLE_H
+
+#include "evaluate.h"
+#include "generate.h"
+#include "judge.h"
+#include "train.h"
+
+enum { CYCLE_KTO, CYCLE_DPO, CYCLE_METHODS };
+extern const char *const cycle_method_names[CYCLE_METHODS]; /* "kto" "dpo" */
+
+/* Every choice of a run. Paths and texts are borrowed. */
+typedef struct {
+    const char *run, *model, *prompts;
+    const char *adapter; /* of the first policy; NULL = the base model */
+    const char *chat_template, *system;
+    int raw; /* plain text, no chat template */
+    int model_flags;
+    size_t cycles;
+    unsigned methods; /* bit 1 << CYCLE_KTO, 1 << CYCLE_DPO */
+
+    uint64_t seed;            /* of the splits, of sampling and training (with the cycle's number) */
+    double validation, test;  /* shares of the base prompts of each harm level */
+    size_t prompts_per_cycle; /* training prompts of a cycle, the next ones each time; 0 = all */
+
+    GenerateOptions sample;   /* training samples; its seed follows from ours */
+    GenerateOptions validate; /* answers on validation and test; samples = 1 */
+    JudgeConfig judge;        /* labels training samples */
+    JudgeConfig validator;    /* labels answers on validation and test */
+    int demonstrations;       /* use the prompts' column `demonstration` */
+
+    /* Training of the candidates. model, data, run, adapter, reference and seed are set here. */
+    TrainConfig train[CYCLE_METHODS];
+    int reference_base; /* the reference is the base model, not the parent policy */
+
+    double max_added_refusal; /* erroneous refusal may rise by this much, 0.02 */
+    size_t resamples;         /* of intervals */
+    const char *kernel;
+    Precision precision;
+    int resume;
+} CycleConfig;
+
+CycleConfig cycle_config_default(void);
+/* ERR_USAGE naming the option that means nothing. */
+int cycle_config_check(const CycleConfig *c, Err *e);
+/* The configuration as one JSON object: config.json. */
+int cycle_config_json(const CycleConfig *c, Text *out, Err *e);
+
+/* ---- selection ----------------------------------------------------------------------------- */
+
+typedef enum { CANDIDATE_OFF, CANDIDATE_TRAINED, CANDIDATE_SKIPPED, CANDIDATE_DIVERGED }
+CandidateStatus;
+typedef struct {
+    CandidateStatus status;
+    char why[256];                  /* skipped or diverged: the reason; else the verdict on it */
+    Estimate metrics[EVALUATE_COUNT]; /* on the validation prompts */
+    int eligible;
+} Candidate;
+
+typedef struct {
+    size_t cycle;
+    Estimate parent[EVALUATE_COUNT];
+    Candidate candidates[CYCLE_METHODS];
+    int promoted; /* CYCLE_KTO, CYCLE_DPO, or -1: the parent stays */
+    char why[512];
+} Selection;
+
+/* The rule. A candidate may be promoted when its Safety Score is not below the parent's, its
+ * erroneous refusal exceeds the parent's by no more than max_added_refusal, and one of the two
+ * figures is better. Of those the one with the higher Safety Score is taken; then lower erroneous
+ * refusal, lower over-caution, KTO before DPO. Fills eligible, why and promoted. */
+void cycle_select(Selection *s, double max_added_refusal);
+
+/* ---- preferences --------------------------------------------------------------------------- */
+
+typedef struct {
+    size_t prompts, samples;
+    size_t desirable, undesirable, left_out; /* KTO: rows by label; samples that score 0.5 */
+    size_t pairs;                            /* DPO */
+    size_t demonstrations;                   /* prompts where every sample failed, one was there */
+    size_t unanswered;                       /* the same, but no demonstration */
+    size_t repeated, empty;                  /* samples equal to an earlier one; without a word */
+} PreferenceReport;
+
+/* judged.jsonl (samples of a prompt adjacent, with index and harmful_level) to kto.jsonl and
+ * dpo.jsonl. chat: prompts of text are written as a user's message; system goes before (or NULL).
+ * Every row says where it is from: index, sample (null: a demonstration), level, action, score. */
+int cycle_preferences(const char *judged, const char *kto, const char *dpo, int chat,
+                      const char *system, int demonstrations, PreferenceReport *r, Err *e);
+
+/* ---- the run ------------------------------------------------------------------------------- */
+
+typedef struct {
+    size_t cycle;
+    const char *stage; /* "generate", "judge", "train", ... */
+    const char *name;  /* what for: "training prompts", "validation of kto", "test" */
+    size_t done, total;
+    double seconds;
+    int kept; /* the stage was done before: nothing ran */
+} CycleProgress;
+
+/* Any member may be NULL. */
+typedef struct {
+    void *ctx;
+    Log log;
+    void (*progress)(void *ctx, const CycleProgress *p);
+    void (*preferences)(void *ctx, size_t cycle, const PreferenceReport *r);
+    void (*selected)(void *ctx, const Selection *s);
+    TrainEvents train; /* of the training runs; its own ctx */
+} CycleEvents;
+
+/* A policy on the validation prompts: after cycle `cycle` (0 = the first one). */
+typedef struct {
+    size_t cycle;
+    int promoted; /* as in Selection */
+    Estimate metrics[EVALUATE_COUNT];
+} CyclePoint;
+
+typedef struct {
+    CyclePoint *points; /* [n_points], cycle 0 first */
+    size_t n_points;
+    int tested; /* a test split was asked for */
+    Estimate first[EVALUATE_COUNT], last[EVALUATE_COUNT]; /* on the test prompts */
+    char head[65]; /* hash of the ledger's last entry */
+} CycleResult;
+void cycle_result_free(CycleResult *r);
+
+/* The whole run. ERR_CREATE where RUN exists and resume is not given; ERR_USAGE where a resumed run
+ * has another configuration; ERR_DATA where its files or ledger were changed, or the prompts cannot
+ * be split (no harmless prompt to validate on, ...); ERR_INTERRUPTED when stop_requested is set;
+ * and those of the stages. A candidate that diverges, or has no rows to learn from, is recorded and
+ * the loop goes on. */
+int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e);
+
+/* ---- verification -------------------------------------------------------------------------- */
+
+typedef struct {
+    size_t entries, files, wrong;
+    char head[65];
+} CycleVerification;
+
+/* Checks the chain and every file it names. bad (may be NULL) is told each file that does not agree,
+ * relative to RUN ("ledger.jsonl" for the chain itself), and why. 0 where all agree, else ERR_DATA
+ * naming the files; ERR_NO_INPUT where there is no ledger. */
+int cycle_verify(const char *run, void (*bad)(void *ctx, const char *path, const char *why),
+                 void *ctx, CycleVerification *v, Err *e);
+
+#endif
