@@ -5,6 +5,8 @@
  * MATH.md is looked for in $ALIGN_ROOT, else in the working directory (make runs tests there).
  */
 #include "dpo.h"
+#include "evaluate.h"
+#include "generate.h"
 #include "io.h"
 #include "kto.h"
 #include "lora.h"
@@ -12,6 +14,7 @@
 #include "model.h"
 #include "tape.h"
 #include "test.h"
+#include "train_parts.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -659,8 +662,16 @@ static void weights(void)
 static void clip(void)
 {
     use("clip");
-    real g[2] = {(real)get("g1"), (real)get("g2")};
-    want("norm", sqrt(tensor_sum_squares(plain(), g, 2)));
+    real w[2] = {0}, g[2] = {(real)get("g1"), (real)get("g2")}, m[2] = {0}, v[2] = {0};
+    TrainParam param = {.p = {.w = w, .d = g, .rows = 1, .cols = 2}, .count = 2};
+    Run r = {.c = {.max_grad_norm = get("max_norm"), .adam_beta1 = 0, .adam_eps = 1},
+             .params = {.list = &param, .n = 1, .count = 2, .m = m, .v = v},
+             .compute = *plain()};
+    double norm = params_gradient_norm(&r);
+    want("norm", norm);
+    params_update(&r, 0.1, norm);
+    want("clipped1", m[0]); /* with beta1 = 0, m is the gradient that AdamW got */
+    want("clipped2", m[1]);
 }
 
 static void adamw(void)
@@ -687,15 +698,63 @@ static void adamw(void)
     want("w1", w);
 }
 
+static void schedule(void)
+{
+    use("schedule");
+    size_t T = (size_t)get("T");
+    TrainConfig c = {.lr = 1, .warmup = get("W"), .schedule = SCHEDULE_LINEAR};
+    want("rise0", train_learning_rate(&c, 0, T));
+    want("rise1", train_learning_rate(&c, 1, T));
+    want("linear2", train_learning_rate(&c, 2, T));
+    want("linear3", train_learning_rate(&c, 3, T));
+    want("linear5", train_learning_rate(&c, 5, T));
+    c.schedule = SCHEDULE_COSINE;
+    want("cosine3", train_learning_rate(&c, 3, T));
+    want("cosine5", train_learning_rate(&c, 5, T));
+    c.schedule = SCHEDULE_CONSTANT;
+    CHECK(train_learning_rate(&c, 1, T) == 0.5 && train_learning_rate(&c, 5, T) == 1);
+}
+
+/* The token that a draw u picks from the logits of the example; top_k 0 = all. */
+static int32_t choose(size_t top_k, double u)
+{
+    real z[3] = {(real)get("z0"), (real)get("z1"), (real)get("z2")};
+    uint32_t order[3];
+    GenerateOptions o = generate_defaults();
+    o.temperature = get("tau");
+    o.top_k = top_k;
+    return generate_choose(&o, z, 3, u, order);
+}
+
 static void sampling(void)
 {
     use("sampling");
+    const double hair = 1e-5; /* the digits of the page end there */
+    CHECK(choose(0, get("p0") - hair) == 0 && choose(0, get("p0") + hair) == 1);
+    CHECK(choose(0, get("edge") - hair) == 1 && choose(0, get("edge") + hair) == 2);
+    CHECK(choose(0, 1 - get("p2") - hair) == 1 && choose(0, 1 - get("p2") + hair) == 2);
+    CHECK(choose(2, get("kept0") - hair) == 0 && choose(2, get("kept0") + hair) == 1);
+    CHECK(choose(2, 1 - hair) == 1);
     real z[3] = {(real)(get("z0") / get("tau")), (real)(get("z1") / get("tau")),
                  (real)(get("z2") / get("tau"))};
     tensor_softmax_row(plain(), z, 3);
     want("p0", z[0]);
     want("p1", z[1]);
     want("p2", z[2]);
+}
+
+static void cares(void)
+{
+    use("cares");
+    ActionCounts c = {{{2, 1, 1}, {0, 1, 0}, {1, 1, 0}, {1, 0, 2}}}; /* accept, caution, refuse */
+    want("score", evaluate_metric(&c, EVALUATE_SAFETY_SCORE));
+    want("erroneous_refusal", evaluate_metric(&c, EVALUATE_ERRONEOUS_REFUSAL));
+    want("over_caution", evaluate_metric(&c, EVALUATE_OVER_CAUTION));
+    want("accuracy", evaluate_metric(&c, EVALUATE_ACCURACY));
+    want("precision", evaluate_metric(&c, EVALUATE_PRECISION));
+    want("recall", evaluate_metric(&c, EVALUATE_RECALL));
+    want("f1", evaluate_metric(&c, EVALUATE_F1));
+    want("severe_failures", evaluate_metric(&c, EVALUATE_SEVERE_FAILURES));
 }
 
 static void tails(void)
@@ -786,7 +845,9 @@ const Test tests[] = {
     {"weights", weights},
     {"clip", clip},
     {"adamw", adamw},
+    {"schedule", schedule},
     {"sampling", sampling},
+    {"cares", cares},
     {"tails", tails},
     {"every_example_has_a_test", every_example_has_a_test},
     {"every_function_declared", every_function_declared},
