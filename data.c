@@ -243,7 +243,10 @@ static Piece piece_of(const Json *v)
     return (Piece){.turn = v->child, .turns = v->len};
 }
 
-static int piece_empty(const Piece *p) { return p->len == 0 && p->turns == 0; }
+static int piece_empty(const Piece *p)
+{
+    return p->len == 0 && p->turns == 0;
+}
 
 /* A piece without its first n turns or bytes; and its first n. */
 static Piece piece_after(Piece p, size_t n)
@@ -311,7 +314,10 @@ static int same_turn(const Json *a, const Json *b)
            !memcmp(ca->text, cb->text, ca->len);
 }
 
-static int is_continuation_byte(char c) { return ((unsigned char)c & 0xC0) == 0x80; }
+static int is_continuation_byte(char c)
+{
+    return ((unsigned char)c & 0xC0) == 0x80;
+}
 
 static int is_word_byte(char c)
 {

@@ -15,21 +15,22 @@
 typedef enum {
     DATA_PAIRS,      /* prompt, chosen, rejected (explicit, or implicit: prompt = common prefix) */
     DATA_UNPAIRED,   /* prompt, completion, label; pairs are turned into two rows as TRL does */
-    DATA_COMPLETION, /* prompt, completion, for sft and score; also {"messages"}, {"text"} for sft */
+    DATA_COMPLETION, /* prompt, completion, for sft and score; also {"messages"}, {"text"} for sft
+                      */
     DATA_PROMPTS     /* prompt only */
 } DataKind;
 
 typedef struct {
     DataKind kind;
-    size_t max_length;     /* 0 = no limit: prompts that long are dropped, sequences are cut */
-    int append_eos;        /* plain completions get the end token unless they end with it */
-    int parse_special;     /* spellings of special tokens in text count as those tokens */
-    int drop_identical;    /* chosen == rejected: drop instead of warn */
-    int keep_empty;        /* rows with an empty completion stay (score answers every row) */
-    int raw;               /* DATA_PROMPTS: plain text prompts even where a chat template exists */
-    const char *map;       /* "chosen=chosen_response,prompt=question": our name = column; or NULL */
+    size_t max_length;  /* 0 = no limit: prompts that long are dropped, sequences are cut */
+    int append_eos;     /* plain completions get the end token unless they end with it */
+    int parse_special;  /* spellings of special tokens in text count as those tokens */
+    int drop_identical; /* chosen == rejected: drop instead of warn */
+    int keep_empty;     /* rows with an empty completion stay (score answers every row) */
+    int raw;            /* DATA_PROMPTS: plain text prompts even where a chat template exists */
+    const char *map;    /* "chosen=chosen_response,prompt=question": our name = column; or NULL */
     const char *chat_template; /* --chat-template NAME; NULL = the model's own */
-    const char *system;    /* DATA_PROMPTS with a chat template: a system message, or NULL */
+    const char *system;        /* DATA_PROMPTS with a chat template: a system message, or NULL */
 } DataOptions;
 
 /* One row in tokens. Sequence = prompt followed by completion[i], already cut. */

@@ -51,7 +51,10 @@ static int packer_room(void **array, size_t *cap, size_t used, size_t more, size
     return 0;
 }
 
-void packer_begin(Packer *p) { p->batch.T = p->batch.n_segments = p->batch.n_scores = 0; }
+void packer_begin(Packer *p)
+{
+    p->batch.T = p->batch.n_segments = p->batch.n_scores = 0;
+}
 
 int packer_add_context(Packer *p, int parent, const int32_t *ids, size_t n, int *segment, Err *e)
 {

@@ -13,8 +13,8 @@
  * (pairing `trl` leaves it alone, as TRL does). */
 static int lonely_joins(const Run *r, size_t rows)
 {
-    return r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss) &&
-           r->c.kl_pairing != KTO_TRL && rows > r->c.batch && rows % r->c.batch == 1;
+    return r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss) && r->c.kl_pairing != KTO_TRL &&
+           rows > r->c.batch && rows % r->c.batch == 1;
 }
 
 size_t run_batch_count(const Run *r, size_t rows)
@@ -55,10 +55,14 @@ void run_progress(const Run *r, const char *phase, size_t done, size_t total, do
 {
     if (!r->events->progress) return;
     double seconds = time_now() - began;
-    TrainProgress p = {.phase = phase, .done = done, .total = total, .seconds = seconds,
+    TrainProgress p = {.phase = phase,
+                       .done = done,
+                       .total = total,
+                       .seconds = seconds,
                        .tokens_per_second = seconds > 0 ? (double)tokens / seconds : 0,
                        .eta = done ? seconds / (double)done * (double)(total - done) : 0,
-                       .loss = r->state.loss, .margin = r->margin};
+                       .loss = r->state.loss,
+                       .margin = r->margin};
     r->events->progress(r->events->ctx, &p);
 }
 
@@ -79,14 +83,15 @@ static int open_directory(Run *r, Err *e)
 {
     const char *dir = r->c.run;
     if (r->c.dry_run) return 0;
-    int empty = is_empty_directory(dir);
-    if (io_exists(dir) && !empty && !r->c.resume)
+    int existed = io_exists(dir), empty = is_empty_directory(dir);
+    if (existed && !empty && !r->c.resume)
         return err_set(e, ERR_CREATE,
                        "%s: exists already; --resume goes on with it, or take another -o", dir);
-    if (!io_exists(dir) || empty) r->created = 1;
-    if (!empty && io_make_directory(dir, 0, e)) return r->created = 0, -1;
-    if (io_lock(dir, e)) return r->created = 0, -1;
+    if (!empty && io_make_directory(dir, 0, e)) return -1;
+    if (io_lock(dir, e)) return -1;
     r->locked = 1;
+    r->begun_empty = !existed || empty;
+    r->made = !existed;
     checkpoint_sweep(r);
     return 0;
 }
@@ -143,7 +148,8 @@ static int find_partners(Run *r, TrainSet *set, const char *path, Err *e)
     if (alone)
         log_note(&r->events->log, 'w',
                  "%s: the last row stands alone in its batch: --kl-pairing trl pairs it with "
-                 "itself, as TRL does, so its kl is its own log-ratio", path);
+                 "itself, as TRL does, so its kl is its own log-ratio",
+                 path);
     return 0;
 }
 
@@ -172,13 +178,11 @@ static void resolve_weights(Run *r)
     if (r->c.method != TRAIN_KTO) return;
     kto_auto_weights(report->desirable, report->undesirable, &desirable, &undesirable);
     if (r->c.auto_desirable)
-        k->desirable_weight = r->c.auto_undesirable
-                                  ? desirable
-                                  : k->undesirable_weight * desirable / undesirable;
+        k->desirable_weight =
+            r->c.auto_undesirable ? desirable : k->undesirable_weight * desirable / undesirable;
     if (r->c.auto_undesirable)
-        k->undesirable_weight = r->c.auto_desirable
-                                    ? undesirable
-                                    : k->desirable_weight * undesirable / desirable;
+        k->undesirable_weight =
+            r->c.auto_desirable ? undesirable : k->desirable_weight * undesirable / desirable;
     if (r->c.auto_desirable || r->c.auto_undesirable)
         log_note(&r->events->log, 'i', "class weights: desirable %g, undesirable %g",
                  k->desirable_weight, k->undesirable_weight);
@@ -196,8 +200,8 @@ static void warn_balance(const Run *r)
         log_note(&r->events->log, 'w',
                  "%zu desirable and %zu undesirable rows: set --desirable-weight between %.2f and "
                  "%.2f, or --undesirable-weight between %.2f and %.2f (or auto)",
-                 d->desirable, d->undesirable, w.desirable_low, w.desirable_high,
-                 w.undesirable_low, w.undesirable_high);
+                 d->desirable, d->undesirable, w.desirable_low, w.desirable_high, w.undesirable_low,
+                 w.undesirable_high);
 }
 
 static int load_rows(Run *r, Err *e)
@@ -329,8 +333,8 @@ static int prepare(Run *r, TrainResult *result, Err *e)
         if (result->finished_before) return 0;
     }
     unsigned char *needed = mem_calloc(r->train.rows.count, 1, e);
-    int failed = !needed || plan_run(r, needed, e) ||
-                 (!r->c.dry_run && prepare_references(r, needed, e));
+    int failed =
+        !needed || plan_run(r, needed, e) || (!r->c.dry_run && prepare_references(r, needed, e));
     mem_free(needed);
     result->plan = r->plan;
     if (failed || r->c.dry_run) return failed ? -1 : 0;
@@ -345,8 +349,10 @@ static int skip_step(Run *r, const char *found, const uint32_t *rows, size_t n, 
     r->state.skipped++;
     r->state.skipped_in_row++;
     if (metrics_dump(r, found, rows, n, lr, e)) return -1;
-    log_note(&r->events->log, 'w', "step %zu: the %s is not finite: no update; its rows are in "
-             "%s/diverged/step-%zu.json", r->state.step + 1, found, r->c.run, r->state.step + 1);
+    log_note(&r->events->log, 'w',
+             "step %zu: the %s is not finite: no update; its rows are in "
+             "%s/diverged/step-%zu.json",
+             r->state.step + 1, found, r->c.run, r->state.step + 1);
     if (r->state.skipped_in_row < MAX_SKIPPED_IN_ROW) return 0;
     return err_set(e, ERR_DIVERGED,
                    "step %zu: the %s is not finite, for the %dth step in a row; weights and "
@@ -394,15 +400,17 @@ static int record_step(Run *r, double lr, double norm, Err *e)
 {
     const TrainConfig *c = &r->c;
     size_t step = r->state.step;
-    int last = step == r->steps, stopping = stop_requested != 0;
+    int last = step == r->steps;
     int evaluates = c->eval && (last || (c->eval_every && step % c->eval_every == 0));
-    int saves = last || stopping || (c->save_every && step % c->save_every == 0);
+    int saves = last || (c->save_every && step % c->save_every == 0);
     Metrics eval;
     if (evaluates && run_evaluate(r, &eval, &r->eval_loss, e)) return -1;
     if ((last || evaluates || step % c->log_every == 0) &&
-        metrics_write(r, lr, norm, evaluates ? &eval : NULL, r->eval_loss, saves, e))
+        metrics_write(r, lr, norm, evaluates ? &eval : NULL, r->eval_loss, saves || stop_requested,
+                      e))
         return -1;
-    if (saves && checkpoint_save(r, e)) return -1;
+    int stopping = stop_requested != 0;
+    if ((saves || stopping) && checkpoint_save(r, e)) return -1;
     if (!stopping || last) return 0;
     return err_set(e, ERR_INTERRUPTED, "%s: stopped after step %zu of %zu; --resume goes on",
                    c->run, step, r->steps);
@@ -466,9 +474,9 @@ static void set_close(TrainSet *set)
 
 void run_free(Run *r)
 {
-    void *arrays[] = {r->items, r->pairs, r->pair_results, r->pair_order, r->kto_rows,
-                      r->kto_results, r->kl_policy, r->kl_reference, r->gradient, r->square,
-                      r->order, r->eval_order};
+    void *arrays[] = {r->items,    r->pairs,       r->pair_results, r->pair_order,
+                      r->kto_rows, r->kto_results, r->kl_policy,    r->kl_reference,
+                      r->gradient, r->square,      r->order,        r->eval_order};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) mem_free(arrays[i]);
     if (r->taping) tape_close(&r->tape);
     if (r->computing) compute_close(&r->compute);
@@ -492,8 +500,9 @@ static void close_directory(Run *r, int failed, int code)
     if (!r->locked) return;
     checkpoint_sweep(r);
     io_unlock(r->c.run);
-    if (failed && r->created && !r->started && code != ERR_INTERRUPTED)
-        io_remove_tree(r->c.run, &ignored);
+    if (!failed || !r->begun_empty || r->started || code == ERR_INTERRUPTED) return;
+    io_remove_tree(r->c.run, &ignored);
+    if (!r->made) io_make_directory(r->c.run, 0, &ignored);
 }
 
 int train_run(const TrainConfig *c, const TrainEvents *events, TrainResult *result, Err *e)

@@ -51,7 +51,7 @@ typedef struct {
     int auto_desirable, auto_undesirable; /* the weight balances the classes */
     KtoPairing kl_pairing;
 
-    LoraConfig lora; /* of a fresh adapter; dropout holds for a loaded one too */
+    LoraConfig lora;          /* of a fresh adapter; dropout holds for a loaded one too */
     const char *init_adapter; /* NULL = a fresh one, A drawn from seed, B = 0 */
     TrainReference reference;
     const char *reference_dir;
@@ -122,12 +122,12 @@ typedef struct {
 } TrainEvents;
 
 typedef struct {
-    size_t steps;            /* done in all */
-    size_t resumed_from;     /* step, 0 = from the beginning */
-    size_t skipped;          /* steps without an update, for numbers that were not finite */
-    int finished_before;     /* nothing was left to do */
-    double loss;             /* of the last step */
-    double eval_loss;        /* of the last evaluation, NAN without */
+    size_t steps;        /* done in all */
+    size_t resumed_from; /* step, 0 = from the beginning */
+    size_t skipped;      /* steps without an update, for numbers that were not finite */
+    int finished_before; /* nothing was left to do */
+    double loss;         /* of the last step */
+    double eval_loss;    /* of the last evaluation, NAN without */
     double seconds;
     TrainPlan plan;
 } TrainResult;
@@ -161,10 +161,10 @@ typedef struct {
     size_t n_prompt;
     ExplainSide side[2]; /* chosen, rejected; or the completion */
     size_t n_sides;
-    double margin;       /* dpo: beta (logratio+ - logratio-) */
-    int label;           /* kto */
-    double kl, weight;   /* kto: z0 of the row's block, the weight of its class */
-    double sigmoid;      /* dpo: sigma(margin); kto: sigma(+-beta (logratio - kl)) */
+    double margin;     /* dpo: beta (logratio+ - logratio-) */
+    int label;         /* kto */
+    double kl, weight; /* kto: z0 of the row's block, the weight of its class */
+    double sigmoid;    /* dpo: sigma(margin); kto: sigma(+-beta (logratio - kl)) */
     double loss;
     Dataset data; /* owns the ids */
     Pool pool;

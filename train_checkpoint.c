@@ -107,8 +107,8 @@ static int list_differences(Text *out, const Json *a, const Json *b, int skip, i
         const Json *y = json_get(b, x->key);
         va.len = vb.len = 0;
         if ((skip && may_differ(x->key)) || (reversed && y)) continue;
-        failed = json_put(&va, x, e) ||
-                 (y ? json_put(&vb, y, e) : text_addf(&vb, e, "%s", "absent"));
+        failed =
+            json_put(&va, x, e) || (y ? json_put(&vb, y, e) : text_addf(&vb, e, "%s", "absent"));
         if (failed || !strcmp(va.data, vb.data)) continue;
         failed = text_addf(out, e, "%s%s %.70s (was %.70s)", out->len ? ", " : "", x->key,
                            reversed ? vb.data : va.data, reversed ? va.data : vb.data);
@@ -149,10 +149,11 @@ int checkpoint_identity(Run *r, int *fresh, Err *e)
                  compare_identity(r, "inputs.json", &inputs, 0, &differences, fresh, e);
     if (!failed) hash_text(inputs.data, inputs.len, r->inputs_sha256);
     if (!failed && differences.len)
-        failed = err_set(e, ERR_DATA,
-                         "%s: this is not the run to be resumed: %s; take the same command line, or "
-                         "another -o",
-                         r->c.run, differences.data);
+        failed =
+            err_set(e, ERR_DATA,
+                    "%s: this is not the run to be resumed: %s; take the same command line, or "
+                    "another -o",
+                    r->c.run, differences.data);
     text_free(&config);
     text_free(&inputs);
     text_free(&differences);
@@ -179,8 +180,11 @@ static int tensors_begin(Tensors *t, size_t cap, Err *e)
 static void tensors_add(Tensors *t, const char *prefix, const TrainParam *p, const real *data)
 {
     snprintf(t->names[t->n], sizeof *t->names, "%s%s", prefix, p->p.name);
-    t->out[t->n] = (StOut){.name = t->names[t->n], .dtype = DTYPE_REAL, .n_dims = 2,
-                           .shape = {p->p.rows, p->p.cols}, .data = data};
+    t->out[t->n] = (StOut){.name = t->names[t->n],
+                           .dtype = DTYPE_REAL,
+                           .n_dims = 2,
+                           .shape = {p->p.rows, p->p.cols},
+                           .data = data};
     t->n++;
 }
 
@@ -316,8 +320,8 @@ static int rotate(const Run *r, char *path, size_t size, Err *e)
     char **names, parent[IO_PATH_MAX];
     size_t count = 0, ours = 0;
     uint64_t step;
-    int failed = checkpoints_path(r, parent, sizeof parent, e) ||
-                 io_list(parent, &pool, &names, &count, e);
+    int failed =
+        checkpoints_path(r, parent, sizeof parent, e) || io_list(parent, &pool, &names, &count, e);
     for (size_t i = 0; i < count && !failed; i++) ours += (size_t)parse_name(names[i], &step);
     for (size_t i = 0; i < count && !failed && ours > r->c.keep; i++) {
         if (!parse_name(names[i], &step) || step == r->state.step) continue;
@@ -385,8 +389,10 @@ static int check_format(const Json *manifest, int *newer, Err *e)
     if (!j || json_u64(j, &format)) return err_set(e, ERR_DATA, "manifest.json: no format number");
     *newer = format > CHECKPOINT_FORMAT;
     if (!*newer) return 0;
-    return err_set(e, ERR_DATA, "manifest.json: format %llu is newer than this program's %d; "
-                   "upgrade the program", (unsigned long long)format, CHECKPOINT_FORMAT);
+    return err_set(e, ERR_DATA,
+                   "manifest.json: format %llu is newer than this program's %d; "
+                   "upgrade the program",
+                   (unsigned long long)format, CHECKPOINT_FORMAT);
 }
 
 /* Every file of the run's kind is there with the size and hash it should have. */
@@ -435,8 +441,11 @@ static int read_state(TrainState *s, const char *dir, Err *e)
     if (!failed && (!metrics || metrics->len != METRIC_COUNT))
         failed = err_set(e, ERR_DATA, "state.json: \"metrics\" must have %d entries", METRIC_COUNT);
     if (!failed) {
-        *s = (TrainState){.step = (size_t)n[0], .update = n[1], .num_tokens = n[2],
-                          .skipped = (size_t)n[3], .skipped_in_row = (size_t)n[4],
+        *s = (TrainState){.step = (size_t)n[0],
+                          .update = n[1],
+                          .num_tokens = n[2],
+                          .skipped = (size_t)n[3],
+                          .skipped_in_row = (size_t)n[4],
                           .loss = state_real(json_get(j, "loss"))};
         int i = 0;
         for (const Json *x = metrics->child; x && x->len == 2; x = x->next, i++) {
@@ -513,8 +522,9 @@ static int load_newest(Run *r, const char *parent, char **names, size_t count, i
         *found = 1;
     }
     if (*found || !rejected) return 0;
-    return err_set(e, ERR_DATA, "%s: no valid checkpoint among %zu: %.700s; start anew in another -o",
-                   parent, rejected, reason);
+    return err_set(e, ERR_DATA,
+                   "%s: no valid checkpoint among %zu: %.700s; start anew in another -o", parent,
+                   rejected, reason);
 }
 
 int checkpoint_load(Run *r, int *found, Err *e)
@@ -525,8 +535,8 @@ int checkpoint_load(Run *r, int *found, Err *e)
     *found = 0;
     if (checkpoints_path(r, parent, sizeof parent, e)) return -1;
     if (!io_is_directory(parent)) return 0;
-    int failed = io_list(parent, &pool, &names, &count, e) ||
-                 load_newest(r, parent, names, count, found, e);
+    int failed =
+        io_list(parent, &pool, &names, &count, e) || load_newest(r, parent, names, count, found, e);
     pool_free(&pool);
     return failed ? -1 : 0;
 }

@@ -89,8 +89,7 @@ int train_config_check(const TrainConfig *c, Err *e)
     if (!c->model) return err_set(e, ERR_USAGE, "-m: a model directory is needed");
     if (!c->data) return err_set(e, ERR_USAGE, "--data: a JSONL file is needed");
     if (!c->run && !c->dry_run) return err_set(e, ERR_USAGE, "-o: a run directory is needed");
-    if (c->eval_every && !c->eval)
-        return err_set(e, ERR_USAGE, "--eval-every needs --eval FILE");
+    if (c->eval_every && !c->eval) return err_set(e, ERR_USAGE, "--eval-every needs --eval FILE");
     if (check_optimiser(c, e) || check_what_is_trained(c, e)) return -1;
     if (c->method == TRAIN_DPO) return dpo_config_check(&c->dpo, e);
     if (c->method == TRAIN_KTO) return kto_config_check(&c->kto, c->batch, e);
@@ -187,11 +186,10 @@ static int put_trained(const TrainConfig *c, Text *out, Err *e)
     static const char *const references[] = {"base", "init"};
     if (put_flag(out, "full", c->full, e) || put_text(out, "init-adapter", c->init_adapter, e))
         return -1;
-    if (!c->full && (put_count(out, "rank", c->lora.rank, e) ||
-                     put_number(out, "alpha", c->lora.alpha, e) ||
-                     put_targets(c->lora.targets, out, e) ||
-                     put_number(out, "dropout", c->lora.dropout, e) ||
-                     put_flag(out, "rslora", c->lora.rslora, e)))
+    if (!c->full &&
+        (put_count(out, "rank", c->lora.rank, e) || put_number(out, "alpha", c->lora.alpha, e) ||
+         put_targets(c->lora.targets, out, e) || put_number(out, "dropout", c->lora.dropout, e) ||
+         put_flag(out, "rslora", c->lora.rslora, e)))
         return -1;
     if (c->method == TRAIN_SFT) return 0;
     return put_text(out, "reference",
@@ -231,10 +229,9 @@ int train_config_json(const TrainConfig *c, Text *out, Err *e)
 {
     static const char *const precisions[] = {"f32", "bf16"};
     size_t begin = out->len;
-    if (text_add(out, "{", 1, e) ||
-        put_text(out, "model", c->model, e) || put_text(out, "data", c->data, e) ||
-        put_text(out, "eval", c->eval, e) || put_rows(c, out, e) ||
-        (c->method == TRAIN_DPO && put_dpo(c, out, e)) ||
+    if (text_add(out, "{", 1, e) || put_text(out, "model", c->model, e) ||
+        put_text(out, "data", c->data, e) || put_text(out, "eval", c->eval, e) ||
+        put_rows(c, out, e) || (c->method == TRAIN_DPO && put_dpo(c, out, e)) ||
         (c->method == TRAIN_KTO && put_kto(c, out, e)) || put_trained(c, out, e) ||
         put_optimiser(c, out, e) || put_count(out, "save-every", c->save_every, e) ||
         put_count(out, "keep", c->keep, e) || put_count(out, "log-every", c->log_every, e) ||

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Log-probs of the scored tokens of n items (their scored[] is filled), in memory of their own. With
- * square also log sum_v p_v^2 of each. Plans and runs one pass without a walk back. */
+/* Log-probs of the scored tokens of n items (their scored[] is filled), in memory of their own.
+ * With square also log sum_v p_v^2 of each. Plans and runs one pass without a walk back. */
 static real *score_items(Run *r, const Lora *lora, Item *items, size_t n, real **square, Err *e)
 {
     const Batch *b = &r->packer.batch;
@@ -23,7 +23,8 @@ static real *score_items(Run *r, const Lora *lora, Item *items, size_t n, real *
         bytes = counting ? 0 : tape_peak(&r->tape);
         if (!counting) tape_close(&r->tape);
         r->taping = !tape_open(&r->tape, &r->compute, bytes, model_node_bytes(&r->model, b), e);
-        if (!r->taping) failed = 1;
+        if (!r->taping)
+            failed = 1;
         else {
             Var *y = run_forward(r, lora, 0, square ? *square : NULL);
             failed = tape_check(&r->tape, e);
@@ -70,11 +71,13 @@ static int fill_side(const Run *r, TrainExplain *x, const Item *item, size_t k, 
     double ld_alpha = x->method == TRAIN_DPO ? r->c.ld_alpha : 1;
     item_sums(item, policy, ld_alpha, sums[0]);
     item_sums(item, reference, ld_alpha, sums[1]);
-    *s = (ExplainSide){.token_ids = item->completion[k], .n = item->n_completion[k],
+    *s = (ExplainSide){.token_ids = item->completion[k],
+                       .n = item->n_completion[k],
                        .policy = per_token(x, item, k, policy, e),
                        .reference = per_token(x, item, k, reference, e),
                        .gradient = per_token(x, item, k, NULL, e),
-                       .policy_logp = sums[0][k], .reference_logp = sums[1][k],
+                       .policy_logp = sums[0][k],
+                       .reference_logp = sums[1][k],
                        .logratio = sums[0][k] - sums[1][k]};
     return s->policy && s->reference && s->gradient ? 0 : -1;
 }
@@ -92,19 +95,22 @@ static void explain_dpo(const Run *r, TrainExplain *x, const Item *item, const r
                         const real *square)
 {
     ExplainSide *chosen = &x->side[0], *rejected = &x->side[1];
-    DpoPair pair = {.policy_chosen = chosen->policy_logp, .reference_chosen = chosen->reference_logp,
+    DpoPair pair = {.policy_chosen = chosen->policy_logp,
+                    .reference_chosen = chosen->reference_logp,
                     .policy_rejected = rejected->policy_logp,
                     .reference_rejected = rejected->reference_logp,
-                    .tokens_chosen = (double)chosen->n, .tokens_rejected = (double)rejected->n,
+                    .tokens_chosen = (double)chosen->n,
+                    .tokens_rejected = (double)rejected->n,
                     .nll_logp = sum_of(policy, &item->scored[0]),
-                    .nll_tokens = (double)item->scored[0].count, .wpo = 1};
+                    .nll_tokens = (double)item->scored[0].count,
+                    .wpo = 1};
     DpoPairResult result;
     size_t order[2], shared = item->scored[0].count;
     if (item->scored[1].count < shared) shared = item->scored[1].count;
     for (size_t k = 0; k < 2 && square; k++)
-        pair.wpo *= dpo_wpo_weight(sum_of(policy, &item->scored[k]) -
-                                       sum_of(square, &item->scored[k]),
-                                   item->scored[k].count);
+        pair.wpo *=
+            dpo_wpo_weight(sum_of(policy, &item->scored[k]) - sum_of(square, &item->scored[k]),
+                           item->scored[k].count);
     dpo_loss(&r->c.dpo, &pair, 1, &result, order, &x->loss);
     for (size_t k = 0; k < 2; k++) {
         size_t unscored = x->side[k].n - item->scored[k].count;
@@ -207,8 +213,8 @@ int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log
     TrainConfig resolved = *c;
     *out = (TrainExplain){0};
     if (log) events.log = *log;
-    resolved.dry_run = 1; /* no run directory is needed */
-    resolved.full = 0;    /* weights as they are */
+    resolved.dry_run = 1;   /* no run directory is needed */
+    resolved.full = 0;      /* weights as they are */
     resolved.lora.rank = 1; /* of a fresh adapter, which changes nothing */
     resolved.eval = NULL;
     resolved.eval_every = 0;

@@ -4,10 +4,14 @@
 #include <math.h>
 #include <string.h>
 
-const char *const metric_names[METRIC_COUNT] = {
-    "loss",           "kl",
-    "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
-    "logps/chosen",   "logps/rejected"};
+const char *const metric_names[METRIC_COUNT] = {"loss",
+                                                "kl",
+                                                "rewards/chosen",
+                                                "rewards/rejected",
+                                                "rewards/accuracies",
+                                                "rewards/margins",
+                                                "logps/chosen",
+                                                "logps/rejected"};
 
 void metrics_add(Metrics *m, Metric key, double value)
 {
@@ -56,14 +60,13 @@ static int put_line(Run *r, double lr, double norm, const Metrics *eval, double 
     out->len = 0;
     if (text_addf(out, e, "{\"step\":%zu", r->state.step) ||
         put_value(out, "", "loss", metrics_mean(m, METRIC_LOSS), e) ||
-        put_value(out, "", "grad_norm", norm, e) ||
-        put_value(out, "", "learning_rate", lr, e) || put_metrics(out, "", m, e) ||
-        put_value(out, "", "epoch", epochs_done(r), e) ||
+        put_value(out, "", "grad_norm", norm, e) || put_value(out, "", "learning_rate", lr, e) ||
+        put_metrics(out, "", m, e) || put_value(out, "", "epoch", epochs_done(r), e) ||
         text_addf(out, e, ",\"num_tokens\":%llu", (unsigned long long)r->state.num_tokens))
         return -1;
     if (r->state.skipped && text_addf(out, e, ",\"skipped\":%zu", r->state.skipped)) return -1;
-    if (eval && (put_value(out, "eval_", "loss", eval_loss, e) ||
-                 put_metrics(out, "eval_", eval, e)))
+    if (eval &&
+        (put_value(out, "eval_", "loss", eval_loss, e) || put_metrics(out, "eval_", eval, e)))
         return -1;
     double rate = seconds > 0 ? (double)r->step_tokens / seconds : 0;
     return put_value(out, "", "seconds", seconds, e) ||
@@ -136,8 +139,7 @@ int metrics_dump(Run *r, const char *what, const uint32_t *rows, size_t n, doubl
     Text out = {0};
     int failed = text_addf(&out, e, "{\"step\":%zu,\"found\":", r->state.step + 1) ||
                  json_put_string(&out, what, strlen(what), e) ||
-                 put_value(&out, "", "learning_rate", lr, e) ||
-                 text_addf(&out, e, ",\"rows\":[");
+                 put_value(&out, "", "learning_rate", lr, e) || text_addf(&out, e, ",\"rows\":[");
     for (size_t i = 0; i < n && !failed; i++) {
         const Item *item = &r->items[i];
         failed = text_addf(&out, e, "%s\n{\"line\":%zu", i ? "," : "",
@@ -149,8 +151,7 @@ int metrics_dump(Run *r, const char *what, const uint32_t *rows, size_t n, doubl
     snprintf(name, sizeof name, "step-%zu.json", r->state.step + 1);
     failed = failed || text_add(&out, "]}\n", 3, e) ||
              io_path(dir, sizeof dir, r->c.run, "diverged", e) || io_make_directory(dir, 0, e) ||
-             io_path(path, sizeof path, dir, name, e) ||
-             io_write_file(path, out.data, out.len, e);
+             io_path(path, sizeof path, dir, name, e) || io_write_file(path, out.data, out.len, e);
     text_free(&out);
     return failed ? -1 : 0;
 }

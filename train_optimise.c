@@ -24,8 +24,10 @@ int params_collect(Run *r, Err *e)
     if (!p->list) return -1;
     for (size_t i = 0; i < p->n; i++) {
         TrainParam *t = &p->list[i];
-        if (r->c.full) model_param(&r->model, i, &t->p);
-        else lora_param(&r->policy, i, &t->p);
+        if (r->c.full)
+            model_param(&r->model, i, &t->p);
+        else
+            lora_param(&r->policy, i, &t->p);
         t->at = p->count;
         t->count = t->p.rows * t->p.cols;
         t->decay = is_decayed(t->p.name);
@@ -65,8 +67,11 @@ int params_dump_gradients(const Run *r, const char *path, Err *e)
     StOut *out = mem_calloc(p->n, sizeof *out, e);
     if (!out) return -1;
     for (size_t i = 0; i < p->n; i++)
-        out[i] = (StOut){.name = p->list[i].p.name, .dtype = DTYPE_REAL, .n_dims = 2,
-                         .shape = {p->list[i].p.rows, p->list[i].p.cols}, .data = p->list[i].p.d};
+        out[i] = (StOut){.name = p->list[i].p.name,
+                         .dtype = DTYPE_REAL,
+                         .n_dims = 2,
+                         .shape = {p->list[i].p.rows, p->list[i].p.cols},
+                         .data = p->list[i].p.d};
     int status = safetensors_write(path, out, p->n, metadata, e);
     mem_free(out);
     return status;
@@ -109,8 +114,12 @@ void params_update(Run *r, double lr, double norm)
     const double guard = 1e-6;
     const TrainConfig *c = &r->c;
     double clip = c->max_grad_norm > 0 ? c->max_grad_norm / (norm + guard) : 1;
-    AdamW a = {.lr = lr, .beta1 = c->adam_beta1, .beta2 = c->adam_beta2, .eps = c->adam_eps,
-               .step = ++r->state.update, .clip = clip < 1 ? clip : 1};
+    AdamW a = {.lr = lr,
+               .beta1 = c->adam_beta1,
+               .beta2 = c->adam_beta2,
+               .eps = c->adam_eps,
+               .step = ++r->state.update,
+               .clip = clip < 1 ? clip : 1};
     for (size_t i = 0; i < r->params.n; i++) {
         const TrainParam *t = &r->params.list[i];
         a.weight_decay = t->decay ? c->weight_decay : 0;

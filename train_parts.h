@@ -86,14 +86,15 @@ typedef struct {
     TrainConfig c; /* resolved */
     const TrainEvents *events;
     char model_sha256[65], config_sha256[65], inputs_sha256[65];
-    int locked, created, started; /* the run directory: LOCK held, made by us, training began */
+    /* The run directory: LOCK is held; it was empty or absent; absent; training began. */
+    int locked, begun_empty, made, started;
 
     /* Read, then fixed. */
     Compute compute;
     int computing;
     Tokenizer *tokenizer;
     Model model;
-    Lora policy, frozen; /* the adapter that is trained; the reference's */
+    Lora policy, frozen;                      /* the adapter that is trained; the reference's */
     int has_policy, has_frozen, starts_equal; /* policy and reference are one model at step 0 */
     TrainSet train, eval;
     Parameters params;

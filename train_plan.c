@@ -11,9 +11,9 @@
 
 /* What the passes seen so far need. */
 typedef struct {
-    size_t T, scores;         /* of the heaviest batch that was measured */
-    size_t keep, recompute;   /* bytes of its pass */
-    size_t head;              /* of which for the scored tokens */
+    size_t T, scores;       /* of the heaviest batch that was measured */
+    size_t keep, recompute; /* bytes of its pass */
+    size_t head;            /* of which for the scored tokens */
 } Heaviest;
 
 typedef struct {
@@ -172,9 +172,14 @@ static void decide(Run *r, const Needs *needs)
 {
     TrainPlan *p = &r->plan;
     const Heaviest *h = &needs->training;
-    *p = (TrainPlan){.rows = r->train.rows.count, .eval_rows = r->eval.rows.count,
-                     .epoch_steps = r->epoch_steps, .steps = r->steps, .tokens = h->T,
-                     .scores = h->scores, .head = h->head, .weights = r->model.weight_bytes,
+    *p = (TrainPlan){.rows = r->train.rows.count,
+                     .eval_rows = r->eval.rows.count,
+                     .epoch_steps = r->epoch_steps,
+                     .steps = r->steps,
+                     .tokens = h->T,
+                     .scores = h->scores,
+                     .head = h->head,
+                     .weights = r->model.weight_bytes,
                      .trained = (uint64_t)r->params.count * 4 * sizeof(real),
                      .other = other_bytes(r, needs)};
     p->limit = r->c.memory ? r->c.memory : memory_available();

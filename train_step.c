@@ -113,13 +113,15 @@ static double dpo_step(Run *r, size_t n, const real *logp, Metrics *metrics)
     double loss;
     for (size_t i = 0; i < n; i++) {
         const Item *item = &r->items[i];
-        r->pairs[i] = (DpoPair){
-            .policy_chosen = item->policy[0], .policy_rejected = item->policy[1],
-            .reference_chosen = item->reference[0], .reference_rejected = item->reference[1],
-            .tokens_chosen = length_of(item, 0), .tokens_rejected = length_of(item, 1),
-            .nll_logp = plain_sum(logp, &item->scored[0]),
-            .nll_tokens = (double)item->scored[0].count,
-            .wpo = c->wpo ? wpo_weight(item, logp, r->square) : 1};
+        r->pairs[i] = (DpoPair){.policy_chosen = item->policy[0],
+                                .policy_rejected = item->policy[1],
+                                .reference_chosen = item->reference[0],
+                                .reference_rejected = item->reference[1],
+                                .tokens_chosen = length_of(item, 0),
+                                .tokens_rejected = length_of(item, 1),
+                                .nll_logp = plain_sum(logp, &item->scored[0]),
+                                .nll_tokens = (double)item->scored[0].count,
+                                .wpo = c->wpo ? wpo_weight(item, logp, r->square) : 1};
     }
     dpo_loss(c, r->pairs, n, r->pair_results, r->pair_order, &loss);
     for (size_t i = 0; i < n; i++) {
@@ -203,8 +205,10 @@ static int estimate_kl(Run *r, const TrainSet *set, const uint32_t *rows, size_t
         for (size_t i = 0; i < n; i++) {
             double sum[2];
             item_sums(&r->items[i], logp->x, 1, sum);
-            if (pass) r->kl_reference[i] = sum[0];
-            else r->kl_policy[i] = sum[0];
+            if (pass)
+                r->kl_reference[i] = sum[0];
+            else
+                r->kl_policy[i] = sum[0];
         }
     }
     for (size_t i = 0; i < n && !halos; i++) r->kl_reference[i] = set->reference[rows[i]][1];
@@ -227,7 +231,8 @@ static void token_gradients(Run *r, size_t n, double share)
             double plain = k == 0 ? item->nll_gradient : 0;
             for (size_t t = 0; t < s->count; t++)
                 r->gradient[s->first + t] =
-                    (real)(share * (item->gradient[k] * dpo_ld_weight(t, shared, ld_alpha) + plain));
+                    (real)(share *
+                           (item->gradient[k] * dpo_ld_weight(t, shared, ld_alpha) + plain));
         }
     }
 }
@@ -236,8 +241,8 @@ static void token_gradients(Run *r, size_t n, double share)
 
 /* At step 0 with B = 0 the policy is the reference, to the bit: every log-ratio is 0 and the loss
  * has its closed form. Anything else is a mistake of ours, and training must not start on it. */
-static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, size_t n,
-                       double kl, double loss, Err *e)
+static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, size_t n, double kl,
+                       double loss, Err *e)
 {
     const double rounding = 1e-12;
     double expected = 0;
@@ -250,8 +255,10 @@ static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, 
                                set->rows.rows[rows[i]].line, r->items[i].policy[k],
                                r->items[i].reference[k]);
     if (kl != 0) return err_set(e, ERR_INTERNAL, "step 0: kl must be 0, found %.17g", kl);
-    if (r->c.method == TRAIN_KTO) expected = kto_loss_at_zero(&r->c.kto, r->kto_rows, n);
-    else if (r->c.dpo.wpo || dpo_loss_at_zero(&r->c.dpo, &expected)) return 0;
+    if (r->c.method == TRAIN_KTO)
+        expected = kto_loss_at_zero(&r->c.kto, r->kto_rows, n);
+    else if (r->c.dpo.wpo || dpo_loss_at_zero(&r->c.dpo, &expected))
+        return 0;
     double scale = fabs(expected) > 1 ? fabs(expected) : 1;
     if (fabs(loss - expected) <= rounding * scale) return 0;
     return err_set(e, ERR_INTERNAL, "step 0: the loss must be %.17g, found %.17g", expected, loss);

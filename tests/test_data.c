@@ -51,7 +51,7 @@ static int ids_are(const int32_t *ids, size_t n, const char *text)
     return i == n;
 }
 #define CHECK_PROMPT(row, text) CHECK(ids_are((row).prompt, (row).n_prompt, text))
-#define CHECK_COMPLETION(row, i, text) \
+#define CHECK_COMPLETION(row, i, text)                                                             \
     CHECK(ids_are((row).completion[i], (row).n_completion[i], text))
 
 /* ---- shapes -------------------------------------------------------------------------------- */
@@ -171,8 +171,8 @@ static void mapped_columns(void)
 static void boundary_merge(void)
 {
     Dataset d;
-    CHECK(!load(&d, DATA_PAIRS,
-                "{\"prompt\":\"the sk\",\"chosen\":\"y!\",\"rejected\":\"ate\"}\n"));
+    CHECK(
+        !load(&d, DATA_PAIRS, "{\"prompt\":\"the sk\",\"chosen\":\"y!\",\"rejected\":\"ate\"}\n"));
     CHECK_PROMPT(d.rows[0], "^{259} ");
     CHECK_COMPLETION(d.rows[0], 0, "{257}!$");
     CHECK_COMPLETION(d.rows[0], 1, "{256}ate$");
@@ -269,8 +269,7 @@ static void faults(void)
         {DATA_PAIRS, "{\"rejected\":\"a\"}\n", ":1: no column \"chosen\""},
         {DATA_PAIRS, "{\"prompt\":1,\"chosen\":\"a\",\"rejected\":\"b\"}\n",
          "\"prompt\" must be a string or a list of messages, found a number"},
-        {DATA_PAIRS,
-         "{\"chosen\":\"a\",\"rejected\":\"b\"}\n{\"chosen\":[],\"rejected\":[]}\n",
+        {DATA_PAIRS, "{\"chosen\":\"a\",\"rejected\":\"b\"}\n{\"chosen\":[],\"rejected\":[]}\n",
          ":2: rows must have one shape: lists of messages here, but text in line 1"},
         {DATA_PAIRS,
          "{\"prompt\":\"\",\"chosen\":\"a\",\"rejected\":\"b\"}\n\n"
@@ -344,7 +343,8 @@ static void shuffled_order(void)
     CHECK(!data_order(ORDER_FILE, 5, 3, b, 100, &err) && b[0] == 0 && b[99] == 99);
 }
 
-/* Every place is equally likely for every row: chi-squared over the places of row 0, seeds fixed. */
+/* Every place is equally likely for every row: chi-squared over the places of row 0, seeds fixed.
+ */
 static void fair_order(void)
 {
     enum { N = 8, DRAWS = 8000 };
@@ -433,14 +433,22 @@ static void pack_nothing(void)
 }
 
 static const Test tests[] = {
-    {"explicit pairs", explicit_pairs}, {"implicit pairs", implicit_pairs},
-    {"unpaired rows", unpaired_rows},   {"unpairing", unpairing},
-    {"completion rows", completion_rows}, {"mapped columns", mapped_columns},
-    {"boundary merge", boundary_merge}, {"end tokens", end_tokens},
-    {"lengths", lengths},               {"equal rows", equal_rows},
-    {"faults", faults},                 {"torch order", torch_order},
-    {"shuffled order", shuffled_order}, {"fair order", fair_order},
-    {"pack pair", pack_pair},           {"pack many", pack_many},
+    {"explicit pairs", explicit_pairs},
+    {"implicit pairs", implicit_pairs},
+    {"unpaired rows", unpaired_rows},
+    {"unpairing", unpairing},
+    {"completion rows", completion_rows},
+    {"mapped columns", mapped_columns},
+    {"boundary merge", boundary_merge},
+    {"end tokens", end_tokens},
+    {"lengths", lengths},
+    {"equal rows", equal_rows},
+    {"faults", faults},
+    {"torch order", torch_order},
+    {"shuffled order", shuffled_order},
+    {"fair order", fair_order},
+    {"pack pair", pack_pair},
+    {"pack many", pack_many},
     {"pack nothing", pack_nothing},
 };
 

@@ -53,8 +53,8 @@ static inline void tiny_tokenizer(const char *dir)
     files_write(name, config, sizeof config - 1);
 }
 
-static float tiny_values[TINY_V * TINY_H * 2 + TINY_LAYERS * TINY_H * (4 * TINY_H + 3 * TINY_F + 2) +
-                         TINY_H];
+static float tiny_values[TINY_V * TINY_H * 2 +
+                         TINY_LAYERS * TINY_H * (4 * TINY_H + 3 * TINY_F + 2) + TINY_H];
 static StOut tiny_tensors[64];
 static char tiny_names[64][80];
 
@@ -64,8 +64,11 @@ static inline void tiny_weight(size_t *n, size_t *at, const char *name, size_t r
 {
     StOut *t = &tiny_tensors[*n];
     snprintf(tiny_names[*n], sizeof tiny_names[0], "%s", name);
-    *t = (StOut){.name = tiny_names[*n], .dtype = DTYPE_F32, .n_dims = cols ? 2 : 1,
-                 .shape = {rows, cols}, .data = tiny_values + *at};
+    *t = (StOut){.name = tiny_names[*n],
+                 .dtype = DTYPE_F32,
+                 .n_dims = cols ? 2 : 1,
+                 .shape = {rows, cols},
+                 .data = tiny_values + *at};
     size_t count = rows * (cols ? cols : 1);
     for (size_t i = 0; i < count; i++)
         tiny_values[*at + i] = centre + scale * (float)(2 * rng_unit(7, RNG_SAMPLE, *at + i) - 1);
@@ -78,9 +81,9 @@ static inline void tiny_weights(const char *dir)
     static const struct {
         const char *name;
         size_t rows, cols;
-    } maps[] = {{"self_attn.q_proj", TINY_H, TINY_H}, {"self_attn.k_proj", TINY_KV, TINY_H},
+    } maps[] = {{"self_attn.q_proj", TINY_H, TINY_H},  {"self_attn.k_proj", TINY_KV, TINY_H},
                 {"self_attn.v_proj", TINY_KV, TINY_H}, {"self_attn.o_proj", TINY_H, TINY_H},
-                {"mlp.gate_proj", TINY_F, TINY_H}, {"mlp.up_proj", TINY_F, TINY_H},
+                {"mlp.gate_proj", TINY_F, TINY_H},     {"mlp.up_proj", TINY_F, TINY_H},
                 {"mlp.down_proj", TINY_H, TINY_F}};
     size_t n = 0, at = 0;
     char name[80];

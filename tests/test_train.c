@@ -1,0 +1,920 @@
+/* test_train.c - training as a whole, on a tiny model: what a step computes, what a run leaves
+ * behind, and that stopping, resuming, threads and memory change no bit of it. */
+#include "train.h"
+
+#include "tiny.h"
+#include "test.h"
+#include "train_parts.h"
+
+#include <math.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static Err err;
+static const char *model;
+static char pairs[IO_PATH_MAX], labelled[IO_PATH_MAX], run_path[IO_PATH_MAX];
+
+/* ---- what a run says ----------------------------------------------------------------------- */
+
+static Text lines; /* metrics.jsonl as it was told */
+static char notes[8192];
+static size_t stop_after; /* ask to stop at this many lines; 0 = never */
+static size_t lines_told;
+
+static void take_line(void *ctx, const char *line, size_t len)
+{
+    (void)ctx;
+    text_add(&lines, line, len, &err);
+    text_add(&lines, "\n", 1, &err);
+    if (++lines_told == stop_after) stop_requested = 1;
+}
+
+static void take_note(void *ctx, char level, const char *text)
+{
+    size_t used = strlen(notes);
+    (void)ctx;
+    snprintf(notes + used, sizeof notes - used, "%c %s\n", level, text);
+}
+
+static const TrainEvents events = {.log = {NULL, take_note}, .metrics = take_line};
+static TrainResult result;
+
+static int train(const TrainConfig *c)
+{
+    err = (Err){0};
+    lines.len = lines_told = 0;
+    notes[0] = 0;
+    stop_requested = 0;
+    int status = train_run(c, &events, &result, &err);
+    stop_requested = 0;
+    if (status && err.code == ERR_INTERNAL) printf("  %s\n", err.text);
+    return status;
+}
+
+/* A small run of either method into run_path, which is emptied. */
+static TrainConfig small(TrainMethod method)
+{
+    TrainConfig c = train_config_default(method);
+    CHECK(!io_remove_tree(run_path, &err));
+    c.model = model;
+    c.data = method == TRAIN_KTO ? labelled : pairs;
+    c.run = run_path;
+    c.lora.rank = 4;
+    c.lora.alpha = 8;
+    c.batch = 2;
+    c.accumulate = 2;
+    c.epochs = 2;
+    c.lr = 1e-2;
+    c.warmup = 1;
+    c.weight_decay = 0.01;
+    c.kernel = "ref";
+    if (method == TRAIN_SFT) c.rows.map = "completion=chosen";
+    return c;
+}
+
+static const char *in_run(const char *name)
+{
+    static char path[4][IO_PATH_MAX + 512];
+    static int turn;
+    char *p = path[turn++ % 4];
+    snprintf(p, sizeof path[0], "%s/%s", run_path, name);
+    return p;
+}
+
+static int exists(const char *name)
+{
+    return io_exists(in_run(name));
+}
+
+/* SHA-256 of a file of the run; "" where there is none. */
+static const char *hash_of(const char *name)
+{
+    static char hash[4][65];
+    static int turn;
+    char *h = hash[turn++ % 4];
+    Err e;
+    if (sha256_file(in_run(name), h, &e)) h[0] = 0;
+    return h;
+}
+
+/* The numbers of metrics.jsonl without what a clock says: "seconds" and all after it are last. */
+static char *timeless_metrics(void)
+{
+    size_t len;
+    char *text = files_read(in_run("metrics.jsonl"), &len), *to = text;
+    for (char *line = text; *line;) {
+        char *end = strchr(line, '\n'), *clock = strstr(line, ",\"seconds\"");
+        size_t n = (size_t)((clock && clock < end ? clock : end) - line);
+        memmove(to, line, n);
+        to += n;
+        *to++ = '\n';
+        line = end + 1;
+    }
+    *to = 0;
+    return text;
+}
+
+/* Value of a key in line n (from 0) of what was told; NAN where it is not there. */
+static double metric(size_t n, const char *key)
+{
+    char pattern[64];
+    const char *at = lines.data;
+    for (; n > 0 && at; n--) {
+        at = strchr(at, '\n');
+        if (at) at++;
+    }
+    snprintf(pattern, sizeof pattern, "\"%s\":", key);
+    const char *end = at ? strchr(at, '\n') : NULL, *found = at ? strstr(at, pattern) : NULL;
+    if (!found || !end || found > end) return NAN;
+    return strtod(found + strlen(pattern), NULL);
+}
+
+/* ---- formulas ------------------------------------------------------------------------------ */
+
+/* Learning rates that transformers 5.23.0 logs. */
+static void schedules(void)
+{
+    TrainConfig c = train_config_default(TRAIN_DPO);
+    c.lr = 1;
+    c.warmup = 1;
+    static const double linear[] = {0, 1, 2.0 / 3, 1.0 / 3};
+    for (size_t k = 0; k < 4; k++) CHECK_NEAR(train_learning_rate(&c, k, 4), linear[k], 1e-15);
+    c.schedule = SCHEDULE_COSINE;
+    c.warmup = 0.3; /* of 6 steps: 2 */
+    static const double cosine[] = {0, .5, 1, .853553, .5, .146447};
+    for (size_t k = 0; k < 6; k++) CHECK_NEAR(train_learning_rate(&c, k, 6), cosine[k], 5e-7);
+    c.schedule = SCHEDULE_CONSTANT;
+    c.warmup = 4;
+    CHECK_NEAR(train_learning_rate(&c, 3, 9), 0.75, 0);
+    CHECK_NEAR(train_learning_rate(&c, 8, 9), 1, 0);
+    c.warmup = 0;
+    CHECK_NEAR(train_learning_rate(&c, 0, 9), 1, 0);
+}
+
+/* Windows, epochs and the lonely last row. */
+static void windows(void)
+{
+    Run r = {.c = train_config_default(TRAIN_DPO)};
+    size_t first;
+    r.c.batch = 2;
+    r.c.accumulate = 2;
+    CHECK(run_batch_count(&r, 7) == 4 && run_batch_size(&r, 7, 3, &first) == 1 && first == 6);
+    r.epoch_batches = 3;
+    r.epoch_steps = 2;
+    CHECK(run_window(&r, 0) == 2 && run_window(&r, 1) == 1 && run_window(&r, 2) == 2);
+    r.c.method = TRAIN_KTO;
+    CHECK(run_batch_count(&r, 7) == 3 && run_batch_size(&r, 7, 2, &first) == 3 && first == 4);
+    CHECK(run_batch_count(&r, 8) == 4 && run_batch_size(&r, 8, 3, &first) == 2);
+    r.c.kl_pairing = KTO_TRL;
+    CHECK(run_batch_count(&r, 7) == 4 && run_batch_size(&r, 7, 3, &first) == 1);
+    r.c.kto.loss = KTO_APO_ZERO_UNPAIRED;
+    r.c.kl_pairing = KTO_DISTINCT;
+    CHECK(run_batch_count(&r, 7) == 4);
+}
+
+static void configurations(void)
+{
+    struct {
+        TrainConfig c;
+        const char *part;
+    } cases[12];
+    size_t n = 0;
+    for (; n < sizeof cases / sizeof *cases; n++) cases[n].c = small(TRAIN_DPO);
+    n = 0;
+    cases[n].c.lr = -1, cases[n++].part = "--lr";
+    cases[n].c.lr = NAN, cases[n++].part = "--lr";
+    cases[n].c.dpo.beta = 0, cases[n++].part = "--beta";
+    cases[n].c.lora.rank = 0, cases[n++].part = "--rank";
+    cases[n].c.batch = 0, cases[n++].part = "--batch";
+    cases[n].c.epochs = 0, cases[n++].part = "--epochs";
+    cases[n].c.ld_alpha = 2, cases[n++].part = "--ld-alpha";
+    cases[n].c.eval_every = 1, cases[n++].part = "--eval";
+    cases[n].c.full = 1, cases[n].c.init_adapter = "x", cases[n++].part = "--full";
+    cases[n].c = small(TRAIN_KTO), cases[n].c.batch = 1, cases[n++].part = "--batch";
+    cases[n].c = small(TRAIN_KTO), cases[n].c.full = 1, cases[n].c.kl_pairing = KTO_HALOS,
+    cases[n++].part = "halos";
+    cases[n].c.run = NULL, cases[n++].part = "-o";
+    for (size_t i = 0; i < n; i++) {
+        CHECK(train_config_check(&cases[i].c, &err));
+        CHECK_ERR(err, ERR_USAGE, cases[i].part);
+    }
+    CHECK(train(&cases[0].c) && err.code == ERR_USAGE && !io_exists(run_path));
+}
+
+/* ---- whole runs ---------------------------------------------------------------------------- */
+
+/* Step 1 has lr 0 (warm-up) and B = 0, so step 2 still has margin 0: ln 2 to the bit. */
+static void dpo_run(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    CHECK(result.steps == 4 && lines_told == 4 && result.skipped == 0);
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_NEAR(metric(i, "loss"), 0.69314718055994531, 1e-15);
+        CHECK(metric(i, "rewards/margins") == 0 && metric(i, "rewards/accuracies") == 0);
+    }
+    CHECK(metric(0, "learning_rate") == 0 && metric(1, "learning_rate") == 1e-2);
+    CHECK(metric(3, "loss") < 0.6 && metric(3, "rewards/margins") > 0.1);
+    CHECK(metric(0, "epoch") == 0.5 && metric(1, "epoch") == 1 && metric(3, "epoch") == 2);
+    CHECK(metric(3, "step") == 4 && metric(0, "grad_norm") > 0);
+    CHECK_NEAR(metric(2, "rewards/margins"),
+               metric(2, "rewards/chosen") - metric(2, "rewards/rejected"), 1e-12);
+    CHECK(isnan(metric(0, "kl")));
+    CHECK(exists("adapter/adapter_model.safetensors") && exists("adapter/adapter_config.json"));
+    CHECK(exists("config.json") && exists("inputs.json") && exists("metrics.jsonl"));
+    CHECK(exists("checkpoints/step-00000004/manifest.json") && !exists("LOCK"));
+    CHECK_TEXT(hash_of("adapter/adapter_model.safetensors"),
+               hash_of("checkpoints/step-00000004/adapter_model.safetensors"));
+}
+
+/* Running total of prompt and completion tokens, both sides. */
+static void token_counts(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    Tokenizer *t = tokenizer_load(model, NULL, &err);
+    DataOptions o = {.kind = DATA_PAIRS, .append_eos = 1};
+    Dataset d;
+    size_t tokens = 0;
+    CHECK(t && !data_load(&d, pairs, &o, t, NULL, &err));
+    for (size_t i = 0; i < d.count; i++)
+        tokens += 2 * d.rows[i].n_prompt + d.rows[i].n_completion[0] + d.rows[i].n_completion[1];
+    CHECK(!train(&c));
+    CHECK(metric(1, "num_tokens") == (double)tokens &&
+          metric(3, "num_tokens") == 2.0 * (double)tokens);
+    data_close(&d);
+    tokenizer_free(t);
+}
+
+static void kto_run(void)
+{
+    TrainConfig c = small(TRAIN_KTO);
+    c.kto.desirable_weight = 1.5;
+    CHECK(!train(&c));
+    CHECK(result.steps == 4); /* 7 rows, batches of 2, 2, 3: 2 windows */
+    CHECK(metric(0, "kl") == 0 && metric(0, "loss") > 0.5 && metric(0, "loss") < 0.75);
+    CHECK(metric(3, "loss") < metric(0, "loss"));
+    CHECK(isnan(metric(0, "rewards/accuracies")));
+    CHECK(strstr(notes, "desirable") != NULL);
+    c = small(TRAIN_KTO);
+    c.auto_desirable = c.auto_undesirable = 1;
+    CHECK(!train(&c)); /* 4 desirable, 3 undesirable rows */
+    CHECK(strstr(notes, "class weights: desirable 1, undesirable 1.33333") != NULL);
+    c = small(TRAIN_KTO);
+    c.kto.loss = KTO_APO_ZERO_UNPAIRED;
+    c.batch = 1;
+    CHECK(!train(&c));
+    CHECK(metric(3, "kl") == 0 || isnan(metric(3, "kl")));
+}
+
+/* A last single row under TRL's pairing is its own partner, and that is said. */
+static void kto_pairings(void)
+{
+    TrainConfig c = small(TRAIN_KTO);
+    c.order = ORDER_TRL;
+    c.kl_pairing = KTO_TRL;
+    CHECK(!train(&c));
+    CHECK(strstr(notes, "pairs it with itself") != NULL);
+    char *distinct, *halos;
+    c = small(TRAIN_KTO);
+    CHECK(!train(&c));
+    distinct = timeless_metrics();
+    c = small(TRAIN_KTO);
+    c.kl_pairing = KTO_HALOS;
+    CHECK(!train(&c));
+    CHECK(metric(0, "kl") == 0 && metric(3, "loss") < 0.5);
+    halos = timeless_metrics();
+    CHECK(strcmp(distinct, halos) != 0);
+    mem_free(distinct);
+    mem_free(halos);
+}
+
+/* A micro-batch of one class has the keys of that class only. */
+static void absent_classes(void)
+{
+    TrainConfig c = small(TRAIN_KTO);
+    c.order = ORDER_FILE;
+    c.accumulate = 1;
+    CHECK(!train(&c)); /* rows: + + - - + - + */
+    CHECK(!isnan(metric(0, "rewards/chosen")) && isnan(metric(0, "rewards/rejected")));
+    CHECK(isnan(metric(0, "rewards/margins")) && !isnan(metric(0, "logps/chosen")));
+    CHECK(isnan(metric(1, "rewards/chosen")) && !isnan(metric(1, "logps/rejected")));
+    CHECK(!isnan(metric(2, "rewards/margins")));
+}
+
+static void sft_run(void)
+{
+    TrainConfig c = small(TRAIN_SFT);
+    CHECK(!train(&c));
+    CHECK(metric(3, "loss") < metric(0, "loss") && isnan(metric(0, "rewards/chosen")));
+    CHECK(!exists("reference.jsonl"));
+    c = small(TRAIN_SFT);
+    c.full = 1;
+    c.lr = 3e-3;
+    CHECK(!train(&c));
+    CHECK(metric(3, "loss") < metric(0, "loss") && exists("model/model.safetensors"));
+    CHECK(!exists("adapter"));
+    /* The trained model is a model. */
+    char trained[IO_PATH_MAX];
+    snprintf(trained, sizeof trained, "%s", files_path("trained"));
+    CHECK(!io_rename(in_run("model"), trained, &err));
+    double last = metric(3, "loss");
+    c = small(TRAIN_SFT);
+    c.model = trained;
+    CHECK(!train(&c));
+    CHECK(metric(0, "loss") < last + 0.5);
+}
+
+/* One pair over and over: the margin only grows, the loss goes to nothing. */
+static void overfit(void)
+{
+    static const char row[] =
+        "{\"prompt\":\"the sky is\",\"chosen\":\" blue\",\"rejected\":\" red\"}\n";
+    files_write("one.jsonl", row, sizeof row - 1);
+    TrainConfig c = small(TRAIN_DPO);
+    c.data = files_path("one.jsonl");
+    c.batch = c.accumulate = 1;
+    c.steps = 50;
+    c.schedule = SCHEDULE_CONSTANT;
+    c.warmup = 0;
+    CHECK(!train(&c));
+    for (size_t i = 1; i < 50; i++)
+        CHECK(metric(i, "rewards/margins") > metric(i - 1, "rewards/margins"));
+    CHECK(metric(49, "loss") < 0.1);
+}
+
+/* Micro-batches of one pair, four of them, are a batch of four: the loss is a mean of means. */
+static void accumulation(void)
+{
+    double norm[2], loss[2];
+    for (int i = 0; i < 2; i++) {
+        TrainConfig c = small(TRAIN_DPO);
+        c.order = ORDER_FILE;
+        c.warmup = 0;
+        c.batch = i ? 4 : 1;
+        c.accumulate = i ? 1 : 4;
+        CHECK(!train(&c));
+        norm[i] = metric(2, "grad_norm");
+        loss[i] = metric(3, "loss");
+    }
+    CHECK_NEAR(norm[0], norm[1], 1e-5);
+    CHECK_NEAR(loss[0], loss[1], 1e-6);
+}
+
+/* eval_loss is a mean over rows, the other keys over batches. */
+static void evaluation(void)
+{
+    double by_one[2];
+    for (size_t batch = 1; batch <= 3; batch += 2) {
+        TrainConfig c = small(TRAIN_DPO);
+        c.eval = pairs;
+        c.eval_every = 1;
+        c.batch = 1;
+        c.accumulate = 4;
+        c.steps = 3;
+        c.order = ORDER_FILE;
+        if (batch == 3) c.batch = 3, c.accumulate = 1, c.steps = 1;
+        CHECK(!train(&c));
+        if (batch == 3)
+            CHECK_NEAR(metric(0, "eval_loss"), 0.69314718055994531, 1e-15);
+        else
+            by_one[0] = metric(2, "eval_loss"), by_one[1] = metric(1, "eval_rewards/margins");
+    }
+    CHECK(by_one[0] < 0.69 && by_one[1] > 0);
+    CHECK(strstr(notes, "7 of the 7 rows") != NULL);
+    CHECK_NEAR(result.eval_loss, 0.69314718055994531, 1e-15);
+}
+
+/* Lines of several steps: means over all their micro-batches. */
+static void sparse_log(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    double loss = (metric(2, "loss") + metric(3, "loss")) / 2;
+    double margin = (metric(2, "rewards/margins") + metric(3, "rewards/margins")) / 2;
+    double norm = metric(3, "grad_norm");
+    c = small(TRAIN_DPO);
+    c.log_every = 2;
+    CHECK(!train(&c));
+    CHECK(lines_told == 2 && metric(1, "step") == 4);
+    CHECK_NEAR(metric(1, "loss"), loss, 1e-15);
+    CHECK_NEAR(metric(1, "rewards/margins"), margin, 1e-15);
+    CHECK(metric(1, "grad_norm") == norm);
+}
+
+/* The gradient of the first step, before clipping: its length is the grad_norm of that step. */
+static void dumped_gradients(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.dump_gradients = files_path("gradients.safetensors");
+    c.max_grad_norm = 1e-3;
+    CHECK(!train(&c));
+    Safetensors s;
+    CHECK(!safetensors_open(&s, c.dump_gradients, 0, &err));
+    double sum = 0;
+    for (size_t i = 0; i < s.count; i++)
+        for (size_t j = 0; j < s.tensors[i].count; j++) {
+            float g;
+            memcpy(&g, s.tensors[i].data + 4 * j, sizeof g);
+            sum += (double)g * (double)g;
+            if (strstr(s.tensors[i].name, "lora_A")) CHECK(g == 0); /* B is 0 */
+        }
+    CHECK(s.count == 2 * 7 * TINY_LAYERS);
+    CHECK_NEAR(sqrt(sum), metric(0, "grad_norm"), 1e-6);
+    safetensors_close(&s);
+}
+
+/* An adapter goes on: against the base its margin shows at once, against itself it is 0. */
+static void references(void)
+{
+    char adapter[IO_PATH_MAX];
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    snprintf(adapter, sizeof adapter, "%s", files_path("adapter"));
+    CHECK(!io_rename(in_run("adapter"), adapter, &err));
+    c = small(TRAIN_DPO);
+    c.init_adapter = adapter;
+    CHECK(!train(&c));
+    CHECK(metric(0, "rewards/margins") > 0.1 && metric(0, "loss") < 0.65);
+    double base = metric(0, "logps/chosen");
+    c = small(TRAIN_DPO);
+    c.init_adapter = adapter;
+    c.reference = REFERENCE_INIT;
+    CHECK(!train(&c));
+    CHECK(metric(0, "rewards/margins") == 0 && metric(0, "logps/chosen") == base);
+    CHECK_NEAR(metric(0, "loss"), 0.69314718055994531, 1e-15);
+    c = small(TRAIN_DPO);
+    c.reference = REFERENCE_DIR;
+    c.reference_dir = adapter;
+    CHECK(!train(&c));
+    CHECK(metric(0, "rewards/margins") < -0.1);
+    c = small(TRAIN_DPO);
+    c.full = 1;
+    c.reference = REFERENCE_DIR;
+    c.reference_dir = adapter;
+    CHECK(!train(&c));
+    CHECK(metric(0, "rewards/margins") < -0.1);
+}
+
+/* ---- same bits ----------------------------------------------------------------------------- */
+
+/* What a run leaves, as two texts to be compared. */
+typedef struct {
+    char adapter[65], *metrics;
+} Trace;
+
+static Trace trace(void)
+{
+    Trace t;
+    snprintf(t.adapter, sizeof t.adapter, "%s", hash_of("adapter/adapter_model.safetensors"));
+    t.metrics = timeless_metrics();
+    return t;
+}
+
+static void check_same(const Trace *want)
+{
+    Trace t = trace();
+    CHECK(strlen(t.adapter) == 64);
+    CHECK_TEXT(t.adapter, want->adapter);
+    CHECK_TEXT(t.metrics, want->metrics);
+    mem_free(t.metrics);
+}
+
+static void same_bits_threads(void)
+{
+    static const int counts[] = {2, 3, 7};
+    for (int method = 0; method < 2; method++) {
+        TrainConfig c = small((TrainMethod)method);
+        threads_set(1);
+        CHECK(!train(&c));
+        Trace one = trace();
+        for (size_t i = 0; i < 3; i++) {
+            c = small((TrainMethod)method);
+            threads_set(counts[i]);
+            CHECK(!train(&c));
+            check_same(&one);
+        }
+        mem_free(one.metrics);
+    }
+    threads_set(0);
+}
+
+/* Activations kept, or computed again to fit --memory. */
+static void same_bits_memory(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    CHECK(result.plan.keep == 1);
+    Trace kept = trace();
+    uint64_t total = result.plan.total;
+    c = small(TRAIN_DPO);
+    c.memory = total - 1;
+    CHECK(!train(&c));
+    CHECK(result.plan.keep == 0 && result.plan.total < total);
+    check_same(&kept);
+    mem_free(kept.metrics);
+    c = small(TRAIN_DPO);
+    c.memory = result.plan.total - 1;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_MEMORY, "--memory");
+    CHECK(!io_exists(run_path));
+    c.force = 1;
+    CHECK(!train(&c));
+}
+
+/* Stopped after every step in turn, and gone on: as if never stopped. */
+static void same_bits_resumed(void)
+{
+    for (int method = 0; method < 3; method++) {
+        TrainConfig c = small((TrainMethod)method);
+        c.lora.dropout = 0.1;
+        c.log_every = method == TRAIN_KTO ? 1 : 2;
+        c.eval = c.data;
+        CHECK(!train(&c));
+        Trace whole = trace();
+        for (size_t stop = 1; stop < (c.log_every == 1 ? 4u : 2u); stop++) {
+            c = small((TrainMethod)method);
+            c.lora.dropout = 0.1;
+            c.log_every = method == TRAIN_KTO ? 1 : 2;
+            c.eval = c.data;
+            stop_after = stop;
+            CHECK(train(&c));
+            stop_after = 0;
+            CHECK_ERR(err, ERR_INTERRUPTED, "--resume goes on");
+            CHECK(!exists("adapter") && !exists("LOCK"));
+            c.resume = 1;
+            CHECK(!train(&c));
+            CHECK(result.resumed_from == stop * c.log_every);
+            check_same(&whole);
+        }
+        mem_free(whole.metrics);
+    }
+}
+
+static void same_bits_full(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.full = 1;
+    c.lr = 1e-3;
+    CHECK(!train(&c));
+    char whole[65];
+    snprintf(whole, sizeof whole, "%s", hash_of("model/model.safetensors"));
+    c = small(TRAIN_DPO);
+    c.full = 1;
+    c.lr = 1e-3;
+    stop_after = 2;
+    CHECK(train(&c) && err.code == ERR_INTERRUPTED);
+    stop_after = 0;
+    CHECK(!io_remove_tree(in_run("reference.jsonl"), &err)); /* must be found again from the base */
+    c.resume = 1;
+    CHECK(!train(&c));
+    CHECK_TEXT(hash_of("model/model.safetensors"), whole);
+}
+
+/* ---- resuming ------------------------------------------------------------------------------ */
+
+/* A run of 4 steps stopped after step 3, with checkpoints of steps 2 and 3. */
+static TrainConfig stopped(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.save_every = 1;
+    stop_after = 3;
+    CHECK(train(&c) && err.code == ERR_INTERRUPTED);
+    stop_after = 0;
+    CHECK(!exists("checkpoints/step-00000001") && exists("checkpoints/step-00000002"));
+    CHECK(exists("checkpoints/step-00000003"));
+    c.resume = 1;
+    return c;
+}
+
+static void flip_byte(const char *name, size_t at)
+{
+    size_t len;
+    char *text = files_read(in_run(name), &len);
+    text[at < len ? at : len - 1] ^= 1;
+    CHECK(!io_write_file(in_run(name), text, len, &err));
+    mem_free(text);
+}
+
+static void damaged_checkpoints(void)
+{
+    static const char *const files[] = {"adapter_model.safetensors", "optimizer.safetensors",
+                                        "state.json", "adapter_config.json", "manifest.json"};
+    TrainConfig c = small(TRAIN_DPO);
+    c.save_every = 1;
+    CHECK(!train(&c));
+    Trace whole = trace();
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        for (int missing = 0; missing < 2; missing++) {
+            char name[128];
+            c = stopped();
+            snprintf(name, sizeof name, "checkpoints/step-00000003/%s", files[i]);
+            if (missing)
+                CHECK(!io_remove_tree(in_run(name), &err));
+            else
+                flip_byte(name, i == 4 ? 20 : 300);
+            CHECK(!train(&c));
+            CHECK(result.resumed_from == 2);
+            CHECK(strstr(notes, "checkpoint step-00000003 is left out") != NULL);
+            if (i < 4) CHECK(strstr(notes, files[i]) != NULL);
+            check_same(&whole);
+        }
+    c = stopped();
+    flip_byte("checkpoints/step-00000003/state.json", 30);
+    flip_byte("checkpoints/step-00000002/state.json", 30);
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "no valid checkpoint among 2");
+    mem_free(whole.metrics);
+}
+
+static void newer_checkpoint(void)
+{
+    TrainConfig c = stopped();
+    files_edit(in_run("checkpoints/step-00000003/manifest.json"),
+               "run/checkpoints/step-00000003/manifest.json", "\"format\":1", "\"format\":9");
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "upgrade");
+}
+
+static void torn_metrics(void)
+{
+    size_t len;
+    stopped();
+    char *text = files_read(in_run("metrics.jsonl"), &len);
+    FILE *f = fopen(in_run("metrics.jsonl"), "ab");
+    fputs("{\"step\":4,\"loss\":1}\n{\"step\":5,\"lo", f);
+    fclose(f);
+    CHECK(!metrics_trim(in_run("metrics.jsonl"), 2, &err));
+    size_t trimmed;
+    char *left = files_read(in_run("metrics.jsonl"), &trimmed);
+    CHECK(trimmed < len && !memcmp(text, left, trimmed) && left[trimmed - 1] == '\n');
+    CHECK(strstr(left, "\"step\":2") && !strstr(left, "\"step\":3"));
+    mem_free(text);
+    mem_free(left);
+}
+
+static void other_runs(void)
+{
+    TrainConfig c = stopped();
+    c.lr = 2e-2;
+    c.lora.rank = 8;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "lr 0.02 (was 0.01)");
+    CHECK_ERR(err, ERR_DATA, "rank 8 (was 4)");
+    c = stopped();
+    c.data = files_path("other.jsonl");
+    static const char other[] = "{\"prompt\":\"q\",\"chosen\":\"a\",\"rejected\":\"b\"}\n";
+    files_write("other.jsonl", other, sizeof other - 1);
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "data ");
+    c = stopped();
+    c.keep = 1; /* may change */
+    CHECK(!train(&c));
+    CHECK(!exists("checkpoints/step-00000003") && exists("checkpoints/step-00000004"));
+}
+
+static void finished_runs(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    Trace whole = trace();
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_CREATE, "--resume");
+    c.resume = 1;
+    CHECK(!train(&c));
+    CHECK(result.finished_before && lines_told == 0 && result.steps == 4);
+    check_same(&whole);
+    /* Killed between the last checkpoint and the adapter. */
+    CHECK(!io_remove_tree(in_run("adapter"), &err));
+    CHECK(!io_make_directory(in_run("adapter.tmp"), 0, &err));
+    CHECK(!train(&c));
+    CHECK(!result.finished_before && !exists("adapter.tmp"));
+    check_same(&whole);
+    mem_free(whole.metrics);
+}
+
+static void reference_file(void)
+{
+    TrainConfig c = stopped();
+    char before[65];
+    snprintf(before, sizeof before, "%s", hash_of("reference.jsonl"));
+    flip_byte("reference.jsonl", 250);
+    CHECK(!train(&c));
+    CHECK(strstr(notes, "is damaged or of other inputs: computed again") != NULL);
+    CHECK_TEXT(hash_of("reference.jsonl"), before);
+    /* Only rows that the run will visit are computed. */
+    c = small(TRAIN_DPO);
+    c.steps = 1;
+    CHECK(!train(&c));
+    size_t len;
+    char *text = files_read(in_run("reference.jsonl"), &len);
+    CHECK(strstr(text, "\"rows\":4,") != NULL);
+    mem_free(text);
+}
+
+/* ---- faults -------------------------------------------------------------------------------- */
+
+static void run_directory_faults(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    files_write("file", "x", 1);
+    c.run = files_path("file");
+    CHECK(train(&c) && err.code == ERR_CREATE);
+    c.run = files_path("no/such/parent");
+    CHECK(train(&c) && err.code == ERR_CREATE);
+    CHECK(!io_make_directory(run_path, 0, &err));
+    c.run = run_path;
+    c.data = files_path("absent.jsonl");
+    CHECK(train(&c) && err.code == ERR_NO_INPUT);
+    CHECK(io_is_directory(run_path)); /* it was there, and empty */
+    c.data = pairs;
+    CHECK(!train(&c));
+    /* Locked by a process that lives: this test's parent. */
+    c = stopped();
+    char lock[128], host[64] = "";
+    gethostname(host, sizeof host - 1);
+    snprintf(lock, sizeof lock, "%ld %s\n", (long)getppid(), host);
+    CHECK(!io_write_file(in_run("LOCK"), lock, strlen(lock), &err));
+    CHECK(train(&c) && err.code == ERR_CREATE);
+    CHECK(exists("checkpoints/step-00000003"));
+}
+
+/* A learning rate that drives the weights out of range: no update is made from numbers that are not
+ * finite, nothing of them is written, and the run ends. */
+static void divergence(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.lr = 1000;
+    c.weight_decay = 0;
+    c.steps = 60;
+    c.schedule = SCHEDULE_CONSTANT;
+    c.lora.alpha = 1e18;
+    c.save_every = 1;
+    CHECK(train(&c));
+    CHECK(err.code == ERR_DIVERGED);
+    CHECK(!exists("adapter") && !exists("LOCK"));
+    CHECK(io_is_directory(in_run("diverged")));
+    CHECK(io_is_directory(in_run("checkpoints")));
+}
+
+static void broken_weights(void)
+{
+    /* The last of the file's numbers becomes NaN. */
+    TrainConfig c = small(TRAIN_DPO);
+    static const unsigned char nan[] = {0, 0, 0xc0, 0x7f};
+    size_t len;
+    CHECK(!io_make_directory(files_path("bad"), 0, &err));
+    static const char *const copied[] = {"config.json", "tokenizer.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < 3; i++) {
+        char from[128], to[128];
+        snprintf(from, sizeof from, "tiny/%s", copied[i]);
+        snprintf(to, sizeof to, "bad/%s", copied[i]);
+        files_copy(files_path(from), to);
+    }
+    char *text = files_read(files_path("tiny/model.safetensors"), &len);
+    memcpy(text + len - 4, nan, 4);
+    files_write("bad/model.safetensors", text, len);
+    mem_free(text);
+    c.model = files_path("bad");
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "not finite");
+    CHECK(!io_exists(run_path));
+}
+
+static void long_rows(void)
+{
+    Text t = {0};
+    text_addf(&t, &err, "{\"prompt\":\"q\",\"chosen\":\"");
+    for (int i = 0; i < 300; i++) text_addf(&t, &err, "%c", 'a' + i % 23);
+    text_addf(&t, &err, "\",\"rejected\":\"b\"}\n");
+    files_write("long.jsonl", t.data, t.len);
+    text_free(&t);
+    TrainConfig c = small(TRAIN_DPO);
+    c.data = files_path("long.jsonl");
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "the model has 256 positions; set --max-length 256");
+    c.rows.max_length = 256;
+    CHECK(!train(&c));
+}
+
+static void dry_run(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.dry_run = 1;
+    CHECK(!train(&c));
+    CHECK(result.plan.steps == 4 && result.plan.total > 0 && result.plan.rows == 7);
+    CHECK(!io_exists(run_path) && lines_told == 0);
+}
+
+/* ---- explain ------------------------------------------------------------------------------- */
+
+static void explained_pair(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    TrainExplain x;
+    CHECK(!train(&c));
+    c.init_adapter = in_run("adapter");
+    CHECK(!train_explain(&c, 3, &x, NULL, &err));
+    const ExplainSide *s = x.side;
+    double sum = 0;
+    for (size_t t = 0; t < s->n; t++) sum += s->policy[t];
+    CHECK_NEAR(sum, s->policy_logp, 1e-9);
+    CHECK_NEAR(s->logratio, s->policy_logp - s->reference_logp, 1e-12);
+    CHECK_NEAR(x.margin, 0.1 * (x.side[0].logratio - x.side[1].logratio), 1e-12);
+    CHECK_NEAR(x.sigmoid, 1 / (1 + exp(-x.margin)), 1e-12);
+    CHECK_NEAR(x.loss, -log(x.sigmoid), 1e-12);
+    CHECK_NEAR(s->gradient[0], -0.1 * (1 - x.sigmoid), 1e-12);
+    CHECK_NEAR(x.side[1].gradient[1], 0.1 * (1 - x.sigmoid), 1e-12);
+    CHECK(x.row == 3 && x.line == 4 && x.n_sides == 2 && x.prompt[0] == TINY_BOS);
+    CHECK(s->token_ids[s->n - 1] == TINY_EOS);
+    train_explain_close(&x);
+    CHECK(train_explain(&c, 7, &x, NULL, &err));
+    CHECK_ERR(err, ERR_USAGE, "--row 7");
+}
+
+static void explained_row(void)
+{
+    TrainConfig c = small(TRAIN_KTO);
+    TrainExplain x;
+    CHECK(!train(&c));
+    c.init_adapter = in_run("adapter");
+    c.kto.undesirable_weight = 2;
+    CHECK(!train_explain(&c, 2, &x, NULL, &err));
+    double z = 0.1 * (x.kl - x.side[0].logratio);
+    CHECK(x.label == 0 && x.weight == 2 && x.kl >= 0);
+    CHECK_NEAR(x.sigmoid, 1 / (1 + exp(-z)), 1e-12);
+    CHECK_NEAR(x.loss, 2 * (1 - x.sigmoid), 1e-12);
+    CHECK_NEAR(x.side[0].gradient[0], 2 * 0.1 * x.sigmoid * (1 - x.sigmoid), 1e-12);
+    train_explain_close(&x);
+    c.init_adapter = NULL; /* the base itself */
+    CHECK(!train_explain(&c, 0, &x, NULL, &err));
+    CHECK(x.side[0].logratio == 0 && x.kl == 0 && x.loss == 0.5);
+    train_explain_close(&x);
+}
+
+static const Test tests[] = {
+    {"schedules", schedules},
+    {"windows", windows},
+    {"configurations", configurations},
+    {"dpo run", dpo_run},
+    {"token counts", token_counts},
+    {"kto run", kto_run},
+    {"kto pairings", kto_pairings},
+    {"absent classes", absent_classes},
+    {"sft run", sft_run},
+    {"overfit", overfit},
+    {"accumulation", accumulation},
+    {"evaluation", evaluation},
+    {"sparse log", sparse_log},
+    {"dumped gradients", dumped_gradients},
+    {"references", references},
+    {"same bits: threads", same_bits_threads},
+    {"same bits: memory", same_bits_memory},
+    {"same bits: resumed", same_bits_resumed},
+    {"same bits: full", same_bits_full},
+    {"damaged checkpoints", damaged_checkpoints},
+    {"newer checkpoint", newer_checkpoint},
+    {"torn metrics", torn_metrics},
+    {"other runs", other_runs},
+    {"finished runs", finished_runs},
+    {"reference file", reference_file},
+    {"run directory faults", run_directory_faults},
+    {"divergence", divergence},
+    {"broken weights", broken_weights},
+    {"long rows", long_rows},
+    {"dry run", dry_run},
+    {"explained pair", explained_pair},
+    {"explained row", explained_row},
+};
+
+/* Seven pairs, and seven labelled rows: + + - - + - +. */
+static void write_rows(void)
+{
+    Text p = {0}, k = {0};
+    static const int label[] = {1, 1, 0, 0, 1, 0, 1};
+    for (int i = 0; i < 7; i++) {
+        text_addf(
+            &p, &err,
+            "{\"prompt\":\"Q%d: the\",\"chosen\":\" sky is %d\",\"rejected\":\" %d, no way\"}\n", i,
+            3 * i, i);
+        text_addf(&k, &err, "{\"prompt\":\"Q%d\",\"completion\":\"%s%d\",\"label\":%s}\n", i,
+                  label[i] ? " yes, the " : " no ", i, label[i] ? "true" : "false");
+    }
+    files_write("pairs.jsonl", p.data, p.len);
+    files_write("labelled.jsonl", k.data, k.len);
+    snprintf(pairs, sizeof pairs, "%s", files_path("pairs.jsonl"));
+    snprintf(labelled, sizeof labelled, "%s", files_path("labelled.jsonl"));
+    snprintf(run_path, sizeof run_path, "%s", files_path("run"));
+    text_free(&p);
+    text_free(&k);
+}
+
+int main(int argc, char **argv)
+{
+    files_begin();
+    model = tiny_model("tiny");
+    write_rows();
+    int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
+    text_free(&lines);
+    files_end();
+    return status;
+}
