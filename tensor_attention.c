@@ -47,11 +47,6 @@ typedef struct {
     real *score, *dscore, *top, *sum;
 } Block;
 
-static size_t lanes_ceil(size_t n)
-{
-    return size_ceil(n, LANES) * LANES;
-}
-
 /* The first key that a query at position p sees. */
 static size_t first_key(const AttentionShape *s, size_t p)
 {

@@ -124,6 +124,67 @@ BODY static void avx2_pack_across(float *panel, const unsigned char *const *rows
     }
 }
 
+/* Chains of sixteen outputs for each of `count` rows of x: eight stored rows of eight numbers become
+ * columns in registers, and each column is one step of eight chains. STEPS columns of one half are
+ * taken before the other half: rows of W often lie a multiple of 4 KB apart, and then more than
+ * eight of them do not fit the level-1 cache together. count and t are constants at every call. */
+INLINE void rows_across_of(float *const *y, const float *const *x, int count,
+                           const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
+    enum { STEPS = 2 * WIDTH };
+    size_t size = dtype_size(t), k = 0;
+    __m256 sum[PRODUCT_FEW][2];
+    for (int m = 0; m < count; m++)
+        for (int half = 0; half < 2; half++)
+            sum[m][half] = add ? _mm256_loadu_ps(y[m] + half * WIDTH) : _mm256_setzero_ps();
+    for (; k + STEPS <= depth; k += STEPS)
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) {
+            int half = part / 2;
+            size_t at = k + (size_t)(part % 2 * WIDTH);
+            __m256 r[WIDTH];
+#pragma GCC unroll 8
+            for (int i = 0; i < WIDTH; i++)
+                r[i] = load_stored(rows[half * WIDTH + i] + at * size, t);
+            transpose(r);
+#pragma GCC unroll 8
+            for (int i = 0; i < WIDTH; i++)
+#pragma GCC unroll 4
+                for (int m = 0; m < count; m++)
+                    sum[m][half] = _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + at + i), r[i],
+                                                   sum[m][half]);
+        }
+    for (int m = 0; m < count; m++)
+        for (int half = 0; half < 2; half++) _mm256_storeu_ps(y[m] + half * WIDTH, sum[m][half]);
+    for (int j = 0; j < COLS && k < depth; j++) {
+        float rest[STEPS];
+        dtype_to_float(rest, rows[j] + k * size, t, depth - k);
+        for (int m = 0; m < count; m++)
+            for (size_t i = 0; i < depth - k; i++) y[m][j] = fmaf(x[m][k + i], rest[i], y[m][j]);
+    }
+}
+
+INLINE void rows_across_count(float *const *y, const float *const *x, size_t count,
+                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
+    switch (count) {
+    case 1: rows_across_of(y, x, 1, rows, t, depth, add); break;
+    case 2: rows_across_of(y, x, 2, rows, t, depth, add); break;
+    case 3: rows_across_of(y, x, 3, rows, t, depth, add); break;
+    default: rows_across_of(y, x, PRODUCT_FEW, rows, t, depth, add);
+    }
+}
+
+BODY static void avx2_rows_across(float *const *y, const float *const *x, size_t count,
+                                  const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
+    switch (t) {
+    case DTYPE_BF16: rows_across_count(y, x, count, rows, DTYPE_BF16, depth, add); break;
+    case DTYPE_F16: rows_across_count(y, x, count, rows, DTYPE_F16, depth, add); break;
+    default: rows_across_count(y, x, count, rows, DTYPE_F32, depth, add);
+    }
+}
+
 INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride, Dtype t,
                           size_t depth)
 {
@@ -176,6 +237,7 @@ static const Kernels table = {
     .pack_rows = avx2_pack_rows,
     .pack_across = avx2_pack_across,
     .pack_along = avx2_pack_along,
+    .rows_across = avx2_rows_across,
     BODY_TABLE,
 };
 

@@ -19,8 +19,8 @@
     .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, \
     .dot = body_dot, .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, \
     .norm_dx = body_norm_dx, .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu, \
-    .swiglu_backward = body_swiglu_backward, .score_max = body_score_max, \
-    .score_exp = body_score_exp, .score_backward = body_score_backward, .adamw = body_adamw
+    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp, \
+    .score_max = body_score_max, .score_exp = body_score_exp, .score_backward = body_score_backward, .adamw = body_adamw
 
 #endif
 
@@ -143,6 +143,23 @@ BODY static inline void body_rope(real *a, real *b, const real *cos, const real 
     }
 }
 
+/* e^{z - top} in place, and its sums and sums of squares by lanes, in double. n is a multiple of
+ * LANES. */
+BODY static inline void body_logit_exp(real *z, double sum[LANES], double sum2[LANES], real top,
+                                       size_t n)
+{
+    double s[LANES], s2[LANES];
+    for (size_t l = 0; l < LANES; l++) s[l] = sum[l], s2[l] = sum2[l];
+    for (size_t i = 0; i < n; i += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            z[i + l] = body_exp(z[i + l] - top);
+            double e = (double)z[i + l];
+            s[l] += e;
+            s2[l] += e * e;
+        }
+    for (size_t l = 0; l < LANES; l++) sum[l] = s[l], sum2[l] = s2[l];
+}
+
 /* Scores times scale, and their maximum by lanes. n is a multiple of LANES. */
 BODY static inline void body_score_max(real *s, real top[LANES], real scale, size_t n)
 {
@@ -212,7 +229,7 @@ BODY static inline void body_adamw(real *w, const real *g, real *m, real *v, siz
     .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, \
     .dot = body_dot, .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, \
     .norm_dx = body_norm_dx, .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu, \
-    .swiglu_backward = body_swiglu_backward, .score_max = body_score_max, \
-    .score_exp = body_score_exp, .score_backward = body_score_backward, .adamw = body_adamw
+    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp, \
+    .score_max = body_score_max, .score_exp = body_score_exp, .score_backward = body_score_backward, .adamw = body_adamw
 
 #endif

@@ -30,7 +30,7 @@ typedef struct {
     HeadRow *rows;
     const Mat *w;
     const int32_t *target;
-    size_t first, width, H; /* the chunk: vocabulary rows [first, first + width) */
+    size_t first, width, stride, H; /* the chunk: vocabulary rows [first, first + width) */
 } HeadJob;
 
 size_t tensor_logprob_scratch(size_t n, int want_direction)
@@ -40,32 +40,29 @@ size_t tensor_logprob_scratch(size_t n, int want_direction)
     return n * (HEAD_CHUNK * sizeof(real) + sizeof(HeadRow));
 }
 
-static double lanes_sum_double(double s[LANES])
-{
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) s[l] += s[l + half];
-    return s[0];
-}
-
 /* Takes a chunk of logits into the state of row t, and turns them into e^{z - top}, 0 at the
  * target. The direction so far is brought to the new maximum. */
 static void head_row_task(void *ctx, size_t t)
 {
     const HeadJob *j = ctx;
+    const Kernels *k = j->c->kernels;
     HeadRow *row = &j->rows[t];
-    real *z = j->z + t * j->width, top = row->top;
+    real *z = j->z + t * j->stride, top[LANES];
+    double sum[LANES] = {0}, sum2[LANES] = {0};
+    for (size_t l = 0; l < LANES; l++) top[l] = row->top;
+    for (size_t v = j->width; v < j->stride; v++) z[v] = -(real)INFINITY;
+    k->score_max(z, top, 1, j->stride);
+    real before = row->top;
+    row->top = lanes_max(top);
     size_t target = (size_t)j->target[t] - j->first; /* beyond width: not in this chunk */
-    for (size_t v = 0; v < j->width; v++) top = z[v] > top ? z[v] : top;
-    double down = maths_exp((double)row->top - (double)top), sum[LANES] = {0}, sum2[LANES] = {0};
-    if (target < j->width) row->target = z[target];
-    for (size_t v = 0; v < j->width; v++) {
-        z[v] = v == target ? 0 : real_exp(z[v] - top);
-        sum[v % LANES] += (double)z[v];
-        sum2[v % LANES] += (double)z[v] * (double)z[v];
+    if (target < j->width) {
+        row->target = z[target];
+        z[target] = -(real)INFINITY;
     }
+    k->logit_exp(z, sum, sum2, row->top, j->stride);
+    double down = maths_exp((double)before - (double)row->top);
     row->others = row->others * down + lanes_sum_double(sum);
     row->others2 = row->others2 * down * down + lanes_sum_double(sum2);
-    row->top = top;
     if (j->direction && down < 1)
         for (size_t i = 0; i < j->H; i++) j->direction[t * j->H + i] *= (real)down;
 }
@@ -94,12 +91,21 @@ static void head_finish_task(void *ctx, size_t t)
     if (j->direction) head_direction(j, t, row->others, total);
 }
 
+/* z = h W^T over the chunk */
+static void head_logits(const HeadJob *j, const real *h, const Mat *chunk, size_t n)
+{
+    Product p = {.M = n, .N = j->width, .K = j->H, .c = j->z, .c_rows = {1, 0, j->stride}, .a = h,
+                 .a_rows = {1, 0, j->H}, .a_step = 1, .b = product_across(chunk),
+                 .round = j->c->precision == PRECISION_BF16};
+    product_run(j->c, &p);
+}
+
 /* direction += e^{z - top} W over the chunk. A chain over a whole vocabulary would lose digits (its
  * error grows with the square root of its length), so its parts are summed apart. */
 static void head_mix(const HeadJob *j, const Mat *chunk, size_t n)
 {
     Product p = {.M = n, .N = j->H, .K = j->width, .c = j->direction, .c_rows = {1, 0, j->H},
-                 .a = j->z, .a_rows = {1, 0, j->width}, .a_step = 1, .b = product_along(chunk),
+                 .a = j->z, .a_rows = {1, 0, j->stride}, .a_step = 1, .b = product_along(chunk),
                  .add = 1, .round = j->c->precision == PRECISION_BF16, .apart = 1};
     product_run(j->c, &p);
 }
@@ -113,7 +119,8 @@ static void head_block(HeadJob *j, const real *h, size_t n)
     for (j->first = 0; j->first < j->w->rows; j->first += HEAD_CHUNK) {
         j->width = size_min(HEAD_CHUNK, j->w->rows - j->first);
         Mat chunk = mat_rows(j->w, j->first, j->width);
-        tensor_linear(j->c, j->z, h, &chunk, n, 0);
+        j->stride = lanes_ceil(j->width);
+        head_logits(j, h, &chunk, n);
         tasks_run(head_row_task, j, n, (double)n * (double)j->width);
         if (j->direction) head_mix(j, &chunk, n);
     }
@@ -136,11 +143,18 @@ void tensor_logprob(const Compute *c, real *logp, real *square, real *direction,
 
 void tensor_softmax_row(const Compute *c, real *z, size_t V)
 {
-    (void)c;
-    real top = z[0];
-    for (size_t v = 0; v < V; v++) top = z[v] > top ? z[v] : top;
-    double lanes[LANES] = {0};
-    for (size_t v = 0; v < V; v++) lanes[v % LANES] += (double)(z[v] = real_exp(z[v] - top));
-    double sum = lanes_sum_double(lanes);
-    for (size_t v = 0; v < V; v++) z[v] = (real)((double)z[v] / sum);
+    size_t whole = V / LANES * LANES;
+    real top[LANES], rest[LANES];
+    double sum[LANES] = {0}, sum2[LANES] = {0};
+    for (size_t l = 0; l < LANES; l++) {
+        top[l] = -(real)INFINITY;
+        rest[l] = whole + l < V ? z[whole + l] : -(real)INFINITY;
+    }
+    c->kernels->score_max(z, top, 1, whole);
+    c->kernels->score_max(rest, top, 1, LANES);
+    c->kernels->logit_exp(z, sum, sum2, lanes_max(top), whole);
+    c->kernels->logit_exp(rest, sum, sum2, lanes_max(top), LANES);
+    double total = lanes_sum_double(sum);
+    for (size_t v = 0; v < V; v++)
+        z[v] = (real)((double)(v < whole ? z[v] : rest[v - whole]) / total);
 }

@@ -32,6 +32,7 @@ typedef struct {
 /* Products (see tensor_product.c): a tile of the output is `tile_rows` x `tile_cols`. Packed rows
  * hold A[k][i] for the rows i of a tile, a packed panel holds B[k][j] for its columns j. */
 enum { TILE_ROWS_MAX = 16, TILE_COLS_MAX = 64 };
+enum { PRODUCT_FEW = 4 }; /* up to so many rows, packing costs more than it saves */
 
 struct Kernels {
     const char *name;
@@ -47,6 +48,10 @@ struct Kernels {
     void (*pack_along)(real *panel, const unsigned char *data, size_t stride, Dtype t, size_t depth,
                        size_t cols);
     void (*round_bf16)(real *x, size_t n);
+    /* y[m][j] = (add ? y[m][j] : 0) + sum_k x[m][k] rows[j][k] for m < count <= PRODUCT_FEW and all
+     * columns j of a tile, without packing: products of few rows (decoding). May be NULL. */
+    void (*rows_across)(real *const *y, const real *const *x, size_t count,
+                        const unsigned char *const *rows, Dtype t, size_t depth, int add);
     /* y = a + b;  y += s x;  y = s x */
     void (*add)(real *y, const real *a, const real *b, size_t n);
     void (*axpy)(real *y, real s, const real *x, size_t n);
@@ -65,7 +70,8 @@ struct Kernels {
     void (*swiglu)(real *y, const real *gate, const real *up, size_t n);
     void (*swiglu_backward)(real *dgate, real *dup, const real *dy, const real *gate,
                             const real *up, size_t n);
-    /* Attention scores; see tensor_bodies.h */
+    /* Exponentials of logits for the head, and scores of attention; see tensor_bodies.h */
+    void (*logit_exp)(real *z, double sum[LANES], double sum2[LANES], real top, size_t n);
     void (*score_max)(real *s, real top[LANES], real scale, size_t n);
     void (*score_exp)(real *s, real sum[LANES], real top, size_t n);
     void (*score_backward)(real *s, real *da, real scale, real top, real sum, real mean, size_t n);
@@ -106,7 +112,7 @@ typedef struct {
     size_t a_step; /* from k to k + 1 */
     ProductB b;
     int add, round; /* round: operands to bf16 */
-    int apart;      /* not one chain: a chain per PRODUCT_DEPTH terms, added to C when it ends */
+    int apart;      /* not one chain: a chain per PRODUCT_PART terms, added to C when it ends */
 } Product;
 
 /* B = W^T and B = W for a stored matrix W. */
@@ -118,8 +124,9 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
 /* All outputs, by all threads. */
 void product_run(const Compute *c, const Product *p);
 enum {
-    PRODUCT_ROWS = 384,  /* rows of A packed at a time: with the depth below, 384 KB, a level-2 */
-    PRODUCT_DEPTH = 256, /* terms of each chain per pass: a panel of 16 columns, 16 KB, a level-1 */
+    PRODUCT_ROWS = 256,  /* rows of A packed at a time: with the depth below half a megabyte */
+    PRODUCT_DEPTH = 512, /* terms of each chain per pass */
+    PRODUCT_PART = 256,  /* the same where parts are summed apart; it shows in the bits */
     PRODUCT_SCRATCH = (PRODUCT_ROWS + TILE_ROWS_MAX + TILE_COLS_MAX) * PRODUCT_DEPTH
 };
 
@@ -168,7 +175,17 @@ static inline void tasks_run(Task task, void *ctx, size_t n, double work)
         for (size_t i = 0; i < n; i++) task(ctx, i);
 }
 
+static inline double lanes_sum_double(const double lanes[LANES])
+{
+    double s[LANES];
+    for (int l = 0; l < LANES; l++) s[l] = lanes[l];
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) s[l] += s[l + half];
+    return s[0];
+}
+
 static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t size_ceil(size_t n, size_t unit) { return n / unit + (n % unit != 0); }
+static inline size_t lanes_ceil(size_t n) { return size_ceil(n, LANES) * LANES; }
 
 #endif

@@ -108,6 +108,63 @@ static void neon_pack_across(float *panel, const unsigned char *const *rows, Dty
     }
 }
 
+/* Chains of sixteen outputs for each of `count` rows of x: four stored rows of four numbers become
+ * columns in registers, and each column is one step of four chains. count and t are constants at
+ * every call. */
+INLINE void rows_across_of(float *const *y, const float *const *x, int count,
+                           const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
+    size_t size = dtype_size(t), k = 0;
+    float32x4_t sum[PRODUCT_FEW][PARTS];
+    for (int m = 0; m < count; m++)
+        for (int part = 0; part < PARTS; part++)
+            sum[m][part] = add ? vld1q_f32(y[m] + part * WIDTH) : vdupq_n_f32(0);
+    for (; k + WIDTH <= depth; k += WIDTH) {
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; part++) {
+            float32x4_t r[WIDTH];
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDTH; i++)
+                r[i] = load_stored(rows[part * WIDTH + i] + k * size, t);
+            transpose(r);
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDTH; i++)
+#pragma GCC unroll 4
+                for (int m = 0; m < count; m++)
+                    sum[m][part] = vfmaq_n_f32(sum[m][part], r[i], x[m][k + (size_t)i]);
+        }
+    }
+    for (int m = 0; m < count; m++)
+        for (int part = 0; part < PARTS; part++) vst1q_f32(y[m] + part * WIDTH, sum[m][part]);
+    for (int j = 0; j < COLS && k < depth; j++) {
+        float rest[WIDTH];
+        dtype_to_float(rest, rows[j] + k * size, t, depth - k);
+        for (int m = 0; m < count; m++)
+            for (size_t i = 0; i < depth - k; i++) y[m][j] = fmaf(x[m][k + i], rest[i], y[m][j]);
+    }
+}
+
+INLINE void rows_across_count(float *const *y, const float *const *x, size_t count,
+                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
+    switch (count) {
+    case 1: rows_across_of(y, x, 1, rows, t, depth, add); break;
+    case 2: rows_across_of(y, x, 2, rows, t, depth, add); break;
+    case 3: rows_across_of(y, x, 3, rows, t, depth, add); break;
+    default: rows_across_of(y, x, PRODUCT_FEW, rows, t, depth, add);
+    }
+}
+
+static void neon_rows_across(float *const *y, const float *const *x, size_t count,
+                             const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
+    switch (t) {
+    case DTYPE_BF16: rows_across_count(y, x, count, rows, DTYPE_BF16, depth, add); break;
+    case DTYPE_F16: rows_across_count(y, x, count, rows, DTYPE_F16, depth, add); break;
+    default: rows_across_count(y, x, count, rows, DTYPE_F32, depth, add);
+    }
+}
+
 INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride, Dtype t,
                           size_t depth)
 {
@@ -149,6 +206,7 @@ static const Kernels table = {
     .pack_rows = neon_pack_rows,
     .pack_across = neon_pack_across,
     .pack_along = neon_pack_along,
+    .rows_across = neon_rows_across,
     BODY_TABLE,
 };
 

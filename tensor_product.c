@@ -6,13 +6,16 @@
  *            k: PRODUCT_DEPTH at a time        B panel   [depth][tile_cols]   level-1 cache
  *          +------------+                     +----+
  *   rows   | A block    |                     |    |     one tile of C = tile_rows x tile_cols
- *   <= 384 | packed     |  level-2 cache      |    |     sums in registers, started from C
+ *   <= 256 | packed     |  level-2 cache      |    |     sums in registers, started from C
  *          +------------+                     +----+
  *
  * A part of the output (some rows x some columns, one task) walks k in passes. A pass packs the
  * block of A, tile by tile, as A[k][i]; then, panel by panel, packs B as B[k][j] straight from the
  * stored weight (bf16, f16 or f32, in either orientation), and runs the tile body down the rows.
  * Packing a panel costs about as much as two rows of arithmetic, so it vanishes when T is large.
+ *
+ * Decoding has one row, or few: there the packing would cost more than the arithmetic, and a body
+ * takes dot products straight from the stored rows, turning them into columns in registers.
  *
  * Tasks own parts: blocks of rows times groups of panels. Edge columns are computed in a spare
  * tile and copied, so bodies know only whole tiles of columns.
@@ -100,13 +103,60 @@ static void run_panel(const Compute *c, const Product *p, const real *packed, co
     }
 }
 
+/* The row of A as operands: itself, or a copy in scratch. */
+static const real *row_operand(const Compute *c, const Product *p, real *copy, size_t m)
+{
+    const real *x = p->a + row_offset(&p->a_rows, m);
+    if (p->a_step == 1 && !p->round) return x;
+    for (size_t k = 0; k < p->K; k++) copy[k] = x[k * p->a_step];
+    if (p->round) c->kernels->round_bf16(copy, p->K);
+    return copy;
+}
+
+/* Few rows: chains along the stored rows of W, one panel of outputs after another. */
+static void few_rows(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
+                     size_t cols)
+{
+    size_t width = c->kernels->tile_cols;
+    const real *x[PRODUCT_FEW];
+    real spare[PRODUCT_FEW][TILE_COLS_MAX] = {{0}}, *to[PRODUCT_FEW], *tile[PRODUCT_FEW];
+    for (size_t m = 0; m < rows; m++)
+        x[m] = row_operand(c, p, compute_scratch(c) + m * p->K, m0 + m);
+    for (size_t n = n0; n < n0 + cols; n += width) {
+        const unsigned char *from[TILE_COLS_MAX];
+        size_t count = size_min(width, n0 + cols - n);
+        for (size_t j = 0; j < width; j++)
+            from[j] = mat_at(&p->b.mat, n + size_min(j, count - 1), 0);
+        for (size_t m = 0; m < rows; m++) {
+            to[m] = p->c + row_offset(&p->c_rows, m0 + m) + n;
+            tile[m] = count < width ? spare[m] : to[m];
+            if (count < width && p->add) memcpy(tile[m], to[m], count * sizeof(real));
+        }
+        c->kernels->rows_across(tile, x, rows, from, p->b.mat.dtype, p->K, p->add);
+        for (size_t m = 0; m < rows && count < width; m++)
+            memcpy(to[m], tile[m], count * sizeof(real));
+    }
+}
+
+static int is_few(const Compute *c, const Product *p, size_t rows)
+{
+    return rows <= PRODUCT_FEW && c->kernels->rows_across && p->b.pack == pack_mat_across &&
+           !p->apart && (!p->round || p->b.mat.dtype == DTYPE_BF16) &&
+           p->K <= PRODUCT_SCRATCH / PRODUCT_FEW;
+}
+
 void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
                   size_t cols)
 {
+    if (is_few(c, p, rows)) {
+        few_rows(c, p, m0, rows, n0, cols);
+        return;
+    }
     size_t width = c->kernels->tile_cols;
     real *panel = compute_scratch(c), *packed = panel + TILE_COLS_MAX * PRODUCT_DEPTH;
-    for (size_t k0 = 0; k0 < p->K; k0 += PRODUCT_DEPTH) {
-        size_t depth = size_min(PRODUCT_DEPTH, p->K - k0);
+    size_t pass = p->apart ? PRODUCT_PART : PRODUCT_DEPTH;
+    for (size_t k0 = 0; k0 < p->K; k0 += pass) {
+        size_t depth = size_min(pass, p->K - k0);
         pack_a(c, p, packed, m0, rows, k0, depth);
         for (size_t n = 0; n < cols; n += width) {
             size_t count = size_min(width, cols - n);
