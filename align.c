@@ -12,7 +12,8 @@
 
 /* In the order in which a newcomer meets them. */
 static const Command *const commands[] = {
-    &command_score,
+    &command_score,    &command_sft,   &command_dpo,     &command_kto, &command_explain,
+    &command_merge,
     &command_tokenize,
     &command_inspect,
 };

@@ -11,6 +11,7 @@
 #include "data.h"
 #include "model.h"
 #include "options.h"
+#include "train.h"
 
 #include <stdio.h>
 
@@ -23,6 +24,12 @@ typedef struct {
 
 /* align_text.c */
 extern const Command command_tokenize, command_score;
+/* align_train.c */
+extern const Command command_sft, command_dpo, command_kto;
+/* align_explain.c */
+extern const Command command_explain;
+/* align_model.c */
+extern const Command command_merge;
 /* align_inspect.c */
 extern const Command command_inspect;
 
@@ -33,6 +40,15 @@ extern const OptionGroup group_adapter; /* --adapter */
 extern const OptionGroup group_engine;  /* --precision --kernel --threads --no-mmap ... */
 extern const OptionGroup group_rows;    /* --map --chat-template --parse-special */
 extern const OptionGroup group_quiet;   /* --quiet */
+
+/* Of training and explain (align_train.c). */
+extern const OptionGroup group_beta, group_dpo, group_kto, group_reference, group_length;
+#define DPO_LOSS_WORDS \
+    "sigmoid|hinge|ipo|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|apo_zero|" \
+    "apo_down|discopop|sft|sigmoid_norm|cdpo"
+#define KTO_LOSS_WORDS "kto|apo_zero_unpaired"
+/* What those groups, group_model, group_rows and group_engine say; the rest is the default. */
+int train_config_from(const Options *o, TrainMethod method, TrainConfig *c, Err *e);
 
 /* What group_rows says, for rows of a kind; max_length and append_eos are the caller's. */
 DataOptions row_options(const Options *o, DataKind kind);
@@ -60,6 +76,8 @@ void engine_close(Engine *g);
 /* Where lower floors send their notes: stderr, "align: ..."; --quiet keeps only warnings. */
 const Log *notes(void);
 void notes_quiet(int quiet);
+/* The resolved configuration, as notes. */
+int note_options(const Options *o, Err *e);
 int stderr_is_terminal(void);
 
 /* A bar with the time left on a terminal, else a plain line now and then. Nothing with --quiet. */
@@ -67,11 +85,15 @@ typedef struct {
     const char *what; /* "score" */
     const char *unit; /* of what is counted per second: "tokens" */
     double start, shown;
-    int drawn; /* a bar stands on the screen */
+    int drawn;      /* a bar stands on the screen */
+    unsigned lines; /* shown so far */
 } Progress;
 void progress_begin(Progress *p, const char *what, const char *unit);
 /* done of total; units counted so far; `tail` (or NULL) stands at the end of the line. */
 void progress_show(Progress *p, uint64_t done, uint64_t total, uint64_t units, const char *tail);
+/* The same with times measured elsewhere, in seconds, and units per second. */
+void progress_draw(Progress *p, uint64_t done, uint64_t total, double passed, double left,
+                   double rate, const char *tail);
 void progress_end(Progress *p);
 
 /* ---- results -------------------------------------------------------------------------------- */
@@ -88,6 +110,8 @@ void output_abort(Output *out); /* safe after commit and on a zeroed Output */
 /* The error of a failed write to standard output (errno is set). A reader who left (a closed pipe)
  * knows that already: the text is then empty, and nothing is printed. */
 int stdout_failed(Err *e);
+/* "name":[1,2,3] */
+int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e);
 /* Prints a finished text on standard output and frees it. */
 int print_text(Text *t, Err *e);
 

@@ -121,6 +121,20 @@ void notes_quiet(int quiet)
     quiet_notes = quiet;
 }
 
+int note_options(const Options *o, Err *e)
+{
+    const size_t width = 90;
+    Text text = {0};
+    int status = options_describe(o, width, &text, e);
+    for (char *line = text.data, *end; !status && line && *line; line = end + 1) {
+        end = strchr(line, '\n');
+        *end = 0;
+        log_note(notes(), 'i', "%s", line);
+    }
+    text_free(&text);
+    return status;
+}
+
 int stderr_is_terminal(void)
 {
     return isatty(STDERR_FILENO);
@@ -152,27 +166,37 @@ static void format_seconds(double seconds, char *out, size_t size)
     }
 }
 
-void progress_show(Progress *p, uint64_t done, uint64_t total, uint64_t units, const char *tail)
+void progress_draw(Progress *p, uint64_t done, uint64_t total, double passed, double left,
+                   double rate, const char *tail)
 {
-    double now = time_now(), passed = now - p->start;
+    double now = time_now();
     int terminal = stderr_is_terminal(), last = done >= total;
-    if (quiet_notes || (!last && now - p->shown < (terminal ? BAR_SECONDS : LINE_SECONDS))) return;
+    double pause = terminal ? BAR_SECONDS : LINE_SECONDS;
+    /* The end of a bar is drawn always, that of plain lines only where there were any. */
+    if (quiet_notes || (now - p->shown < pause && !(last && (terminal || p->lines)))) return;
     p->shown = now;
-    double share = total ? (double)done / (double)total : 1;
-    double rate = passed > 0 ? (double)units / passed : 0;
-    char bar[BAR_WIDTH + 1], left[16], line[256];
-    for (int i = 0; i < BAR_WIDTH; i++) bar[i] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
+    p->lines++;
+    char bar[BAR_WIDTH + 1], time[16], line[256];
+    uint64_t filled = total ? done * BAR_WIDTH / total : BAR_WIDTH;
+    for (unsigned i = 0; i < BAR_WIDTH; i++) bar[i] = i < filled ? '#' : '.';
     bar[BAR_WIDTH] = 0;
-    format_seconds(last ? passed : share > 0 ? passed / share - passed : 0, left, sizeof left);
+    format_seconds(last ? passed : left, time, sizeof time);
     snprintf(line, sizeof line, "%s %llu/%llu  %s %s  %.0f %s/s%s%s", p->what,
-             (unsigned long long)done, (unsigned long long)total, left, last ? "taken" : "left",
-             rate, p->unit, tail ? "  " : "", tail ? tail : "");
+             (unsigned long long)done, (unsigned long long)total, time, last ? "taken" : "left",
+             rate, p->unit, tail && *tail ? "  " : "", tail ? tail : "");
     if (terminal)
         fprintf(stderr, "\r[%s] %s\033[K", bar, line); /* ESC [K: clear to the end of the line */
     else
         fprintf(stderr, "align: %s\n", line);
     p->drawn = terminal;
-    fflush(stderr);
+}
+
+void progress_show(Progress *p, uint64_t done, uint64_t total, uint64_t units, const char *tail)
+{
+    double passed = time_now() - p->start;
+    double left = done ? passed / (double)done * (double)(total - done) : 0;
+    double rate = passed > 0 ? (double)units / passed : 0;
+    progress_draw(p, done, total, passed, left, rate, tail);
 }
 
 void progress_end(Progress *p)
@@ -213,6 +237,15 @@ void output_abort(Output *out)
 {
     if (out->to_file) writer_abort(&out->file);
     out->to_file = 0;
+}
+
+int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e)
+{
+    if (text_addf(out, e, "\"%s\":[", name)) return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (text_addf(out, e, "%s%ld", i ? "," : "", (long)ids[i])) return -1;
+    }
+    return text_add(out, "]", 1, e);
 }
 
 int print_text(Text *t, Err *e)

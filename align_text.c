@@ -23,16 +23,6 @@ static const OptionTable tokenize_table = {
     "tokenize", "token ids of texts", NULL, "align tokenize -m MODEL -p \"Hello world\"",
     tokenize_groups};
 
-/* "ids":[1,2,3] */
-static int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e)
-{
-    if (text_addf(out, e, "\"%s\":[", name)) return -1;
-    for (size_t i = 0; i < n; i++) {
-        if (text_addf(out, e, "%s%ld", i ? "," : "", (long)ids[i])) return -1;
-    }
-    return text_add(out, "]", 1, e);
-}
-
 /* The pieces of -p: one line each, or one object. */
 static int put_pieces(const Tokenizer *t, const Ids *ids, int json, Text *out, Err *e)
 {

@@ -13,6 +13,7 @@ ALIGN=${ALIGN:-./align}
 TOOLS=${TOOLS:-build/tests}
 passed=0
 failed=0
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # see run.sh
 
 T=$(mktemp -d "${TMPDIR:-/tmp}/align-cli.XXXXXX") || exit 1
 trap 'rm -rf "$T"' EXIT
