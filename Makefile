@@ -29,7 +29,9 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/double_*.c))
 SHELL_TESTS := $(wildcard tests/cli_*.sh)
 TEST_TOOLS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/tool_*.c))
-FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
+FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%, \
+             $(filter-out tests/fuzz_main.c,$(wildcard tests/fuzz_*.c)))
+FAULTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fault_*.c))
 
 .PHONY: all
 all: $(PROGRAM) ## builds ./align
@@ -60,6 +62,10 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/rooms.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
 
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c tests/fuzz_main.c $(BUILD)/rooms.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+
 # Programs for the scripts in tools/: tests/tool_X.c becomes build/tools/X.
 $(BUILD)/tools/%: tests/tool_%.c $(BUILD)/rooms.a
 	@mkdir -p $(@D)
@@ -81,13 +87,23 @@ demo: $(PROGRAM) ## a tiny model: DPO, KTO and the loop, with answers before and
 asan: ## all tests again under the address and undefined-behaviour sanitizers
 	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O1 PROGRAM=build/asan/align test
 
+# Input n of a fuzzer depends on FUZZ_SEED and n only: a failure can be repeated.
 .PHONY: fuzz
-fuzz: ## damaged files into every parser under the sanitizers, FUZZ_SECONDS each (600)
+fuzz: ## damaged files into every parser under the sanitizers, FUZZ_SECONDS each (10)
 	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O1 PROGRAM=build/asan/align fuzz-run
 
 .PHONY: fuzz-run
 fuzz-run: $(FUZZERS)
-	@for f in $(FUZZERS); do $$f $(or $(FUZZ_SECONDS),600) || exit 1; done
+	@for f in $(FUZZERS); do $$f $(or $(FUZZ_SECONDS),10) $(or $(FUZZ_SEED),1) || exit 1; done
+
+.PHONY: faults
+faults: ## every allocation and every file operation fails once, under the sanitizers
+	$(MAKE) BUILD=build/faults EXTRA="$(SANITIZE) -DALIGN_FAULTS" CFLAGS=-O1 \
+	    PROGRAM=build/faults/align faults-run
+
+.PHONY: faults-run
+faults-run: $(FAULTS)
+	@tests/run.sh $(FAULTS)
 
 .PHONY: floors
 floors: ## no file includes a room of a higher floor, or one to its right

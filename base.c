@@ -410,12 +410,13 @@ int parse_f64(const char *text, size_t len, double *value)
 /* ---- memory -------------------------------------------------------------------------------- */
 
 #ifdef ALIGN_FAULTS
-/* Test builds: FAULT_ALLOC=N makes the N-th allocation (from 1) of the process fail,
- * FAULT_ALLOC_FROM=N every one from the N-th on. */
+/* Test builds: FAULT_ALLOC=N makes the N-th allocation fail, FAULT_ALLOC_FROM=N every one from the
+ * N-th on, counted from 1 and while one of the two is set. */
 static int alloc_fault(void)
 {
     static unsigned long long calls;
     const char *once = getenv("FAULT_ALLOC"), *from = getenv("FAULT_ALLOC_FROM");
+    if (!once && !from) return 0;
     calls++;
     if (once && strtoull(once, NULL, 10) == calls) return 1;
     return from && strtoull(from, NULL, 10) <= calls;

@@ -23,16 +23,16 @@
 enum { FAULT_NONE, FAULT_FAIL, FAULT_SHORT };
 
 #ifdef ALIGN_FAULTS
-/* Test builds: FAULT_IO=N:WHAT acts on the N-th call (from 1), FAULT_IO=N+:WHAT on every one from
- * the N-th on. WHAT: EIO, ENOSPC, EINTR (calls that can be interrupted only), SHORT (half of a read
+/* Test builds: FAULT_IO=N:WHAT acts on the N-th call, FAULT_IO=N+:WHAT on every one from the N-th
+ * on, counted from 1 and while the variable is set. WHAT: EIO, ENOSPC, EINTR (calls that can be interrupted only), SHORT (half of a read
  * or write), KILL (the process ends there, as by kill -9). */
 static int io_fault(int interruptible)
 {
     static unsigned long calls;
     const char *spec = getenv("FAULT_IO");
     char *end;
-    calls++;
     if (!spec) return FAULT_NONE;
+    calls++;
     unsigned long at = strtoul(spec, &end, 10);
     int persistent = *end == '+';
     if (persistent ? calls < at : calls != at) return FAULT_NONE;

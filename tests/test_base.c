@@ -305,7 +305,7 @@ static void pool_keeps_everything(void)
         parts[i] = pool_alloc(&p, bytes, &e);
         CHECK(parts[i] && (uintptr_t)parts[i] % 16 == 0);
         for (size_t k = 0; k < bytes; k++) {
-            if (parts[i][k]) CHECK(!"zeroed");
+            CHECK(parts[i][k] == 0);
         }
         memset(parts[i], (int)(i + 1) & 0xFF, bytes);
         char *s = pool_strndup(&p, "abcdef", i % 7, &e);
@@ -314,7 +314,7 @@ static void pool_keeps_everything(void)
     for (size_t i = 0; i < 300; i++) {
         size_t bytes = i % 7 == 0 ? 5000 : i;
         for (size_t k = 0; k < bytes; k++) {
-            if (parts[i][k] != ((i + 1) & 0xFF)) CHECK(!"kept");
+            CHECK(parts[i][k] == ((i + 1) & 0xFF));
         }
     }
     CHECK(pool_alloc(&p, SIZE_MAX - 5, &e) == NULL && e.code == ERR_MEMORY);

@@ -1,0 +1,294 @@
+/* fault_ground.c - every allocation and every file operation of floors 0 and 1 fails once.
+ *
+ * A scenario runs in a child process in which call number N fails (see FAULT_ALLOC in base.c and
+ * FAULT_IO in io.c), for N = 1, 2, 3 ... until it runs through without meeting its fault. Whatever
+ * N is: the exit code is the right one, nothing leaks, each file is the old one or the new one, and
+ * no temporary file stays.
+ */
+#include "base.h"
+#include "io.h"
+#include "test.h"
+
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char dir[200];
+
+static const char *in_dir(const char *name)
+{
+    static char paths[4][IO_PATH_MAX];
+    static int turn;
+    turn = (turn + 1) % 4;
+    snprintf(paths[turn], sizeof paths[turn], "%s/%s", dir, name);
+    return paths[turn];
+}
+
+/* ---- scenarios ----------------------------------------------------------------------------- */
+
+#define NEW_SIZE 150000 /* more than two buffers of a Writer */
+
+static int write_scenario(Err *e)
+{
+    char *bytes = mem_alloc(NEW_SIZE, e);
+    if (!bytes) return -1;
+    memset(bytes, 'n', NEW_SIZE);
+    Writer w;
+    int r = writer_open(&w, in_dir("out"), e);
+    for (size_t at = 0; r == 0 && at < NEW_SIZE; at += 50000)
+        r = writer_put(&w, bytes + at, 50000, e);
+    if (r == 0) r = writer_commit(&w, e);
+    writer_abort(&w);
+    mem_free(bytes);
+    return r;
+}
+
+static int tensors_scenario(Err *e)
+{
+    const float values[6] = {1, 2, 3, 4, 5, 6};
+    const StOut out[2] = {{.name = "b", .n_dims = 2, .shape = {2, 3}, .data = values},
+                          {.name = "a", .n_dims = 1, .shape = {6}, .data = values}};
+    const char *const metadata[] = {"format", "pt", NULL};
+    if (safetensors_write(in_dir("out"), out, 2, metadata, e)) return -1;
+    for (int map = 0; map < 2; map++) {
+        Safetensors s;
+        if (safetensors_open(&s, in_dir("out"), map, e)) return -1;
+        const StTensor *t = safetensors_find(&s, "b");
+        int same = t && !memcmp(t->data, values, sizeof values) && s.metadata;
+        safetensors_close(&s);
+        if (!same) return err_set(e, ERR_CHECK, "not the tensors that were written");
+    }
+    return 0;
+}
+
+static int rows_scenario(Err *e)
+{
+    JsonLines j;
+    Pool pool = {0};
+    Json *row = NULL;
+    size_t rows = 0;
+    char hex[65];
+    int r = 1;
+    if (jsonl_open(&j, in_dir("rows"), e)) return -1;
+    while (r == 1) {
+        r = jsonl_next(&j, &pool, &row, e);
+        if (r == 1 && json_get(row, "k16")) rows++;
+    }
+    jsonl_close(&j);
+    pool_free(&pool);
+    if (r == 0 && rows != 3) r = err_set(e, ERR_CHECK, "%zu rows", rows);
+    return r == 0 ? sha256_file(in_dir("rows"), hex, e) : -1;
+}
+
+static int directory_scenario(Err *e)
+{
+    Pool pool = {0};
+    char **names;
+    size_t n = 0;
+    int r = io_make_directory(in_dir("run"), 0, e) || io_lock(in_dir("run"), e);
+    if (r == 0) {
+        r = io_append_line(in_dir("run/log"), "{\"step\":1}", 10, 1, e) ||
+            io_rename(in_dir("run/log"), in_dir("run/log2"), e) ||
+            io_list(in_dir("run"), &pool, &names, &n, e);
+        if (r == 0 && n != 2) r = err_set(e, ERR_CHECK, "%zu names", n);
+        io_unlock(in_dir("run"));
+    }
+    if (r == 0) r = io_remove_tree(in_dir("run"), e);
+    pool_free(&pool);
+    return r ? -1 : 0;
+}
+
+/* ---- running them -------------------------------------------------------------------------- */
+
+typedef int (*Scenario)(Err *e);
+
+/* Makes the files the scenarios begin with. */
+static void prepare(void)
+{
+    Err e;
+    Text rows = {0};
+    for (int i = 0; i < 3; i++) {
+        text_add(&rows, "{", 1, &e);
+        for (int k = 0; k < 20; k++) text_addf(&rows, &e, "%s\"k%d\":\"v\\n\"", k ? "," : "", k);
+        text_add(&rows, "}\n", 2, &e);
+    }
+    CHECK(io_remove_tree(in_dir("run"), &e) == 0);
+    CHECK(io_write_file(in_dir("out"), "old", 3, &e) == 0);
+    CHECK(io_write_file(in_dir("rows"), rows.data, rows.len, &e) == 0);
+    text_free(&rows);
+}
+
+/* The scenario in a child with one environment variable set; its exit code is that of the Err. */
+static int run_child(Scenario scenario, const char *variable, const char *value)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        Err e = {0, ""};
+        setenv(variable, value, 1);
+        int r = scenario(&e);
+        unsetenv(variable);
+        if (r && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
+        exit(r ? e.code : 0);                       /* exit, so that leaks are looked for */
+    }
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+/* Is the output whole: the old one or a new one? */
+static int output_is_whole(Scenario scenario)
+{
+    Err e;
+    char *data;
+    size_t len;
+    if (io_read_file(in_dir("out"), 0, &data, &len, &e)) return 0;
+    int whole = len == 3 && !memcmp(data, "old", 3);
+    if (scenario == write_scenario && len == NEW_SIZE) {
+        whole = 1;
+        for (size_t i = 0; i < len; i++) whole &= data[i] == 'n';
+    }
+    mem_free(data);
+    if (!whole && scenario == tensors_scenario) {
+        Safetensors s;
+        whole = safetensors_open(&s, in_dir("out"), 0, &e) == 0;
+        if (whole) safetensors_close(&s);
+    }
+    return whole;
+}
+
+static size_t temporary_files(void)
+{
+    Err e;
+    Pool pool = {0};
+    char **names;
+    size_t n = 0, found = 0;
+    CHECK(io_list(dir, &pool, &names, &n, &e) == 0);
+    for (size_t i = 0; i < n; i++) found += strstr(names[i], ".tmp.") != NULL;
+    pool_free(&pool);
+    return found;
+}
+
+static const struct {
+    const char *name;
+    Scenario run;
+} scenarios[] = {{"write", write_scenario},
+                 {"tensors", tensors_scenario},
+                 {"rows", rows_scenario},
+                 {"directory", directory_scenario}};
+
+/* Every call made to fail in each scenario; `check` judges the exit code. Returns how many calls
+ * there were in all. */
+static int fail_each(const char *variable, const char *format, int (*check)(int code))
+{
+    enum { MOST_CALLS = 2000 };
+    int total = 0;
+    for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++) {
+        prepare();
+        CHECK(run_child(scenarios[s].run, "FAULT_NONE", "") == 0);
+        int clean = 0; /* a fault behind the last call leaves no trace: eight in a row end it */
+        for (int n = 1; clean < 8 && n < MOST_CALLS; n++, total++) {
+            char value[32];
+            prepare();
+            snprintf(value, sizeof value, format, n);
+            int code = run_child(scenarios[s].run, variable, value);
+            int fine = check(code) && output_is_whole(scenarios[s].run);
+            if (strcmp(variable, "FAULT_IO") || !strstr(format, "KILL")) {
+                fine = fine && temporary_files() == 0;
+            } else { /* killed: what is left must not disturb the next run */
+                fine = fine && run_child(scenarios[s].run, "FAULT_NONE", "") == 0;
+            }
+            if (!fine) printf("  %s: %s=%s gave %d\n", scenarios[s].name, variable, value, code);
+            CHECK(fine);
+            clean = code == 0 ? clean + 1 : 0;
+        }
+    }
+    return total;
+}
+
+static int is_memory(int code)
+{
+    return code == 0 || code == ERR_MEMORY;
+}
+
+static int is_io(int code)
+{
+    return code == 0 || code == ERR_IO || code == ERR_CREATE || code == ERR_NO_INPUT;
+}
+
+static int is_killed(int code)
+{
+    return code == 0 || code == 99;
+}
+
+static int is_success(int code)
+{
+    return code == 0;
+}
+
+static void allocations_fail_cleanly(void)
+{
+    int calls = fail_each("FAULT_ALLOC", "%d", is_memory);
+    CHECK(calls > 40);
+    fail_each("FAULT_ALLOC_FROM", "%d", is_memory);
+    printf("  %d allocations\n", calls);
+}
+
+static void io_errors_fail_cleanly(void)
+{
+    int calls = fail_each("FAULT_IO", "%d:EIO", is_io);
+    CHECK(calls > 40);
+    fail_each("FAULT_IO", "%d:ENOSPC", is_io);
+    printf("  %d operations\n", calls);
+}
+
+/* Interrupted and short calls must not be noticed; run over a fixed range, as nothing ends it. */
+static void interruptions_are_invisible(void)
+{
+    for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++) {
+        for (int n = 1; n <= 60; n++) {
+            char value[32];
+            for (int kind = 0; kind < 2; kind++) {
+                prepare();
+                snprintf(value, sizeof value, "%d:%s", n, kind ? "SHORT" : "EINTR");
+                int code = run_child(scenarios[s].run, "FAULT_IO", value);
+                if (!is_success(code)) printf("  %s: %s gave %d\n", scenarios[s].name, value, code);
+                CHECK(is_success(code) && temporary_files() == 0);
+            }
+        }
+        prepare();
+        CHECK(run_child(scenarios[s].run, "FAULT_IO", "1+:SHORT") == 0); /* every call short */
+    }
+}
+
+static void kills_leave_old_or_new(void)
+{
+    fail_each("FAULT_IO", "%d:KILL", is_killed);
+}
+
+static const Test tests[] = {
+    {"allocations_fail_cleanly", allocations_fail_cleanly},
+    {"io_errors_fail_cleanly", io_errors_fail_cleanly},
+    {"interruptions_are_invisible", interruptions_are_invisible},
+    {"kills_leave_old_or_new", kills_leave_old_or_new},
+};
+
+int main(int argc, char **argv)
+{
+#ifndef ALIGN_FAULTS
+    (void)argc, (void)argv, (void)tests;
+    printf("build with -DALIGN_FAULTS (make faults)\n");
+    return 1;
+#else
+    const char *tmp = getenv("TMPDIR");
+    Err e;
+    snprintf(dir, sizeof dir, "%.150s/align-fault-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(dir)) {
+        perror(dir);
+        return 1;
+    }
+    int r = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
+    if (io_remove_tree(dir, &e)) printf("%s\n", e.text);
+    return r;
+#endif
+}
