@@ -246,7 +246,7 @@ static void io_errors_fail_cleanly(void)
 static void interruptions_are_invisible(void)
 {
     for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++) {
-        for (int n = 1; n <= 60; n++) {
+        for (int n = 1; n <= 40; n++) {
             char value[32];
             for (int kind = 0; kind < 2; kind++) {
                 prepare();
