@@ -13,7 +13,8 @@ const char *const target_modules[TARGET_COUNT + 1] = {
 #define PEFT_VERSION "0.21.2"
 #define CONFIG_FILE "adapter_config.json"
 #define WEIGHTS_FILE "adapter_model.safetensors"
-enum { CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */, MODULE_NAME = 96 };
+enum { CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */, MODULE_NAME = 96,
+       MERGE_COLS = 256 /* doubles of a merged row held at a time */ };
 
 /* ---- names --------------------------------------------------------------------------------- */
 
@@ -229,16 +230,32 @@ void lora_param(const Lora *l, size_t index, NamedParam *out)
     slot_param(l, slot, (int)(index % 2), out);
 }
 
+typedef struct {
+    real *w;
+    const Adapter *a;
+} Merge;
+
+/* One row of w, a stretch of columns at a time. */
+static void merge_row(void *ctx, size_t n)
+{
+    const Merge *m = ctx;
+    size_t K = m->a->a.w.cols, R = m->a->b.w.cols;
+    const real *A = m->a->a.w.data, *b = (const real *)m->a->b.w.data + n * R;
+    for (size_t first = 0; first < K; first += MERGE_COLS) {
+        size_t cols = K - first < MERGE_COLS ? K - first : MERGE_COLS;
+        double sum[MERGE_COLS] = {0};
+        real *w = m->w + n * K + first;
+        for (size_t r = 0; r < R; r++)
+            for (size_t k = 0; k < cols; k++)
+                sum[k] += (double)b[r] * (double)A[r * K + first + k];
+        for (size_t k = 0; k < cols; k++) w[k] = (real)((double)w[k] + m->a->scale * sum[k]);
+    }
+}
+
 void lora_merge_into(real *w, const Adapter *a)
 {
-    size_t N = a->b.w.rows, R = a->b.w.cols, K = a->a.w.cols;
-    const real *A = a->a.w.data, *B = a->b.w.data;
-    for (size_t n = 0; n < N; n++)
-        for (size_t k = 0; k < K; k++) {
-            real sum = 0;
-            for (size_t r = 0; r < R; r++) sum += B[n * R + r] * A[r * K + k];
-            w[n * K + k] += sum * (real)a->scale;
-        }
+    Merge m = {w, a};
+    threads_run(merge_row, &m, a->b.w.rows);
 }
 
 /* ---- reading a PEFT directory -------------------------------------------------------------- */
@@ -353,6 +370,25 @@ static int name_slot(const LoraShape *s, const char *name, size_t *slot, int *b)
     return -1;
 }
 
+/* PEFT stores a copy of the head beside an adapter on it. It is passed over when it is this model's
+ * own head: 1 = passed over, 0 = another tensor, -1 = another head. */
+static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShape *s, Err *e)
+{
+    const char *name = "base_model.model.lm_head.base_layer.weight";
+    if (strcmp(t->name, name) || !s->head.data) return 0;
+    int same = t->supported && t->count == (uint64_t)s->head.rows * s->head.cols;
+    for (size_t i = 0; same && i < t->count; i++) {
+        float ours, theirs;
+        dtype_to_float(&ours, (const char *)s->head.data + i * dtype_size(s->head.dtype),
+                       s->head.dtype, 1);
+        dtype_to_float(&theirs, t->data + i * dtype_size(t->dtype), t->dtype, 1);
+        same = ours == theirs;
+    }
+    if (same) return 1;
+    return err_set(e, ERR_DATA, "%s: %s differs from this model's head: the adapter belongs to "
+                   "another model", st->map.path, name);
+}
+
 /* Finds each slot's rank from the shape of its A; every tensor must be one half of a slot. */
 static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, Err *e)
 {
@@ -360,7 +396,9 @@ static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, E
         const StTensor *t = &st->tensors[i];
         size_t slot, layer;
         Target target;
-        int b;
+        int b, copy = is_head_copy(st, t, s, e);
+        if (copy < 0) return -1;
+        if (copy) continue;
         if (name_slot(s, t->name, &slot, &b))
             return err_set(e, ERR_DATA, "%s: tensor %s fits no linear map of this model (%zu "
                            "layers)", st->map.path, t->name, s->layers);

@@ -22,6 +22,7 @@ extern const char *const target_modules[TARGET_COUNT + 1]; /* "self_attn.q_proj"
 typedef struct {
     size_t layers;
     size_t outputs[TARGET_COUNT + 1], inputs[TARGET_COUNT + 1];
+    Mat head; /* the model's own, to recognise PEFT's copy of it; data NULL = unknown */
 } LoraShape;
 
 /* What a new set is made from (and what adapter_config.json says). */
@@ -66,7 +67,7 @@ typedef struct {
 size_t lora_param_count(const Lora *l);
 void lora_param(const Lora *l, size_t i, NamedParam *out);
 
-/* w[n,k] += scale sum_r B[n,r] A[r,k], in real arithmetic as PEFT's merge does it. */
+/* w[n,k] += scale sum_r B[n,r] A[r,k], summed in double and rounded once. */
 void lora_merge_into(real *w, const Adapter *a);
 
 #endif

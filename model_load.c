@@ -260,6 +260,7 @@ void model_lora_shape(const Model *m, LoraShape *s)
     s->layers = c->layers;
     memcpy(s->outputs, outputs, sizeof outputs);
     memcpy(s->inputs, inputs, sizeof inputs);
+    s->head = c->tied ? m->embedding.w : m->head.w;
 }
 
 /* ---- all weights in order ------------------------------------------------------------------ */
