@@ -67,7 +67,6 @@ static TrainConfig small(TrainMethod method)
     c.lr = 1e-2;
     c.warmup = 1;
     c.weight_decay = 0.01;
-    c.kernel = "ref";
     if (method == TRAIN_SFT) c.rows.map = "completion=chosen";
     return c;
 }
@@ -495,7 +494,7 @@ static void same_bits_threads(void)
         }
         mem_free(one.metrics);
     }
-    threads_set(0);
+    threads_set(1);
 }
 
 /* Activations kept, or computed again to fit --memory. */
@@ -911,6 +910,7 @@ static void write_rows(void)
 int main(int argc, char **argv)
 {
     files_begin();
+    threads_set(1); /* the model is too small for more */
     model = tiny_model("tiny");
     write_rows();
     int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
