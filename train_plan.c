@@ -16,22 +16,29 @@ typedef struct {
     size_t head;            /* of which for the scored tokens */
 } Heaviest;
 
+/* The passes that a run makes: with a walk back; without; without, through the reference. */
+typedef enum { PASS_TRAIN, PASS_POLICY, PASS_REFERENCE, PASS_COUNT } PassKind;
+
 typedef struct {
-    Heaviest training, inference;
+    Heaviest heaviest[PASS_COUNT];
     size_t node_bytes, scores;
 } Needs;
 
 /* ---- measuring ----------------------------------------------------------------------------- */
 
 /* Bytes of one pass of the packed batch. */
-static int measure(Run *r, const Batch *b, int record, int keep, size_t *bytes, Err *e)
+static int measure(Run *r, const Batch *b, PassKind pass, int keep, size_t *bytes, Err *e)
 {
     Tape t;
+    int record = pass == PASS_TRAIN;
+    const Lora *lora = pass == PASS_REFERENCE ? run_reference_adapter(r)
+                       : r->has_policy        ? &r->policy
+                                              : NULL;
     if (tape_open(&t, &r->compute, 0, model_node_bytes(&r->model, b), e)) return -1;
     t.record = record;
     t.keep = keep;
     real *square = r->c.method == TRAIN_DPO && r->c.dpo.wpo ? r->square : NULL;
-    Var *y = model_logprob(&t, &r->model, r->has_policy ? &r->policy : NULL, b, square);
+    Var *y = model_logprob(&t, &r->model, lora, b, square);
     if (record) tape_backward(&t, y, r->gradient);
     *bytes = tape_peak(&t);
     int status = tape_check(&t, e);
@@ -41,18 +48,18 @@ static int measure(Run *r, const Batch *b, int record, int keep, size_t *bytes, 
 
 /* Takes the packed batch into account. A batch no larger in any way than the heaviest one needs no
  * measuring. */
-static int weigh(Run *r, Needs *needs, int record, Err *e)
+static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
 {
     const Batch *b = &r->packer.batch;
-    Heaviest *h = record ? &needs->training : &needs->inference;
+    Heaviest *h = &needs->heaviest[pass];
     size_t nodes = model_node_bytes(&r->model, b), keep, recompute, without;
     if (nodes > needs->node_bytes) needs->node_bytes = nodes;
     if (b->n_scores > needs->scores) needs->scores = b->n_scores;
     if (b->T <= h->T && b->n_scores <= h->scores) return 0;
     Batch headless = *b;
     headless.n_scores = 1;
-    if (measure(r, b, record, 1, &keep, e) || measure(r, b, record, 0, &recompute, e) ||
-        measure(r, &headless, record, 0, &without, e))
+    if (measure(r, b, pass, 1, &keep, e) || measure(r, b, pass, 0, &recompute, e) ||
+        measure(r, &headless, pass, 0, &without, e))
         return -1;
     if (recompute <= h->recompute && keep <= h->keep) return 0;
     h->T = b->T;
@@ -67,7 +74,7 @@ static int weigh(Run *r, Needs *needs, int record, Err *e)
 
 /* A micro-batch: the rows themselves, and for KTO their partners. */
 static int weigh_micro_batch(Run *r, Needs *needs, const TrainSet *set, const uint32_t *rows,
-                             size_t n, int record, Err *e)
+                             size_t n, PassKind pass, Err *e)
 {
     const Dataset *d = &set->rows;
     int kl = r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss);
@@ -79,7 +86,8 @@ static int weigh_micro_batch(Run *r, Needs *needs, const TrainSet *set, const ui
                                    : item_own(row, r->c.method == TRAIN_DPO ? 2 : 1);
         }
         if (items_pack(&r->packer, r->items, n, e)) return -1;
-        if (weigh(r, needs, record && !partners, e)) return -1;
+        if (weigh(r, needs, partners ? PASS_POLICY : pass, e)) return -1;
+        if (partners && !set->partner && weigh(r, needs, PASS_REFERENCE, e)) return -1;
     }
     return 0;
 }
@@ -91,7 +99,7 @@ static int weigh_steps(Run *r, Needs *needs, unsigned char *needed, Err *e)
             const uint32_t *rows;
             size_t n = run_rows(r, step, k, &rows);
             for (size_t i = 0; i < n; i++) needed[rows[i]] = 1;
-            if (weigh_micro_batch(r, needs, &r->train, rows, n, 1, e)) return -1;
+            if (weigh_micro_batch(r, needs, &r->train, rows, n, PASS_TRAIN, e)) return -1;
         }
     return 0;
 }
@@ -102,7 +110,7 @@ static int weigh_evaluation(Run *r, Needs *needs, Err *e)
     for (size_t b = 0; count && b < run_batch_count(r, count); b++) {
         size_t first, n = run_batch_size(r, count, b, &first);
         for (size_t i = 0; i < n; i++) r->eval_order[i] = (uint32_t)(first + i);
-        if (weigh_micro_batch(r, needs, &r->eval, r->eval_order, n, 0, e)) return -1;
+        if (weigh_micro_batch(r, needs, &r->eval, r->eval_order, n, PASS_POLICY, e)) return -1;
     }
     return 0;
 }
@@ -115,7 +123,7 @@ static int weigh_reference(Run *r, Needs *needs, const TrainSet *set, const unsi
         for (size_t i = from; i < set->rows.count && i < from + r->c.batch; i++)
             if (!needed || needed[i]) r->items[n++] = reference_item(r, set, i);
         if (n == 0) continue;
-        if (items_pack(&r->packer, r->items, n, e) || weigh(r, needs, 0, e)) return -1;
+        if (items_pack(&r->packer, r->items, n, e) || weigh(r, needs, PASS_REFERENCE, e)) return -1;
     }
     return 0;
 }
@@ -171,20 +179,21 @@ static size_t larger(size_t a, size_t b)
 static void decide(Run *r, const Needs *needs)
 {
     TrainPlan *p = &r->plan;
-    const Heaviest *h = &needs->training;
+    const Heaviest *h = needs->heaviest;
     *p = (TrainPlan){.rows = r->train.rows.count,
                      .eval_rows = r->eval.rows.count,
                      .epoch_steps = r->epoch_steps,
                      .steps = r->steps,
-                     .tokens = h->T,
-                     .scores = h->scores,
-                     .head = h->head,
+                     .tokens = h[PASS_TRAIN].T,
+                     .scores = h[PASS_TRAIN].scores,
+                     .head = h[PASS_TRAIN].head,
                      .weights = r->model.weight_bytes,
                      .trained = (uint64_t)r->params.count * 4 * sizeof(real),
                      .other = other_bytes(r, needs)};
     p->limit = r->c.memory ? r->c.memory : memory_available();
     for (p->keep = 1;; p->keep = 0) {
-        size_t arena = larger(p->keep ? h->keep : h->recompute, needs->inference.recompute);
+        size_t arena = p->keep ? h[PASS_TRAIN].keep : h[PASS_TRAIN].recompute;
+        arena = larger(arena, larger(h[PASS_POLICY].recompute, h[PASS_REFERENCE].recompute));
         p->activations = arena - p->head;
         p->total = p->weights + p->trained + p->activations + p->head + p->other;
         if (!p->keep || !p->limit || p->total <= p->limit) return;
