@@ -74,8 +74,7 @@ size_t utf8_put(char out[4], uint32_t cp)
     return n;
 }
 
-/* The code point before byte `at` > 0 of valid UTF-8, and where it begins. */
-static uint32_t utf8_before(const char *text, size_t at, size_t *start)
+uint32_t utf8_before(const char *text, size_t at, size_t *start)
 {
     do at--;
     while (((unsigned char)text[at] & 0xc0) == 0x80);
@@ -182,6 +181,11 @@ int normalize_text(const Tokenizer *t, const char *text, const char *ours, size_
             to_ours = (Text){0};
         }
         if (failed) return -1;
+        if (out->len / NORMALIZER_GROWTH > len + NORMALIZER_GROWTH)
+            return err_set(e, ERR_DATA,
+                           "the normalizer makes a text of %zu bytes more than %d times "
+                           "as long",
+                           len, NORMALIZER_GROWTH);
     }
     return 0;
 }
@@ -214,7 +218,7 @@ typedef struct {
     const char *ours; /* NULL: `special` holds for the whole text */
     size_t len;
     int special;
-    size_t done, scan;    /* handed out so far; where to look on */
+    size_t done, scan;       /* handed out so far; where to look on */
     const AddedToken *found; /* waits for the piece before it to be handed out */
     size_t found_end;
 } AddedWalk;
@@ -308,8 +312,11 @@ static int encode_part(Encoder *n, const char *text, const char *ours, size_t le
     const Tokenizer *t = n->t;
     Text normal = {0}, normal_ours = {0};
     int failed = normalize_text(t, text, ours, len, &normal, &normal_ours, n->e);
-    AddedWalk w = {.set = &t->normalized, .text = normal.data, .len = normal.len,
-                   .ours = ours ? normal_ours.data : NULL, .special = special};
+    AddedWalk w = {.set = &t->normalized,
+                   .text = normal.data,
+                   .len = normal.len,
+                   .ours = ours ? normal_ours.data : NULL,
+                   .special = special};
     const AddedToken *token;
     for (size_t at, end; !failed && walk_next(&w, &token, &at, &end);)
         failed = token ? ids_add(n->out, token->id, n->e)

@@ -76,13 +76,17 @@ static int step_replace(Decoder *d, size_t step, const DecodeStep *s, const char
     int failed = text_add(&changed, "", 0, e);
     for (size_t at = 0, end; !failed && at < len; at = end) {
         end = at;
-        while (end < len && (len - end < s->from.len || memcmp(text + end, s->from.text, s->from.len)))
+        while (end < len &&
+               (len - end < s->from.len || memcmp(text + end, s->from.text, s->from.len)))
             end++;
         failed = text_add(&changed, text + at, end - at, e);
         if (!failed && end < len) {
             failed = text_add(&changed, s->to.text, s->to.len, e);
             end += s->from.len;
         }
+        if (!failed && changed.len > DECODED_PIECE_MAX)
+            failed = err_set(e, ERR_DATA, "the decoder makes a token of more than %zu bytes",
+                             DECODED_PIECE_MAX);
     }
     if (!failed) failed = step_push(d, step + 1, changed.data, changed.len, out, e);
     text_free(&changed);
@@ -164,7 +168,8 @@ static int step_byte_level(Decoder *d, size_t step, const char *text, size_t len
 static int step_metaspace(Decoder *d, size_t step, const DecodeStep *s, const char *text,
                           size_t len, Text *out, Err *e)
 {
-    DecodeStep replace = {.kind = DECODE_REPLACE, .from = s->from,
+    DecodeStep replace = {.kind = DECODE_REPLACE,
+                          .from = s->from,
                           .to = s->start && d->tokens == 1 ? (Bytes){"", 0} : (Bytes){" ", 1}};
     return step_replace(d, step, &replace, text, len, out, e);
 }

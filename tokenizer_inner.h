@@ -12,7 +12,9 @@
 #include "tokenizer.h"
 
 #define TOKENIZER_MAX_STEPS 16 /* of one kind; real files have at most four */
-#define BYTE_ALPHABET 0x144    /* code points below this stand for bytes in byte-level files */
+#define NORMALIZER_GROWTH 64   /* a text may get so many times longer; spaces get 3 times */
+#define DECODED_PIECE_MAX ((size_t)1 << 20) /* bytes of one piece after the decoder's replacing */
+#define BYTE_ALPHABET 0x144 /* code points below this stand for bytes in byte-level files */
 
 /* An entry of the vocabulary. */
 typedef struct {
@@ -50,8 +52,15 @@ typedef struct {
 } NormalizeStep;
 
 /* The patterns we know, each a function of tokenizer_split.c. */
-typedef enum { PATTERN_NONE, PATTERN_GPT2, PATTERN_LLAMA3, PATTERN_QWEN2, PATTERN_DIGITS,
-               PATTERN_DIGIT_RUNS, PATTERN_TEKKEN } Pattern;
+typedef enum {
+    PATTERN_NONE,
+    PATTERN_GPT2,
+    PATTERN_LLAMA3,
+    PATTERN_QWEN2,
+    PATTERN_DIGITS,
+    PATTERN_DIGIT_RUNS,
+    PATTERN_TEKKEN
+} Pattern;
 
 typedef enum { SPLIT_PATTERN, SPLIT_BYTE_LEVEL, SPLIT_METASPACE } SplitKind;
 typedef enum { PREPEND_ALWAYS, PREPEND_FIRST, PREPEND_NEVER } PrependScheme;
@@ -65,8 +74,13 @@ typedef struct {
 } SplitStep;
 
 typedef enum {
-    DECODE_REPLACE, DECODE_BYTE_FALLBACK, DECODE_FUSE, DECODE_STRIP, DECODE_BYTE_LEVEL,
-    DECODE_METASPACE, DECODE_SPACES /* no decoder in the file: pieces joined by a space */
+    DECODE_REPLACE,
+    DECODE_BYTE_FALLBACK,
+    DECODE_FUSE,
+    DECODE_STRIP,
+    DECODE_BYTE_LEVEL,
+    DECODE_METASPACE,
+    DECODE_SPACES /* no decoder in the file: pieces joined by a space */
 } DecodeKind;
 typedef struct {
     DecodeKind kind;
@@ -92,10 +106,13 @@ struct Tokenizer {
     size_t by_text_mask;
     Merge *merges;
     size_t merge_mask;
+    uint64_t *joins; /* pairs of symbols that some merge crosses between; open addressing over
+                      * left << 32 | right, MERGE_EMPTY = free; owned by mem_alloc */
+    size_t join_mask, n_joins;
 
-    int32_t unk;            /* -1: a character without a token vanishes */
+    int32_t unk; /* -1: a character without a token vanishes */
     int fuse_unk, byte_fallback, ignore_merges;
-    int32_t byte_ids[256];  /* ids of "<0x00>" .. "<0xFF>", -1 = absent */
+    int32_t byte_ids[256]; /* ids of "<0x00>" .. "<0xFF>", -1 = absent */
 
     AddedSet raw, normalized; /* found before and after normalization */
     NormalizeStep normalize[TOKENIZER_MAX_STEPS];
@@ -111,8 +128,8 @@ struct Tokenizer {
     Bytes chat_template; /* text NULL = none */
     const char *chat_date;
 
-    unsigned short byte_chars[256];     /* byte-level alphabet: byte -> code point */
-    short char_bytes[BYTE_ALPHABET];    /* and back, -1 = stands for no byte */
+    unsigned short byte_chars[256];  /* byte-level alphabet: byte -> code point */
+    short char_bytes[BYTE_ALPHABET]; /* and back, -1 = stands for no byte */
 };
 
 /* tokenizer.c: what the normalizer makes of text. ours (may be NULL: then out_ours stays empty)
@@ -120,23 +137,44 @@ struct Tokenizer {
 int normalize_text(const Tokenizer *t, const char *text, const char *ours, size_t len, Text *out,
                    Text *out_ours, Err *e);
 
-/* One encoding under way: where its ids go, and the scratch memory that all its pieces share. */
+/* ---- one encoding under way ----------------------------------------------------------------- */
+
+/* A symbol of the word: a character at first. Neighbours that no merge can join are not linked. */
 typedef struct {
-    uint32_t previous, next; /* BPE_END at the ends */
+    uint32_t previous, next; /* UINT32_MAX where there is none */
     int32_t id;              /* BPE_GONE once merged into its left neighbour */
 } Symbol;
-#define BPE_END UINT32_MAX
 #define BPE_GONE (-1)
 
+/* A pair that may be merged, in the list of its run. */
+typedef struct {
+    uint32_t position, next;
+} Candidate;
+
+/* Candidates of one rank, positions ascending; first = UINT32_MAX: not in use. */
+typedef struct {
+    uint32_t rank, first, last;
+} Run;
+
+typedef struct {
+    uint64_t key; /* rank << 32 | position of the run's first candidate */
+    uint32_t run;
+} HeapItem;
+
+/* Where the ids of an encoding go, and the scratch memory that all its pieces share. */
+#define OPEN_RUNS 64
 typedef struct {
     const Tokenizer *t;
     Ids *out;
     Err *e;
     Text rewritten[TOKENIZER_MAX_STEPS]; /* per pre-tokenizer step: the piece it passes on */
     Symbol *symbols;
-    size_t n_symbols, cap_symbols;
-    uint64_t *heap; /* rank << 32 | position */
-    size_t n_heap, cap_heap;
+    Candidate *candidates;
+    Run *runs;
+    HeapItem *heap;
+    size_t n_symbols, cap_symbols, n_candidates, cap_candidates, n_runs, cap_runs, n_heap, cap_heap;
+    uint32_t free_candidate, free_run; /* lists, linked by `next` and `last` */
+    uint32_t open_runs[OPEN_RUNS];     /* by rank modulo OPEN_RUNS: the run that may go on */
 } Encoder;
 
 /* tokenizer_split.c: cuts a piece by the pre-tokenizer and encodes what comes out.
@@ -145,7 +183,9 @@ int split_encode(Encoder *n, const char *text, size_t len, int at_start);
 /* The pattern written so, PATTERN_NONE for an unknown one. */
 Pattern split_pattern(const char *regex, size_t len);
 
-/* tokenizer_bpe.c: ids of one pre-token, appended. */
+/* tokenizer_bpe.c: after loading: finds out where words can be cut. Then: ids of one pre-token,
+ * appended to n->out; at the end frees the scratch memory. */
+int bpe_prepare(Tokenizer *t, Err *e);
 int bpe_encode(Encoder *n, const char *text, size_t len);
 void bpe_free(Encoder *n);
 
@@ -160,6 +200,8 @@ int piece_byte(const char *text, size_t len);
 
 /* The next code point of valid UTF-8; *at moves on. */
 uint32_t utf8_next(const char *text, size_t *at);
+/* The code point before byte `at` > 0, and where it begins. */
+uint32_t utf8_before(const char *text, size_t at, size_t *start);
 /* Writes 1..4 bytes, returns how many. */
 size_t utf8_put(char out[4], uint32_t cp);
 

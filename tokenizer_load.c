@@ -12,7 +12,8 @@
 #include <string.h>
 
 #define TOKENIZER_MAX_FILE ((size_t)1 << 30)
-#define SHOWN_MAX 200 /* bytes of a refused step that a message shows */
+#define STEP_TEXT_MAX 256 /* bytes of a text that a normalizer or decoder puts somewhere */
+#define SHOWN_MAX 200     /* bytes of a refused step that a message shows */
 
 /* The file being read, for messages. */
 typedef struct {
@@ -51,8 +52,10 @@ static int refuse(const Loader *l, const Json *j, const char *what)
         return -1;
     }
     int cut = shown.len > SHOWN_MAX;
-    load_error(l, j, "%s %.*s%s is not supported; refused, because leaving it out would give wrong "
-               "token ids", what, cut ? SHOWN_MAX : (int)shown.len, shown.data, cut ? "..." : "");
+    load_error(l, j,
+               "%s %.*s%s is not supported; refused, because leaving it out would give wrong "
+               "token ids",
+               what, cut ? SHOWN_MAX : (int)shown.len, shown.data, cut ? "..." : "");
     text_free(&shown);
     return -1;
 }
@@ -89,6 +92,26 @@ static int copy_string(const Loader *l, const Json *j, const Json *where, const 
     out->text = pool_strndup(&l->t->pool, j->text, j->len, l->e);
     out->len = j->len;
     return out->text ? 0 : -1;
+}
+
+/* The same for a text that a step inserts: of modest length. */
+static int step_string(const Loader *l, const Json *step, const char *key, Bytes *out)
+{
+    const Json *j = json_get(step, key);
+    if (copy_string(l, j, step, key, 0, out)) return -1;
+    if (out->len <= STEP_TEXT_MAX) return 0;
+    return load_error(l, j, "\"%s\" is %zu bytes long; allowed are %d", key, out->len,
+                      STEP_TEXT_MAX);
+}
+
+/* A string of exactly one character. */
+static int field_character(const Loader *l, const Json *object, const char *key, Bytes *out)
+{
+    const Json *j = json_get(object, key);
+    size_t len = 0;
+    if (copy_string(l, j, object, key, 1, out)) return -1;
+    utf8_next(out->text, &len);
+    return len == out->len ? 0 : load_error(l, j, "\"%s\" must be one character", key);
 }
 
 static int field_string(const Loader *l, const Json *object, const char *key, size_t least,
@@ -139,7 +162,7 @@ static int pieces_make(Loader *l, size_t size)
     return 0;
 }
 
-/* Piece `id` gets this spelling; neither may be taken. */
+/* Piece `id`, which must be free, gets this spelling, which no piece has. */
 static int piece_set(Loader *l, const Json *j, const char *text, size_t len, int32_t id)
 {
     Tokenizer *t = l->t;
@@ -149,13 +172,11 @@ static int piece_set(Loader *l, const Json *j, const char *text, size_t len, int
         return load_error(l, j, "id %ld has two tokens: \"%.60s\" and \"%.60s\"", (long)id, p->text,
                           text);
     size_t slot = piece_slot(t, text, len);
-    if (t->by_text[slot] >= 0)
-        return load_error(l, j, "token \"%.60s\" has two ids: %ld and %ld", text,
-                          (long)t->by_text[slot], (long)id);
     p->text = pool_strndup(&t->pool, text, len, l->e);
+    if (!p->text) return -1;
     p->len = (uint32_t)len;
     t->by_text[slot] = id;
-    return p->text ? 0 : -1;
+    return 0;
 }
 
 static int vocab_load(Loader *l, const Json *vocab)
@@ -260,14 +281,16 @@ static int model_options(Loader *l, const Json *model)
     return t->unk >= 0 ? 0 : load_error(l, unk, "model.unk_token is not in model.vocab");
 }
 
-/* How many ids there are: the vocabulary and those added tokens that are not in it. */
-static size_t count_ids(const Json *vocab, const Json *added)
+/* One more than the largest id, or `limit` where one is beyond that (it is refused later). */
+static size_t count_ids(const Json *vocab, const Json *added, size_t limit)
 {
-    size_t size = vocab->len;
-    for (const Json *j = added ? added->child : NULL; j; j = j->next) {
-        uint64_t id;
-        if (!json_u64(json_get(j, "id"), &id) && id >= vocab->len) size++;
-    }
+    size_t size = 0;
+    uint64_t id;
+    for (const Json *j = vocab->child; j; j = j->next)
+        if (!json_u64(j, &id) && id >= size) size = id < limit ? (size_t)id + 1 : limit;
+    for (const Json *j = added ? added->child : NULL; j; j = j->next)
+        if (!json_u64(json_get(j, "id"), &id) && id >= size)
+            size = id < limit ? (size_t)id + 1 : limit;
     return size;
 }
 
@@ -276,9 +299,9 @@ static int model_load(Loader *l, const Json *root)
     const Json *model = json_get(root, "model"), *added = field(root, "added_tokens");
     if (!model || model->type != JSON_OBJECT) return load_error(l, model, "\"model\" is missing");
     if (json_get(model, "type") && !is_type(model, "BPE"))
-        return load_error(l, model, "model.type \"%.40s\" is not supported, only \"BPE\"",
-                          json_get(model, "type")->type == JSON_STRING
-                              ? json_get(model, "type")->text : "?");
+        return load_error(
+            l, model, "model.type \"%.40s\" is not supported, only \"BPE\"",
+            json_get(model, "type")->type == JSON_STRING ? json_get(model, "type")->text : "?");
     const Json *vocab = json_get(model, "vocab"), *merges = json_get(model, "merges");
     if (!vocab || vocab->type != JSON_OBJECT || !vocab->len)
         return load_error(l, vocab ? vocab : model, "model.vocab must be an object with tokens");
@@ -286,8 +309,11 @@ static int model_load(Loader *l, const Json *root)
         return load_error(l, merges ? merges : model, "model.merges must be an array");
     if (added && added->type != JSON_ARRAY)
         return load_error(l, added, "\"added_tokens\" must be an array");
-    if (pieces_make(l, count_ids(vocab, added)) || vocab_load(l, vocab)) return -1;
-    return merges_load(l, merges) || model_options(l, model) ? -1 : 0;
+    /* Ids are 0 .. N-1, and there are no more of them than entries. */
+    size_t limit = vocab->len + (added ? added->len : 0);
+    if (pieces_make(l, count_ids(vocab, added, limit)) || vocab_load(l, vocab)) return -1;
+    if (merges_load(l, merges) || model_options(l, model)) return -1;
+    return bpe_prepare(l->t, l->e);
 }
 
 /* ---- normalizer ---------------------------------------------------------------------------- */
@@ -307,13 +333,15 @@ static int normalizer_load(Loader *l, const Json *j)
     NormalizeStep *s = &t->normalize[t->n_normalize++];
     if (is_type(j, "Prepend")) {
         s->kind = NORMALIZE_PREPEND;
-        return field_string(l, j, "prepend", 0, &s->to);
+        return step_string(l, j, "prepend", &s->to);
     }
     const Json *pattern = json_get(json_get(j, "pattern"), "String");
     if (is_type(j, "Replace") && pattern) {
         s->kind = NORMALIZE_REPLACE;
         return copy_string(l, pattern, j, "pattern", 1, &s->from) ||
-                       field_string(l, j, "content", 0, &s->to) ? -1 : 0;
+                       step_string(l, j, "content", &s->to)
+                   ? -1
+                   : 0;
     }
     return refuse(l, j, "normalizer");
 }
@@ -346,8 +374,10 @@ static int byte_level_load(Loader *l, const Json *j, SplitStep *s)
         char utf8[4];
         size_t len = utf8_put(utf8, l->t->byte_chars[b]);
         if (model_id(l->t, utf8, len) < 0)
-            return load_error(l, j, "byte-level model, but model.vocab has no token \"%.*s\" for "
-                              "byte 0x%02X", (int)len, utf8, (unsigned)b);
+            return load_error(l, j,
+                              "byte-level model, but model.vocab has no token \"%.*s\" for "
+                              "byte 0x%02X",
+                              (int)len, utf8, (unsigned)b);
     }
     return 0;
 }
@@ -359,7 +389,7 @@ static int metaspace_load(Loader *l, const Json *j, SplitStep *s)
     int prefix;
     size_t i = PREPEND_ALWAYS;
     s->kind = SPLIT_METASPACE;
-    if (field_string(l, j, "replacement", 1, &s->replacement) ||
+    if (field_character(l, j, "replacement", &s->replacement) ||
         field_bool(l, j, "split", 1, &s->split) ||
         field_bool(l, j, "add_prefix_space", 1, &prefix)) /* the spelling of older files */
         return -1;
@@ -462,9 +492,10 @@ static int added_load(Loader *l, const Json *j)
     a.text = failed ? NULL : pool_strndup(&t->pool, normal.data, normal.len, l->e);
     text_free(&normal);
     if (!a.text) return -1;
-    if (!a.len) return load_error(l, j, "added token \"%.60s\" is empty once normalized",
-                                  content.text);
-    if (t->n_normalize && t->normalize[0].kind == NORMALIZE_PREPEND && t->normalize[0].to.len < a.len)
+    if (!a.len)
+        return load_error(l, j, "added token \"%.60s\" is empty once normalized", content.text);
+    if (t->n_normalize && t->normalize[0].kind == NORMALIZE_PREPEND &&
+        t->normalize[0].to.len < a.len)
         a.lead = t->normalize[0].to.len;
     added_insert(&t->normalized, a);
     return 0;
@@ -488,8 +519,10 @@ static int added_tokens_load(Loader *l, const Json *root)
     added_index(&t->normalized);
     for (size_t i = 0; i < t->size; i++)
         if (!t->pieces[i].text)
-            return load_error(l, NULL, "no token has id %zu; with %zu tokens the ids must be 0 .. "
-                              "%zu", i, t->size, t->size - 1);
+            return load_error(l, NULL,
+                              "no token has id %zu; with %zu tokens the ids must be 0 .. "
+                              "%zu",
+                              i, t->size, t->size - 1);
     return 0;
 }
 
@@ -556,7 +589,9 @@ static int decode_step(Loader *l, const Json *j, DecodeStep *s, int fused)
     if (is_type(j, "Replace") && pattern) {
         s->kind = DECODE_REPLACE;
         return copy_string(l, pattern, j, "pattern", 1, &s->from) ||
-                       field_string(l, j, "content", 0, &s->to) ? -1 : 0;
+                       step_string(l, j, "content", &s->to)
+                   ? -1
+                   : 0;
     }
     if (is_type(j, "ByteFallback")) return (s->kind = DECODE_BYTE_FALLBACK), 0;
     if (is_type(j, "Fuse")) return (s->kind = DECODE_FUSE), 0;
@@ -575,7 +610,7 @@ static int decode_step(Loader *l, const Json *j, DecodeStep *s, int fused)
         s->kind = DECODE_STRIP;
         s->start = (size_t)start;
         s->fused = fused;
-        return field_string(l, j, "content", 1, &s->from);
+        return field_character(l, j, "content", &s->from);
     }
     return refuse(l, j, "decoder");
 }
@@ -600,7 +635,8 @@ static int decoder_load(Loader *l, const Json *j)
     if (t->n_decode == TOKENIZER_MAX_STEPS) return refuse(l, j, "decoder with more steps:");
     DecodeStep *s = &t->decode[t->n_decode++];
     if (decode_step(l, j, s, fused)) return -1;
-    DecodeKind kind = s->kind; /* a stream holds back in one place, and counts pieces in the first */
+    DecodeKind kind =
+        s->kind; /* a stream holds back in one place, and counts pieces in the first */
     if ((holds && (kind == DECODE_BYTE_FALLBACK || kind == DECODE_BYTE_LEVEL)) ||
         (fused && kind == DECODE_BYTE_LEVEL) || (!plain && kind == DECODE_METASPACE))
         return refuse(l, j, "at this place the decoder");
@@ -680,7 +716,8 @@ static void warn_tekken(const Loader *l)
     if (l->t->size != TEKKEN_SIZE || l->t->merge_mask == 0) return;
     if (l->t->n_split && l->t->split[0].pattern == PATTERN_LLAMA3 &&
         tokenizer_id(l->t, "[INST]", 6) >= 0)
-        log_note(l->log, 'w', "%s: a Mistral vocabulary with Llama 3's split pattern: a known "
+        log_note(l->log, 'w',
+                 "%s: a Mistral vocabulary with Llama 3's split pattern: a known "
                  "conversion mistake; numbers and upper case will be split as the model never saw",
                  l->name);
 }
@@ -769,6 +806,7 @@ void tokenizer_free(Tokenizer *t)
     if (!t) return;
     ids_free(&t->prefix);
     ids_free(&t->suffix);
+    mem_free(t->joins);
     pool_free(&t->pool);
     mem_free(t);
 }

@@ -175,7 +175,8 @@ static size_t digit_runs_end(const char *text, size_t len, size_t at)
     return end > at ? end : run_end(text, len, at, not_number, SIZE_MAX);
 }
 
-/* Classes of the Tekken pattern: U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], W = [\p{Ll}\p{Lm}\p{Lo}\p{M}].
+/* Classes of the Tekken pattern: U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], W =
+ * [\p{Ll}\p{Lm}\p{Lo}\p{M}].
  */
 static int is_tekken_upper(Char c)
 {
@@ -244,7 +245,8 @@ Pattern split_pattern(const char *regex, size_t len)
                         "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
         {PATTERN_TEKKEN,
          "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-         "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+         "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+         "*"
          "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
