@@ -18,7 +18,7 @@ typedef struct {
     const Tokenizer *t;
     const ChatMessage *m;
     size_t n;
-    int prompt; /* add_generation_prompt */
+    int prompt;      /* add_generation_prompt */
     Text text, ours; /* ours[i] = 1: byte i is the template's */
     int failed;
     Err *e;
@@ -38,10 +38,10 @@ struct ChatTemplate {
     const char *name;   /* for --chat-template */
     const char *sha256; /* of the template's text */
     void (*render)(Render *r);
-    int needs_eos;    /* writes the end token */
-    int dated;        /* llama3: begins with a system turn with dates */
+    int needs_eos;     /* writes the end token */
+    int dated;         /* llama3: begins with a system turn with dates */
     int always_prompt; /* llama3: ends with the assistant's header, asked for or not */
-    int version;      /* mistral-common */
+    int version;       /* mistral-common */
     const MistralStyle *style;
 };
 
@@ -79,8 +79,8 @@ static void refuse(Render *r, size_t i, const char *reason)
 {
     if (r->failed) return;
     r->failed = 1;
-    err_set(r->e, ERR_DATA, "chat template %s: message %zu (%s): %s", r->c->name, i,
-            r->m[i].role, reason);
+    err_set(r->e, ERR_DATA, "chat template %s: message %zu (%s): %s", r->c->name, i, r->m[i].role,
+            reason);
 }
 
 static int is_role(const ChatMessage *m, const char *role)
@@ -191,10 +191,11 @@ static void render_zephyr(Render *r)
 #define ALTERNATE "onversation roles must alternate user/assistant/user/assistant/..."
 #define AFTER_SYSTEM "After the optional system message, c" ALTERNATE
 #define ONLY_TWO "Only user and assistant roles are supported!"
-#define ONLY_TWO_BUT \
-    "Only user and assistant roles are supported, with the exception of an initial optional " \
+#define ONLY_TWO_BUT                                                                               \
+    "Only user and assistant roles are supported, with the exception of an initial optional "      \
     "system message!"
 
+/* clang-format off */
 static const MistralStyle mistral_v01 = {
     "[INST] ", " [/INST]", "", " ", SYSTEM_NEVER, 0, "C" ALTERNATE, ONLY_TWO, 0};
 static const MistralStyle mistral_v02 = {
@@ -208,9 +209,10 @@ static const MistralStyle mistral_v3_tekken = {
 static const MistralStyle mistral_v7 = {
     "[INST] ", "[/INST]", " ", "", SYSTEM_OWN_TURN, 0, NULL,
     "Only user, system and assistant roles are supported!", 0};
+/* clang-format on */
 
-/* Messages from `first` on must be user, assistant, user, ... as far as the template asks for it. Of
- * two reasons to refuse the one counts that the template would find first. */
+/* Messages from `first` on must be user, assistant, user, ... as far as the template asks for it.
+ * Of two reasons to refuse the one counts that the template would find first. */
 static void check_order(Render *r, size_t first)
 {
     const MistralStyle *s = r->c->style;
@@ -326,9 +328,10 @@ static void render_mistral_common(Render *r)
             if (!v1 && after_user) put_own(r, " ");
             after_user = 0;
             if (!put_joined(r, i, end, "assistant"))
-                refuse(r, i, v1 ? "Assistant message content must be non-empty."
-                                : "Assistant message must have a string or a list of chunks in "
-                                  "content or a list of tool calls.");
+                refuse(r, i,
+                       v1 ? "Assistant message content must be non-empty."
+                          : "Assistant message must have a string or a list of chunks in "
+                            "content or a list of tool calls.");
             put_eos(r);
         }
         turns = 1;
@@ -337,6 +340,7 @@ static void render_mistral_common(Render *r)
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
+/* clang-format off */
 static const ChatTemplate templates[] = {
     {.name = "llama3", .render = render_llama3,
      .sha256 = "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122"},
@@ -372,6 +376,7 @@ static const ChatTemplate templates[] = {
     {.name = "mistral-common-v3", .render = render_mistral_common, .needs_eos = 1, .version = 3,
      .sha256 = "fd9e52b9a8c9d89b614aa1d57bfe8d47b0199e51e97327da13e9ac2664b00745"},
 };
+/* clang-format on */
 #define TEMPLATES (sizeof(templates) / sizeof(templates[0]))
 
 const char *chat_name(const ChatTemplate *c)
@@ -441,15 +446,19 @@ const ChatTemplate *chat_find(const Tokenizer *t, const char *override_name, Err
     }
     const char *text = tokenizer_chat_template(t, &len);
     if (!text) {
-        err_set(e, ERR_DATA, "the model has no chat template, so a conversation cannot be put into "
-                "text; choose one with --chat-template NAME: %s", names);
+        err_set(e, ERR_DATA,
+                "the model has no chat template, so a conversation cannot be put into "
+                "text; choose one with --chat-template NAME: %s",
+                names);
         return NULL;
     }
     const ChatTemplate *found = find_text(text, len);
     if (found) return found;
     text_sha256(text, len, "", hex);
-    err_set(e, ERR_DATA, "the model's chat template (SHA-256 %s) is not one of those built in; "
-            "choose the one it is like with --chat-template NAME: %s", hex, names);
+    err_set(e, ERR_DATA,
+            "the model's chat template (SHA-256 %s) is not one of those built in; "
+            "choose the one it is like with --chat-template NAME: %s",
+            hex, names);
     return NULL;
 }
 
@@ -469,8 +478,10 @@ static void check_messages(Render *r)
             refuse(r, i, "unknown role; allowed: system, user, assistant");
     if (r->c->needs_eos && !tokenizer_eos_text(r->t) && !r->failed) {
         r->failed = 1;
-        err_set(r->e, ERR_DATA, "chat template %s ends turns with the end token, but "
-                "tokenizer_config.json names no eos_token", r->c->name);
+        err_set(r->e, ERR_DATA,
+                "chat template %s ends turns with the end token, but "
+                "tokenizer_config.json names no eos_token",
+                r->c->name);
     }
 }
 

@@ -12,8 +12,9 @@ static Err err;
  * `config` as in tokenizer_config.json. */
 static Tokenizer *model(const char *config)
 {
-    static const char *const special[] = {"<s>", "</s>", "<|eot_id|>", "<|start_header_id|>",
-                                          "<|end_header_id|>", "[INST]", "[/INST]"};
+    static const char *const special[] = {
+        "<s>",    "</s>",   "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>",
+        "[INST]", "[/INST]"};
     static char json[8192];
     size_t at = 0, id = 96;
     at += (size_t)snprintf(json, sizeof json, "{\"added_tokens\":[");
@@ -21,8 +22,8 @@ static Tokenizer *model(const char *config)
         at += (size_t)snprintf(json + at, sizeof json - at,
                                "%s{\"id\":%zu,\"content\":\"%s\",\"special\":true}", i ? "," : "",
                                id + i, special[i]);
-    at += (size_t)snprintf(json + at, sizeof json - at,
-                           "],\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    at +=
+        (size_t)snprintf(json + at, sizeof json - at, "],\"model\":{\"type\":\"BPE\",\"vocab\":{");
     for (unsigned c = 0x20; c < 0x7f; c++)
         at += (size_t)snprintf(json + at, sizeof json - at, "\"\\u%04x\":%u,", c, c - 0x20);
     snprintf(json + at, sizeof json - at, "\"\\n\":95},\"merges\":[]}}");
@@ -63,7 +64,8 @@ static const char *rendered(const char *name, const char *conversation, int prom
     return shown;
 }
 
-/* ---- texts ------------------------------------------------------------------------------------- */
+/* ---- texts -------------------------------------------------------------------------------------
+ */
 
 #define H(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
 #define TALK "system: S |user: U |assistant: A |user:V"
@@ -71,18 +73,19 @@ static const char *rendered(const char *name, const char *conversation, int prom
 static void llama3(void)
 {
     CHECK_TEXT(rendered("llama3", TALK, 1),
-               "<s>" H("system") "S<|eot_id|>" H("user") "U<|eot_id|>" H("assistant")
-               "A<|eot_id|>" H("user") "V<|eot_id|>" H("assistant"));
+               "<s>" H("system") "S<|eot_id|>" H("user") "U<|eot_id|>" H(
+                   "assistant") "A<|eot_id|>" H("user") "V<|eot_id|>" H("assistant"));
     CHECK_TEXT(rendered("llama3", "user:U", 0), "<s>" H("user") "U<|eot_id|>");
-    CHECK_TEXT(rendered("llama3-early", "user:U", 0),
-               "<s>" H("user") "U<|eot_id|>" H("assistant"));
-    CHECK_TEXT(rendered("llama3.1", TALK, 0),
-               "<s>" H("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS"
-               "<|eot_id|>" H("user") "U<|eot_id|>" H("assistant") "A<|eot_id|>" H("user")
-               "V<|eot_id|>");
-    CHECK_TEXT(rendered("llama3.2", "user:U", 1),
-               "<s>" H("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
-               "<|eot_id|>" H("user") "U<|eot_id|>" H("assistant"));
+    CHECK_TEXT(rendered("llama3-early", "user:U", 0), "<s>" H("user") "U<|eot_id|>" H("assistant"));
+    CHECK_TEXT(
+        rendered("llama3.1", TALK, 0),
+        "<s>" H("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS"
+                          "<|eot_id|>" H("user") "U<|eot_id|>" H("assistant") "A<|eot_id|>" H(
+                              "user") "V<|eot_id|>");
+    CHECK_TEXT(
+        rendered("llama3.2", "user:U", 1),
+        "<s>" H("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+                          "<|eot_id|>" H("user") "U<|eot_id|>" H("assistant"));
 }
 
 static void llama3_date(void)
@@ -99,8 +102,9 @@ static void llama3_date(void)
 
 static void trimming_is_pythons(void)
 {
-    CHECK_TEXT(rendered("llama3", "user:\t\x1c\xe3\x80\x80\xc2\xa0 U\xc2\x85 x\xe2\x80\xaf\n\x1f", 0),
-               "<s>" H("user") "U\xc2\x85 x<|eot_id|>");
+    CHECK_TEXT(
+        rendered("llama3", "user:\t\x1c\xe3\x80\x80\xc2\xa0 U\xc2\x85 x\xe2\x80\xaf\n\x1f", 0),
+        "<s>" H("user") "U\xc2\x85 x<|eot_id|>");
     CHECK_TEXT(rendered("llama3", "user: \xe2\x80\x8b ", 0),
                "<s>" H("user") "\xe2\x80\x8b<|eot_id|>"); /* U+200B is no white space */
     CHECK_TEXT(rendered("llama3", "user: \n ", 0), "<s>" H("user") "<|eot_id|>");
@@ -119,7 +123,8 @@ static void chatml_and_zephyr(void)
 
 static void mistral(void)
 {
-    const char *talk = "user:U |assistant: A |user:V", *system = "system:S|user:U|assistant:A|user:V";
+    const char *talk = "user:U |assistant: A |user:V",
+               *system = "system:S|user:U|assistant:A|user:V";
     CHECK_TEXT(rendered("mistral-v0.1", talk, 1), "<s>[INST] U  [/INST] A </s> [INST] V [/INST]");
     CHECK_TEXT(rendered("mistral-v0.2", talk, 0), "<s>[INST] U  [/INST] A </s>[INST] V [/INST]");
     CHECK_TEXT(rendered("mistral-v1", system, 0),
@@ -146,7 +151,8 @@ static void mistral_common(void)
     CHECK_TEXT(rendered("mistral-common-v3", "user:U|system:S", 0), "<s>[INST] S\n\nU[/INST]");
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------- */
+/* ---- refusals -----------------------------------------------------------------------------------
+ */
 
 static void refused(const char *name, const char *conversation, const char *words)
 {
@@ -201,12 +207,13 @@ static void unknown_templates(void)
 /* A template is found by its text, with its last line break or without. */
 static void templates_by_hash(void)
 {
-    const char *text = "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
-                       "{{ '[INST] ' + message['content'] + '[/INST]' }}{% elif message['role'] == "
-                       "'system' %}{{ '[SYSTEM_PROMPT] ' + message['content'] + '[/SYSTEM_PROMPT]' }}"
-                       "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + "
-                       "eos_token }}{% else %}{{ raise_exception('Only user, system and assistant "
-                       "roles are supported!') }}{% endif %}{% endfor %}";
+    const char *text =
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+        "{{ '[INST] ' + message['content'] + '[/INST]' }}{% elif message['role'] == "
+        "'system' %}{{ '[SYSTEM_PROMPT] ' + message['content'] + '[/SYSTEM_PROMPT]' }}"
+        "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + "
+        "eos_token }}{% else %}{{ raise_exception('Only user, system and assistant "
+        "roles are supported!') }}{% endif %}{% endfor %}";
     for (int i = 0; i < 3; i++) {
         static const char *const ends[] = {"", "\\n", " "};
         char config[1024];
@@ -219,7 +226,8 @@ static void templates_by_hash(void)
     }
 }
 
-/* ---- ids ---------------------------------------------------------------------------------------- */
+/* ---- ids ----------------------------------------------------------------------------------------
+ */
 
 static size_t count_of(const Ids *ids, int32_t id)
 {
@@ -236,11 +244,13 @@ static void contents_cannot_forge_turns(void)
                        message("assistant", "|eot_id|><s>")};
     Ids safe = {0}, parsed = {0};
     Text back = {0}, text = {0};
-    int32_t eot = tokenizer_id(t, "<|eot_id|>", 10), header = tokenizer_id(t, "<|start_header_id|>", 19);
+    int32_t eot = tokenizer_id(t, "<|eot_id|>", 10),
+            header = tokenizer_id(t, "<|start_header_id|>", 19);
     CHECK(!chat_encode(c, t, m, 2, 1, 0, &safe, &err));
     CHECK(count_of(&safe, eot) == 2 && count_of(&safe, header) == 3 && count_of(&safe, 96) == 1);
     CHECK(!chat_encode(c, t, m, 2, 1, TOKENIZE_SPECIAL, &parsed, &err));
-    CHECK(count_of(&parsed, eot) == 3 && count_of(&parsed, header) == 4 && count_of(&parsed, 96) == 2);
+    CHECK(count_of(&parsed, eot) == 3 && count_of(&parsed, header) == 4 &&
+          count_of(&parsed, 96) == 2);
     CHECK(!chat_render(c, t, m, 2, 1, &text, &err));
     CHECK(safe.count > parsed.count && safe.count < text.len);
     /* without a decoder in the file pieces are joined by spaces: compare their letters */

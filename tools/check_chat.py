@@ -89,7 +89,8 @@ def random_roles(rng):
 def random_content(rng, special, forbidden):
     while True:
         parts = "".join(fragment(rng, special) for _ in range(rng.randint(0, 8)))
-        content = rng.choice(["", " ", "\n", "\x1c\u3000", "\u2581"]) + parts + rng.choice(["", "  "])
+        content = rng.choice(["", " ", "\n", "\x1c\u3000", "\u2581"]) + parts
+        content += rng.choice(["", "  "])
         if not any(f in content for f in forbidden):
             return content
 
@@ -109,7 +110,8 @@ def expected(tokenizer, row):
     keys = {"add_generation_prompt": row["add_generation_prompt"], "date_string": DATE}
     try:
         text = tokenizer.apply_chat_template(row["messages"], tokenize=False, **keys)
-        ids = tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=False, **keys)
+        ids = tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=False,
+                                            **keys)
         return {"text": text, "ids": ids}
     except jinja2.exceptions.TemplateError as e:
         return {"error": str(e)}
@@ -133,7 +135,8 @@ def check(name, template, model, args):
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(path, os.path.join(directory, "tokenizer.json"))
         with open(os.path.join(directory, "tokenizer_config.json"), "w", encoding="utf-8") as f:
-            json.dump({"bos_token": bos, "eos_token": {"content": eos}, "chat_template": template}, f)
+            json.dump({"bos_token": bos, "eos_token": {"content": eos},
+                       "chat_template": template}, f)
         command = [TOOL, "-m", directory, "--chat"]
 
         rows = conversations(args.count, args.seed, ["x"], special)
@@ -171,6 +174,26 @@ def check(name, template, model, args):
     return bad
 
 
+def check_published():
+    """The conversation of mistral-common without tools, and its ids in three versions."""
+    base, bad = os.path.join(DATA, "vectors/mistral-common/samples/no_tools"), 0
+    with open(os.path.join(base, "sample.json"), encoding="utf-8") as f:
+        row = {"messages": json.load(f)["messages"]}
+    print("mistral-common's sample")
+    for version, label in ((1, "mistral-v0.1"), (2, "mistral-v0.3"), (3, "mistral-v0.3")):
+        with open(os.path.join(base, "tokens_v%d.json" % version)) as f:
+            want = json.load(f)["tokens"]
+        with tempfile.TemporaryDirectory() as directory:
+            shutil.copy(os.path.join(DATA, dict(KNOWN)[label]),
+                        os.path.join(directory, "tokenizer.json"))
+            with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
+                json.dump({"bos_token": "<s>", "eos_token": "</s>"}, f)
+            got = run([TOOL, "-m", directory, "--chat", "--template",
+                       "mistral-common-v%d" % version], [row], directory)
+        bad += report("version %d" % version, [row], [want], [g.get("ids") for g in got])
+    return bad
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=600)
@@ -179,7 +202,8 @@ def main():
     if not os.path.isdir(DATA):
         print("check_chat.py: no %s (set ALIGN_DATA): skipped" % DATA)
         return
-    bad = sum(check(name, template, model, args) for name, template, model in cases())
+    bad = check_published()
+    bad += sum(check(name, template, model, args) for name, template, model in cases())
     print("%d differences" % bad)
     sys.exit(1 if bad else 0)
 
