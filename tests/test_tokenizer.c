@@ -2,13 +2,10 @@
  * and every way a tokenizer.json can be wrong. */
 #include "base.h"
 
+#include "golden.h"
 #include "test.h"
 #include "tokenizer.h"
-#include "tokenizer_inner.h"
-
-#define BAR "\xe2\x96\x81" /* U+2581, the SentencePiece space */
-
-/* ---- models ------------------------------------------------------------------------------------ */
+#include "tokenizers.h"
 
 static Err err;
 
@@ -18,74 +15,18 @@ static Tokenizer *parse(const char *json)
     return tokenizer_parse(json, strlen(json), "t.json", NULL, 0, NULL, &err);
 }
 
-/* A SentencePiece-like model: 0 <unk> 1 <s> 2 </s> 3 _ 4 a 5 b 6 ab 7 _ab 8 __ 9 <0xC3> 10 <0xA9>
- * 11 [X] (added, no control token). `middle` holds normalizer and pre-tokenizer. */
 static Tokenizer *sentencepiece(const char *middle)
 {
-    static char json[4096];
-    snprintf(json, sizeof json,
-             "{\"version\":\"1.0\",\"truncation\":{\"max_length\":1},\"padding\":{\"x\":1},"
-             "\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},"
-             "{\"id\":1,\"content\":\"<s>\",\"special\":true},"
-             "{\"id\":2,\"content\":\"</s>\",\"special\":true},"
-             "{\"id\":11,\"content\":\"[X]\",\"special\":false}],%s,"
-             "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
-             "{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"
-             "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":"
-             "{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}},"
-             "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":"
-             "{\"String\":\"" BAR "\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
-             "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
-             "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"fuse_unk\":true,"
-             "\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2,\"" BAR "\":3,"
-             "\"a\":4,\"b\":5,\"ab\":6,\"" BAR "ab\":7,\"" BAR BAR "\":8,\"<0xC3>\":9,"
-             "\"<0xA9>\":10},\"merges\":[\"a b\",[\"" BAR "\",\"ab\"],\"" BAR " " BAR "\"]}}",
-             middle);
-    return parse(json);
+    return parse(json_sentencepiece(middle));
 }
 
-#define LEGACY                                                                                   \
-    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"" \
-    BAR "\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" BAR "\"}]},"     \
-    "\"pre_tokenizer\":null"
-#define METASPACE(scheme)                                                                        \
-    "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" BAR       \
-    "\",\"prepend_scheme\":\"" scheme "\",\"split\":false}"
-
-/* A byte-level model: ids 0..255 are the bytes in the order of the alphabet; then 256 "ab",
- * 257 "Gab" (G: the space), 258 "GG", 259 "abab" (in no merge), and added tokens 260 <|end|>,
- * 261 <|pad|>. */
 static Tokenizer *byte_level(const char *pre_tokenizer, const char *options)
 {
-    static char json[16384];
-    size_t at = 0;
-    at += (size_t)snprintf(json, sizeof json,
-                           "{\"added_tokens\":[{\"id\":260,\"content\":\"<|end|>\",\"special\":"
-                           "true},{\"id\":261,\"content\":\"<|pad|>\",\"special\":true}],"
-                           "\"pre_tokenizer\":%s,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{"
-                           "\"type\":\"BPE\",%s\"vocab\":{",
-                           pre_tokenizer, options);
-    unsigned next = 0x100;
-    for (unsigned b = 0; b < 256; b++) {
-        int printable = (b > 0x20 && b < 0x7f) || (b > 0xa0 && b != 0xad);
-        at += (size_t)snprintf(json + at, sizeof json - at, "\"\\u%04x\":%u,",
-                               printable ? b : next++, b);
-    }
-    snprintf(json + at, sizeof json - at,
-             "\"ab\":256,\"\\u0120ab\":257,\"\\u0120\\u0120\":258,\"abab\":259},"
-             "\"merges\":[\"a b\",\"\\u0120 ab\",\"\\u0120 \\u0120\"]}}");
-    return parse(json);
+    return parse(json_byte_level(pre_tokenizer, options));
 }
 
-#define BYTES_ONLY "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
-#define BYTES_GPT2 "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":true}"
-#define BYTES_LLAMA3                                                                             \
-    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"        \
-    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"         \
-    "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"      \
-    "\"behavior\":\"Isolated\",\"invert\":false}," BYTES_ONLY "]}"
-
-/* ---- checks ------------------------------------------------------------------------------------ */
+/* ---- checks ------------------------------------------------------------------------------------
+ */
 
 /* The ids of text as "1 7 4". */
 static const char *ids_of(const Tokenizer *t, const char *text, size_t len, int flags)
@@ -104,7 +45,7 @@ static const char *ids_of(const Tokenizer *t, const char *text, size_t len, int 
     return shown;
 }
 
-#define CHECK_IDS(t, text, flags, expected) \
+#define CHECK_IDS(t, text, flags, expected)                                                        \
     CHECK_TEXT(ids_of(t, text, sizeof(text) - 1, flags), expected)
 
 /* ids to text, at once; the streamed text must be the same. */
@@ -117,8 +58,8 @@ static const char *text_of(const Tokenizer *t, const int32_t *ids, size_t n, int
     decoder_begin(&d, t, skip);
     for (size_t i = 0; i < n && !failed; i++) {
         failed = decoder_put(&d, ids[i], &streamed, &err);
-        CHECK(!streamed.len || (whole.len >= streamed.len &&
-                                !memcmp(whole.data, streamed.data, streamed.len)));
+        CHECK(!streamed.len ||
+              (whole.len >= streamed.len && !memcmp(whole.data, streamed.data, streamed.len)));
     }
     failed = failed || decoder_flush(&d, &streamed, &err);
     if (failed) {
@@ -134,11 +75,12 @@ static const char *text_of(const Tokenizer *t, const int32_t *ids, size_t n, int
     return shown;
 }
 
-#define DECODED(t, skip, ...)                                \
-    text_of(t, (const int32_t[]){__VA_ARGS__},               \
+#define DECODED(t, skip, ...)                                                                      \
+    text_of(t, (const int32_t[]){__VA_ARGS__},                                                     \
             sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t), skip)
 
-/* ---- SentencePiece form ------------------------------------------------------------------------- */
+/* ---- SentencePiece form -------------------------------------------------------------------------
+ */
 
 static void sentencepiece_legacy(void)
 {
@@ -147,7 +89,7 @@ static void sentencepiece_legacy(void)
     CHECK_IDS(t, "", TOKENIZE_ADD, "1");
     CHECK_IDS(t, "", 0, "");
     CHECK_IDS(t, "ab", TOKENIZE_ADD, "1 7");
-    CHECK_IDS(t, " ab", 0, "3 7");            /* the merge _ab comes before the merge __ */
+    CHECK_IDS(t, " ab", 0, "3 7"); /* the merge _ab comes before the merge __ */
     CHECK_IDS(t, "  a", 0, "8 3 4");
     CHECK_IDS(t, BAR "ab", 0, "3 7");         /* a literal U+2581 is a space */
     CHECK_IDS(t, "ab\xc3\xa9", 0, "7 9 10");  /* bytes where there is no token */
@@ -178,9 +120,11 @@ static void sentencepiece_decodes(void)
     CHECK_TEXT(DECODED(t, 1, 1, 7, 7), "ab ab"); /* one leading space goes */
     CHECK_TEXT(DECODED(t, 0, 1, 7, 2), "<s> ab</s>");
     CHECK_TEXT(DECODED(t, 1, 8, 4), " a");
-    CHECK_TEXT(DECODED(t, 1, 4, 9, 10, 5), "a\xc3\xa9" "b");
-    CHECK_TEXT(DECODED(t, 1, 9, 10, 9), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"); /* all of the run */
-    CHECK_TEXT(DECODED(t, 1, 9, 2, 10), "\xc3\xa9"); /* skipped tokens do not end a run */
+    CHECK_TEXT(DECODED(t, 1, 4, 9, 10, 5), "a\xc3\xa9"
+                                           "b");
+    CHECK_TEXT(DECODED(t, 1, 9, 10, 9),
+               "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"); /* all of the run */
+    CHECK_TEXT(DECODED(t, 1, 9, 2, 10), "\xc3\xa9");    /* skipped tokens do not end a run */
     Text out = {0};
     CHECK(tokenizer_decode(t, (const int32_t[]){4, 12}, 2, 1, &out, &err) && err.code == ERR_DATA);
     CHECK(out.len == 0);
@@ -189,7 +133,8 @@ static void sentencepiece_decodes(void)
     tokenizer_free(t);
 }
 
-/* ---- byte-level form ----------------------------------------------------------------------------- */
+/* ---- byte-level form
+ * ----------------------------------------------------------------------------- */
 
 static void byte_level_words(void)
 {
@@ -221,23 +166,27 @@ static void byte_level_decodes(void)
     CHECK_TEXT(DECODED(t, 0, 256, 260), "ab<|end|>");
     CHECK_TEXT(DECODED(t, 1, 256, 260), "ab");
     CHECK_TEXT(DECODED(t, 1, 0xe2, 0x98, 0x83), "\xe2\x98\x83");
-    CHECK_TEXT(DECODED(t, 1, 0xe2, 0x98, 'a'), "\xef\xbf\xbd" "a"); /* one for the beginning */
-    CHECK_TEXT(DECODED(t, 1, 0xe0, 0x80, 'a'), "\xef\xbf\xbd\xef\xbf\xbd" "a");
+    CHECK_TEXT(DECODED(t, 1, 0xe2, 0x98, 'a'), "\xef\xbf\xbd"
+                                               "a"); /* one for the beginning */
+    CHECK_TEXT(DECODED(t, 1, 0xe0, 0x80, 'a'), "\xef\xbf\xbd\xef\xbf\xbd"
+                                               "a");
     CHECK_TEXT(DECODED(t, 1, 0xf0, 0x9f), "\xef\xbf\xbd");
     CHECK_TEXT(DECODED(t, 1, 0xff, 0xed, 0xa0), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
     tokenizer_free(t);
 }
 
-/* ---- special tokens ------------------------------------------------------------------------------ */
+/* ---- special tokens
+ * ------------------------------------------------------------------------------ */
 
 static void special_spellings_stay_text(void)
 {
     Tokenizer *t = sentencepiece(METASPACE("first"));
     CHECK_IDS(t, "ab</s>", TOKENIZE_SPECIAL | TOKENIZE_ADD, "1 7 2");
-    CHECK_IDS(t, "ab</s>", 0, "7 0");  /* "</s>" is a run of unknown characters */
+    CHECK_IDS(t, "ab</s>", 0, "7 0");     /* "</s>" is a run of unknown characters */
     CHECK_IDS(t, "ab[X]ab", 0, "7 11 6"); /* added, but no control token */
     CHECK_IDS(t, "</s", TOKENIZE_SPECIAL, "3 0");
-    CHECK(tokenizer_is_special(t, 2) && !tokenizer_is_special(t, 11) && !tokenizer_is_special(t, 99));
+    CHECK(tokenizer_is_special(t, 2) && !tokenizer_is_special(t, 11) &&
+          !tokenizer_is_special(t, 99));
     CHECK(tokenizer_id(t, "[X]", 3) == 11 && tokenizer_id(t, "[Y]", 3) == -1);
     CHECK_TEXT(tokenizer_piece(t, 7, NULL), BAR "ab");
     CHECK(!tokenizer_piece(t, 12, NULL) && !tokenizer_piece(t, -1, NULL));
@@ -271,7 +220,50 @@ static void only_our_special_tokens_count(void)
     tokenizer_free(t);
 }
 
-/* ---- hostile length ------------------------------------------------------------------------------ */
+/* ---- small tokenizers of every kind, with the library's ids (tools/golden_tokenizer.py)
+ * ---------- */
+
+/* Encodes the text of a row and compares with the row's list of ids. */
+static int same_ids(const Tokenizer *t, const Json *row, const char *key, int flags, Ids *ids)
+{
+    const Json *text = json_get(row, "text"), *want = json_get(row, key)->child;
+    ids->count = 0;
+    if (tokenizer_encode(t, text->text, text->len, flags | TOKENIZE_ADD, ids, &err)) return 0;
+    for (size_t i = 0; i < ids->count; i++, want = want->next) {
+        int64_t id;
+        if (!want || json_i64(want, &id) || id != ids->ids[i]) return 0;
+    }
+    return want == NULL;
+}
+
+static void golden_tokenizers(void)
+{
+    const Json *file = golden_json("tokenizers.json");
+    CHECK(file->len == 11);
+    for (const Json *j = file->child; j; j = j->next) {
+        Text json = {0};
+        Ids ids = {0};
+        CHECK(!json_put(&json, json_get(j, "tokenizer"), &err));
+        Tokenizer *t = parse(json.data);
+        if (!t) CHECK_TEXT(err.text, json_get(j, "name")->text);
+        size_t bad = 0, n = 0;
+        for (const Json *row = t ? json_get(j, "rows")->child : NULL; row; row = row->next, n++) {
+            int ok = same_ids(t, row, "ids", 0, &ids) &&
+                     same_ids(t, row, "parsed", TOKENIZE_SPECIAL, &ids) &&
+                     !strcmp(text_of(t, ids.ids, ids.count, 1), json_get(row, "decoded")->text) &&
+                     !strcmp(text_of(t, ids.ids, ids.count, 0), json_get(row, "kept")->text);
+            bad += !ok;
+            if (!ok) printf("%s: %s\n", json_get(j, "name")->text, json_get(row, "text")->text);
+        }
+        CHECK(n > 70 && bad == 0);
+        tokenizer_free(t);
+        ids_free(&ids);
+        text_free(&json);
+    }
+}
+
+/* ---- hostile length
+ * ------------------------------------------------------------------------------ */
 
 static void a_megabyte_of_one_letter(void)
 {
@@ -293,7 +285,8 @@ static void a_megabyte_of_one_letter(void)
     mem_free(text);
 }
 
-/* ---- wrong files --------------------------------------------------------------------------------- */
+/* ---- wrong files
+ * --------------------------------------------------------------------------------- */
 
 /* The file must be refused, with this code and these words in the message. */
 static void refused(const char *json, const char *words)
@@ -305,7 +298,7 @@ static void refused(const char *json, const char *words)
     tokenizer_free(t);
 }
 
-#define MODEL(vocab, merges) \
+#define MODEL(vocab, merges)                                                                       \
     "\"model\":{\"type\":\"BPE\",\"vocab\":{" vocab "},\"merges\":[" merges "]}"
 
 static void faults_of_the_model(void)
@@ -330,7 +323,8 @@ static void faults_of_the_model(void)
     refused("{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}",
             "dropout");
     refused("{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},"
-            "\"merges\":[]}}", "end_of_word_suffix \"</w>\"");
+            "\"merges\":[]}}",
+            "end_of_word_suffix \"</w>\"");
     refused("{}", "model");
     refused("[]", "object");
 }
@@ -339,15 +333,19 @@ static void faults_of_the_steps(void)
 {
 #define A MODEL("\"a\":0", "")
     refused("{\"normalizer\":{\"type\":\"NFKC\"}," A "}", "NFKC"); /* K07 */
-    refused("{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]},"
-            A "}", "Lowercase");
+    refused("{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]}," A
+            "}",
+            "Lowercase");
     refused("{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x+\"},\"content\":"
-            "\"\"}," A "}", "x+");
+            "\"\"}," A "}",
+            "x+");
     refused("{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\d+\"},"
-            "\"behavior\":\"Isolated\",\"invert\":false}," A "}", "d+");
+            "\"behavior\":\"Isolated\",\"invert\":false}," A "}",
+            "d+");
     refused("{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," A "}", "Whitespace");
     refused("{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":"
-            "\"last\"}," A "}", "last");
+            "\"last\"}," A "}",
+            "last");
     refused("{\"pre_tokenizer\":{\"type\":\"ByteLevel\"}," A "}", "byte 0x00"); /* K11 */
     refused("{\"decoder\":{\"type\":\"WordPiece\"}," A "}", "WordPiece");
     refused("{\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}," A "}",
@@ -356,22 +354,76 @@ static void faults_of_the_steps(void)
     refused("{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
             "{\"id\":\"z\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{}}," A "}",
             "special_tokens");
-    refused("{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
-            "{\"id\":\"z\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"z\":{\"ids\":[9]}}"
-            "}," A "}", "0 .. 0");
+    refused(
+        "{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+        "{\"id\":\"z\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"z\":{\"ids\":[9]}}"
+        "}," A "}",
+        "0 .. 0");
+}
+
+/* A file that would blow texts up is found out before memory runs out. */
+static void steps_that_blow_up(void)
+{
+#define TIMES9 "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaaa\"}"
+#define TIMES9_7 TIMES9 "," TIMES9 "," TIMES9 "," TIMES9 "," TIMES9 "," TIMES9 "," TIMES9
+    Tokenizer *t =
+        parse("{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" TIMES9_7 "]}," A "}");
+    CHECK(t != NULL);
+    CHECK_IDS(t, "a", 0,
+              "error: the normalizer makes a text of 1 bytes more than 64 times as long");
+    tokenizer_free(t);
+    t = parse("{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" TIMES9_7 "]}," A "}");
+    CHECK(t != NULL);
+    Text out = {0};
+    CHECK(tokenizer_decode(t, (const int32_t[]){0}, 1, 0, &out, &err) && err.code == ERR_DATA);
+    CHECK(strstr(err.text, "more than 1048576 bytes") && out.len == 0);
+    text_free(&out);
+    tokenizer_free(t);
+    char json[600] = "{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"", many[258] = {0};
+    memset(many, 'a', 257);
+    strcat(strcat(json, many), "\"}," A "}");
+    refused(json, "\"prepend\" is 257 bytes long");
+    refused("{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"__\"}," A "}",
+            "one character");
+}
+
+/* Collects what is said. */
+static void hear(void *ctx, char level, const char *text)
+{
+    snprintf(ctx, 300, "%c %s", level, text);
+}
+
+static void mistral_with_the_wrong_pattern(void) /* K08 */
+{
+    enum { SIZE = 131072 };
+    char heard[300] = "";
+    Log log = {heard, hear};
+    Text json = {0};
+    const char *base = json_byte_level(BYTES_LLAMA3, "");
+    const char *vocab = strstr(base, "\"vocab\":{") + strlen("\"vocab\":{");
+    text_add(&json, base, (size_t)(vocab - base), &err);
+    for (int i = 262; i < SIZE - 1; i++) text_addf(&json, &err, "\"t%d\":%d,", i, i);
+    text_addf(&json, &err, "\"[INST]\":%d,%s", SIZE - 1, vocab);
+    Tokenizer *t = tokenizer_parse(json.data, json.len, "t.json", NULL, 0, &log, &err);
+    CHECK(t && tokenizer_size(t) == SIZE);
+    CHECK(heard[0] == 'w' && strstr(heard, "Llama 3's split pattern"));
+    tokenizer_free(t);
+    text_free(&json);
 }
 
 static void faults_of_added_tokens(void)
 {
-    refused("{\"added_tokens\":[{\"id\":1,\"content\":\"a\"}]," A "}", "has id 1 here but 0"); /* K09 */
+    refused("{\"added_tokens\":[{\"id\":1,\"content\":\"a\"}]," A "}",
+            "has id 1 here but 0"); /* K09 */
     refused("{\"added_tokens\":[{\"id\":0,\"content\":\"b\"}]," A "}", "two tokens");
     refused("{\"added_tokens\":[{\"id\":2,\"content\":\"b\"}]," A "}", "0 .. 1");
     refused("{\"added_tokens\":[{\"id\":1,\"content\":\"\"}]," A "}", "non-empty"); /* K10 */
     refused("{\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"special\":1}]," A "}", "special");
     refused("{\"added_tokens\":{}," A "}", "array");
-    refused("{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"b\"},\"content\":\"\"},"
-            "\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"normalized\":true}]," A "}",
-            "empty once normalized");
+    refused(
+        "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"b\"},\"content\":\"\"},"
+        "\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"normalized\":true}]," A "}",
+        "empty once normalized");
 }
 
 /* tokenizer_config.json beside a good tokenizer. */
@@ -384,9 +436,10 @@ static Tokenizer *with_config(const char *config)
 
 static void configuration(void)
 {
-    Tokenizer *t = with_config("\xef\xbb\xbf{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"a\"},"
-                               "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"},"
-                               "{\"name\":\"default\",\"template\":\"y\"}]}");
+    Tokenizer *t =
+        with_config("\xef\xbb\xbf{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"a\"},"
+                    "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"},"
+                    "{\"name\":\"default\",\"template\":\"y\"}]}");
     CHECK(t != NULL);
     if (t) {
         size_t len;
@@ -427,9 +480,12 @@ const Test tests[] = {
     {"byte_level_decodes", byte_level_decodes},
     {"special_spellings_stay_text", special_spellings_stay_text},
     {"only_our_special_tokens_count", only_our_special_tokens_count},
+    {"golden_tokenizers", golden_tokenizers},
     {"a_megabyte_of_one_letter", a_megabyte_of_one_letter},
     {"faults_of_the_model", faults_of_the_model},
     {"faults_of_the_steps", faults_of_the_steps},
+    {"steps_that_blow_up", steps_that_blow_up},
+    {"mistral_with_the_wrong_pattern", mistral_with_the_wrong_pattern},
     {"faults_of_added_tokens", faults_of_added_tokens},
     {"configuration", configuration},
     {"a_missing_file", a_missing_file},

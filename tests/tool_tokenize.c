@@ -28,17 +28,28 @@ static int options_read(Options *o, int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!strcmp(a, "tokenize")) continue; /* so that both commands can be called alike */
-        if (!strcmp(a, "--parse-special")) o->flags |= TOKENIZE_SPECIAL;
-        else if (!strcmp(a, "--no-special")) o->flags &= ~TOKENIZE_ADD;
-        else if (!strcmp(a, "--decode")) o->decode = 1;
-        else if (!strcmp(a, "--skip-special")) o->skip_special = 1;
-        else if (!strcmp(a, "--chat")) o->chat = 1;
-        else if (!value) return -1;
-        else if (!strcmp(a, "-m")) o->model = argv[++i];
-        else if (!strcmp(a, "--data")) o->data = argv[++i];
-        else if (!strcmp(a, "-o")) o->out = argv[++i];
-        else if (!strcmp(a, "--template")) o->template_name = argv[++i];
-        else return -1;
+        if (!strcmp(a, "--parse-special"))
+            o->flags |= TOKENIZE_SPECIAL;
+        else if (!strcmp(a, "--no-special"))
+            o->flags &= ~TOKENIZE_ADD;
+        else if (!strcmp(a, "--decode"))
+            o->decode = 1;
+        else if (!strcmp(a, "--skip-special"))
+            o->skip_special = 1;
+        else if (!strcmp(a, "--chat"))
+            o->chat = 1;
+        else if (!value)
+            return -1;
+        else if (!strcmp(a, "-m"))
+            o->model = argv[++i];
+        else if (!strcmp(a, "--data"))
+            o->data = argv[++i];
+        else if (!strcmp(a, "-o"))
+            o->out = argv[++i];
+        else if (!strcmp(a, "--template"))
+            o->template_name = argv[++i];
+        else
+            return -1;
     }
     return o->model && o->data && o->out ? 0 : -1;
 }
@@ -63,8 +74,8 @@ static int row_encode(const Options *o, const Tokenizer *t, const Json *row, Tex
     const Json *text = json_get(row, "text");
     Ids ids = {0};
     if (!text || text->type != JSON_STRING) return err_set(e, ERR_DATA, "row without \"text\"");
-    int failed = tokenizer_encode(t, text->text, text->len, o->flags, &ids, e) ||
-                 put_ids(line, &ids, e);
+    int failed =
+        tokenizer_encode(t, text->text, text->len, o->flags, &ids, e) || put_ids(line, &ids, e);
     ids_free(&ids);
     return failed;
 }
@@ -77,8 +88,10 @@ static int check_stream(const Options *o, const Tokenizer *t, const Ids *ids, co
     Text got = {0};
     int failed = 0;
     decoder_begin(&d, t, o->skip_special);
-    for (size_t i = 0; i < ids->count && !failed; i++) failed = decoder_put(&d, ids->ids[i], &got, e);
-    if (!failed && (got.len > whole->len || utf8_check(got.data ? got.data : "", got.len) < got.len))
+    for (size_t i = 0; i < ids->count && !failed; i++)
+        failed = decoder_put(&d, ids->ids[i], &got, e);
+    if (!failed &&
+        (got.len > whole->len || utf8_check(got.data ? got.data : "", got.len) < got.len))
         failed = err_set(e, ERR_CHECK, "the stream is ahead of the text, or cut a character");
     failed = failed || decoder_flush(&d, &got, e);
     if (!failed && (got.len != whole->len || (got.len && memcmp(got.data, whole->data, got.len))))
@@ -147,8 +160,9 @@ static int run(const Options *o, Err *e)
         more = jsonl_next(&rows, &pool, &row, e);
         if (more == 1) {
             int failed = text_addf(&line, e, "{\"index\":%zu", index) ||
-                         (o->decode ? row_decode : o->chat ? row_chat : row_encode)(o, t, row,
-                                                                                    &line, e) ||
+                         (o->decode ? row_decode
+                          : o->chat ? row_chat
+                                    : row_encode)(o, t, row, &line, e) ||
                          text_add(&line, "}\n", 2, e) || writer_put(&w, line.data, line.len, e);
             if (failed) more = err_prefix(e, "row %zu", index);
         }

@@ -4,11 +4,12 @@
     make build/tools/tokenize
     python3 tools/check_tokenizer.py [--count N] [--seed S] [--align PATH] [DIR ...]
 
-DIR holds a tokenizer.json; without one, all of ALIGN_DATA (default ../shared/data) are checked,
-together with the published test vectors there. For each: N random texts (default 100000) encoded
-with and without parsing of special tokens, and the ids of the first half of them, and random ids,
-decoded with and without skipping special tokens (decoding is also streamed, by the C tool).
---align PATH encodes with `PATH tokenize` instead of the tool.
+DIR holds a tokenizer.json; without one, the small tokenizers of golden_tokenizer.py and all of
+ALIGN_DATA (default ../shared/data) are checked, together with the published test vectors there. For
+each: N random texts (default 100000; a tenth for the small ones) encoded with and without parsing
+of special tokens, and the ids of the first half of them, and random ids, decoded with and without
+skipping special tokens (decoding is also streamed, by the C tool). --align PATH encodes with
+`PATH tokenize` instead of the tool.
 """
 import argparse
 import json
@@ -20,6 +21,8 @@ import sys
 import tempfile
 
 from tokenizers import Tokenizer
+
+from golden_tokenizer import variants
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 DATA = os.environ.get("ALIGN_DATA", os.path.join(ROOT, "..", "shared", "data"))
@@ -35,17 +38,22 @@ KNOWN = [("llama3", "tokenizers/llama3/tokenizer.json"),
 WORDS = ("the of and to in is you that it he was for on are with as his they be at one have this "
          "from or had by hot word but what some we can out other were all there when up use your "
          "how said an each she which do their time if will way about many then them write would "
-         "Internationalization antidisestablishmentarianism naïve façade Straße ÉCOLE ǅungla").split()
+         "Internationalization antidisestablishmentarianism "
+         "naïve façade Straße ÉCOLE ǅungla").split()
 CODE = ["for (int i = 0; i < n; i++) {\n\t", "def f(x):\n    return x**2\n", "a != b && c >= d;",
-        "\\frac{1}{2}", "https://example.org/a?b=c&d=%20", "<div class=\"x\">", "0x1F_ffL", "// --- //",
+        "\\frac{1}{2}", "https://example.org/a?b=c&d=%20", "<div class=\"x\">", "0x1F_ffL",
+        "// --- //",
         "SELECT * FROM t WHERE a='b';", "$HOME/bin:/usr/bin", "{\"key\": [1, 2.5e-3, null]}"]
-CONTRACTIONS = ["'s", "'S", "'t", "'T", "'re", "'RE", "'rE", "'ve", "'VE", "'m", "'ll", "'LL", "'lL",
-                "'d", "'D", "'\u017f", "'\u017fs", "\u2019s", "''", "'x", "'", "'l", "'v"]
-SPACES = [" ", "  ", "   ", "\t", "\n", "\r\n", "\r", "\n\n", " \n", "\n ", "\u00a0", "\u3000", "\u2028",
-          "\u0085", "\u200b", "\ufeff", "\u2009", "\x0b", "\x0c", "\x1c", "        ", "\u2581", "\u2581\u2581"]
+CONTRACTIONS = ["'s", "'S", "'t", "'T", "'re", "'RE", "'rE", "'ve", "'VE", "'m", "'ll", "'LL",
+                "'lL", "'d", "'D", "'\u017f", "'\u017fs", "\u2019s", "''", "'x", "'", "'l", "'v"]
+SPACES = [" ", "  ", "   ", "\t", "\n", "\r\n", "\r", "\n\n", " \n", "\n ", "\u00a0", "\u3000",
+          "\u2028", "\u0085", "\u200b", "\ufeff", "\u2009", "\x0b", "\x0c", "\x1c", "        ",
+          "\u2581", "\u2581\u2581"]
 EMOJI = ["👨‍👩‍👧‍👦", "👍🏽", "🇩🇪", "❤️", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "☃", "1️⃣", "🤷🏾‍♀️", "😀"]
-MARKS = ["e\u0301", "a\u0308\u0323", "\u0301", "ä", "क्षि", "ก็", "שָׁלוֹם", "\u0e33", "n\u0303o", "각", "Z̷͎͒a"]
-PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["...", "--", "—", "“", "”", "¿", "!!!", "\u00ad"]
+MARKS = ["e\u0301", "a\u0308\u0323", "\u0301",
+         "ä", "क्षि", "ก็", "שָׁלוֹם", "\u0e33", "n\u0303o", "각", "Z̷͎͒a"]
+PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["...", "--", "—", "“", "”", "¿", "!!!",
+                                                             "\u00ad"]
 RANGES = [(0x4e00, 0x9fff), (0x3040, 0x30ff), (0xac00, 0xd7a3), (0x400, 0x4ff), (0x600, 0x6ff),
           (0x900, 0x97f), (0xe00, 0xe7f), (0x10a0, 0x10ff), (0x370, 0x3ff), (0xc0, 0x24f),
           (0x1c4, 0x1cc), (0x2150, 0x218f), (0x660, 0x669), (0x1d400, 0x1d7ff), (0x1f300, 0x1f6ff),
@@ -129,56 +137,107 @@ def random_ids(count, seed, size):
     return rows
 
 
-def without_normalizer(path):
+def without_normalizer(text):
     """The library for decoding, which needs no normalizer. With one, versions from 0.22 on spell an
     added token that is "normalized": true in its normalized form, and then do not find it among
     the special tokens to skip. transformers drops the normalizer of Llama tokenizers, so its texts
     are free of that; so are ours."""
-    with open(path, encoding="utf-8") as f:
-        spec = json.load(f)
+    spec = json.loads(text)
     spec["normalizer"] = None
     return Tokenizer.from_str(json.dumps(spec))
 
 
-def check(name, path, args):
-    """One tokenizer.json; the number of differences."""
+def spellings(library):
+    """Special tokens and the like, to be mixed into the texts."""
+    special = sorted(t.content for t in library.get_added_tokens_decoder().values())
+    return special[:40] + special[-10:] + ["<s>", "</s>", "<|eot_id|>", "[INST]", "<0x41>", "<unk>"]
+
+
+def check_encoding(library, model, texts, args, directory):
+    """Ids of texts, all four ways; returns the number of differences and the ids."""
+    rows, bad = [{"text": t} for t in texts], 0
+    command = ([args.align, "tokenize"] if args.align else [TOOL]) + ["-m", model]
+    for parse in (False, True):
+        library.encode_special_tokens = not parse
+        flags = ["--parse-special"] if parse else []
+        want = [e.ids for e in library.encode_batch(texts)]
+        got = [r["ids"] for r in run(command + flags, rows, directory)]
+        bad += report("encode, special tokens %s" % ("parsed" if parse else "as text"), texts, want,
+                      got)
+        plain = [e.ids for e in library.encode_batch(texts[:1000], add_special_tokens=False)]
+        got = [r["ids"] for r in run(command + ["--no-special"] + flags, rows[:1000], directory)]
+        bad += report("encode, nothing added", texts, plain, got)
+    return bad, want
+
+
+def check_decoding(reader, model, ids, directory):
+    bad = 0
+    for skip in (True, False):
+        want = reader.decode_batch(ids, skip_special_tokens=skip)
+        flags = ["--decode"] + (["--skip-special"] if skip else [])
+        got = [r["text"] for r in run([TOOL, "-m", model] + flags, [{"ids": i} for i in ids],
+                                      directory)]
+        bad += report("decode, special tokens %s" % ("skipped" if skip else "kept"), ids, want, got)
+    return bad
+
+
+def check(name, text, count, args):
+    """One tokenizer.json, given as text; the number of differences."""
     print(name)
-    library = Tokenizer.from_file(path)
+    library = Tokenizer.from_str(text)
     library.no_truncation()
     library.no_padding()
-    added = library.get_added_tokens_decoder()
-    special = sorted(t.content for t in added.values()) or ["<s>"]
-    special = special[:40] + special[-10:] + ["<s>", "</s>", "<|eot_id|>", "[INST]", "<0x41>", "<unk>"]
-    texts = random_texts(args.count, args.seed, special)
-    rows = [{"text": t} for t in texts]
-    encode = [args.align, "tokenize"] if args.align else [TOOL]
-    bad, ids = 0, []
+    texts = random_texts(count, args.seed, spellings(library))
     with tempfile.TemporaryDirectory() as directory:
-        model = os.path.join(directory, "model")
-        os.mkdir(model)
-        shutil.copy(path, os.path.join(model, "tokenizer.json"))
-        for parse in (False, True):
-            library.encode_special_tokens = not parse
-            want = [e.ids for e in library.encode_batch(texts)]
-            flags = ["--parse-special"] if parse else []
-            got = [r["ids"] for r in run(encode + ["-m", model] + flags, rows, directory)]
-            bad += report("encode, special tokens %s" % ("parsed" if parse else "as text"), texts,
-                          want, got)
-            plain = [e.ids for e in library.encode_batch(texts[:1000], add_special_tokens=False)]
-            got = [r["ids"] for r in run(encode + ["-m", model, "--no-special"] + flags,
-                                         rows[:1000], directory)]
-            bad += report("encode, nothing added", texts, plain, got)
-            ids = want
-        ids = ids[:args.count // 2] + random_ids(args.count // 2, args.seed,
-                                                 library.get_vocab_size())
-        reader = without_normalizer(path)
-        for skip in (True, False):
-            want = reader.decode_batch(ids, skip_special_tokens=skip)
-            flags = ["--decode"] + (["--skip-special"] if skip else [])
-            got = [r["text"] for r in run([TOOL, "-m", model] + flags, [{"ids": i} for i in ids],
-                                          directory)]
-            bad += report("decode, special tokens %s" % ("skipped" if skip else "kept"), ids, want,
-                          got)
+        with open(os.path.join(directory, "tokenizer.json"), "w", encoding="utf-8") as f:
+            f.write(text)
+        bad, ids = check_encoding(library, directory, texts, args, directory)
+        ids = ids[:count // 2] + random_ids(count // 2, args.seed, library.get_vocab_size())
+        return bad + check_decoding(without_normalizer(text), directory, ids, directory)
+
+
+# ---- published vectors ---------------------------------------------------------------------------
+
+def llama_cpp_vectors(path):
+    """Texts and ids of one of llama.cpp's vocabulary tests; nothing is added, nothing parsed."""
+    base = os.path.join(DATA, "vectors/llama.cpp", path)
+    with open(base + ".inp", encoding="utf-8", newline="") as f:
+        texts = f.read().split("\n__ggml_vocab_test__\n")
+    with open(base + ".out", encoding="utf-8") as f:
+        ids = [[int(n) for n in line.split()] for line in f.read().split("\n")]
+    return texts, ids[:len(texts)]
+
+
+def mistral_vectors(version):
+    """Rendered conversations of mistral-common and their ids. Its texts are pieces put
+    together: spaces are U+2581 there, line breaks <0x0A>."""
+    base, texts, ids = os.path.join(DATA, "vectors/mistral-common/samples"), [], []
+    for sample in sorted(os.listdir(base)):
+        text = os.path.join(base, sample, "text_v%d.txt" % version)
+        if os.path.exists(text):
+            with open(text, encoding="utf-8", newline="") as f:
+                texts.append(f.read().replace("\u2581", " ").replace("<0x0A>", "\n"))
+            with open(os.path.join(base, sample, "tokens_v%d.json" % version)) as f:
+                ids.append(json.load(f)["tokens"])
+    return texts, ids
+
+
+def check_vectors(args):
+    print("published vectors")
+    known, bad = dict(KNOWN), 0
+    encode = [args.align, "tokenize"] if args.align else [TOOL]
+    sets = [("llama.cpp, byte-level", "llama3", llama_cpp_vectors("ggml-vocab-llama-bpe.gguf"), []),
+            ("llama.cpp, SentencePiece", "tinyllama",
+             llama_cpp_vectors("ggml-vocab-llama-spm.gguf"), []),
+            ("mistral-common v1", "mistral-v0.1", mistral_vectors(1), ["--parse-special"]),
+            ("mistral-common v2", "mistral-v0.3", mistral_vectors(2), ["--parse-special"]),
+            ("mistral-common v3", "mistral-v0.3", mistral_vectors(3), ["--parse-special"])]
+    for name, label, (texts, ids), flags in sets:
+        with tempfile.TemporaryDirectory() as directory:
+            shutil.copy(os.path.join(DATA, known[label]), os.path.join(directory, "tokenizer.json"))
+            got = run(encode + ["-m", directory, "--no-special"] + flags,
+                      [{"text": t} for t in texts], directory)
+            bad += report(name, texts, ids, [r["ids"] for r in got])
     return bad
 
 
@@ -189,13 +248,20 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--align")
     args = parser.parse_args()
-    chosen = [(d, os.path.join(d, "tokenizer.json")) for d in args.dirs]
-    if not chosen:
-        if not os.path.isdir(DATA):
-            print("check_tokenizer.py: no %s (set ALIGN_DATA): skipped" % DATA)
-            return
-        chosen = [(name, os.path.join(DATA, path)) for name, path in KNOWN]
-    bad = sum(check(name, path, args) for name, path in chosen)
+    bad = 0
+    for directory in args.dirs:
+        with open(os.path.join(directory, "tokenizer.json"), encoding="utf-8") as f:
+            bad += check(directory, f.read(), args.count, args)
+    if not args.dirs:
+        for name, small in variants():
+            bad += check("small: " + name, small.to_str(), args.count // 10, args)
+    if not args.dirs and os.path.isdir(DATA):
+        bad += check_vectors(args)
+        for name, path in KNOWN:
+            with open(os.path.join(DATA, path), encoding="utf-8") as f:
+                bad += check(name, f.read(), args.count, args)
+    elif not args.dirs:
+        print("check_tokenizer.py: no %s (set ALIGN_DATA): real files are skipped" % DATA)
     print("%d differences" % bad)
     sys.exit(1 if bad else 0)
 

@@ -92,9 +92,9 @@ def source():
 
 def main():
     if unicodedata.unidata_version != VERSION:
-        sys.exit("gen_unicode.py: this Python knows Unicode %s, the table is for %s: use Python 3.14"
-                 " or pip install unicodedata2==%s" % (unicodedata.unidata_version, VERSION,
-                                                        VERSION))
+        sys.exit("gen_unicode.py: this Python knows Unicode %s, the table is for %s: use Python "
+                 "3.14 or pip install unicodedata2==%s" % (unicodedata.unidata_version, VERSION,
+                                                            VERSION))
     if sys.argv[1:] == ["--check"]:
         path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..",
                             "tokenizer_unicode.c")
