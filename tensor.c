@@ -15,7 +15,7 @@
 enum { PLAIN_ROWS = 4, PLAIN_COLS = 16 }; /* the tile of the plain body */
 
 static void plain_tile(real *const *c, const real *a, const real *b, size_t depth, size_t rows,
-                           int add)
+                       int add)
 {
     for (size_t i = 0; i < rows; i++) {
         real sum[PLAIN_COLS];
@@ -33,8 +33,7 @@ static void plain_pack_rows(real *packed, const real *const *rows, size_t step, 
         for (size_t i = 0; i < PLAIN_ROWS; i++) packed[k * PLAIN_ROWS + i] = rows[i][k * step];
 }
 
-static void plain_pack_across(real *panel, const unsigned char *const *rows, Dtype t,
-                                  size_t depth)
+static void plain_pack_across(real *panel, const unsigned char *const *rows, Dtype t, size_t depth)
 {
     real row[PRODUCT_DEPTH];
     for (size_t j = 0; j < PLAIN_COLS; j++) {
@@ -44,7 +43,7 @@ static void plain_pack_across(real *panel, const unsigned char *const *rows, Dty
 }
 
 static void plain_pack_along(real *panel, const unsigned char *data, size_t stride, Dtype t,
-                                 size_t depth, size_t cols)
+                             size_t depth, size_t cols)
 {
     for (size_t k = 0; k < depth; k++)
         dtype_to_real(panel + k * PLAIN_COLS, data + k * stride * dtype_size(t), t, cols);
@@ -332,7 +331,14 @@ void tensor_rmsnorm(const Compute *c, real *y, real *r, const real *x, const Mat
                     size_t T)
 {
     size_t H = g->rows * g->cols;
-    NormJob j = {.c = c, .y = y, .r = r, .x = x, .g = g, .eps = (real)eps, .T = T, .H = H,
+    NormJob j = {.c = c,
+                 .y = y,
+                 .r = r,
+                 .x = x,
+                 .g = g,
+                 .eps = (real)eps,
+                 .T = T,
+                 .H = H,
                  .rows_per_task = rows_per_task(H)};
     threads_run(norm_task, &j, size_ceil(T, j.rows_per_task));
 }
@@ -370,7 +376,14 @@ static void norm_dg_task(void *ctx, size_t block)
 void tensor_rmsnorm_backward(const Compute *c, real *dx, real *dg, const real *dy, const real *x,
                              const Mat *g, const real *r, size_t T)
 {
-    NormJob j = {.c = c, .y = dx, .dg = dg, .dy = dy, .x = x, .g = g, .saved = r, .T = T,
+    NormJob j = {.c = c,
+                 .y = dx,
+                 .dg = dg,
+                 .dy = dy,
+                 .x = x,
+                 .g = g,
+                 .saved = r,
+                 .T = T,
                  .H = g->rows * g->cols};
     double work = (double)T * (double)j.H;
     if (dx) tasks_run(norm_dx_task, &j, T, work);
@@ -401,8 +414,14 @@ static void rope_task(void *ctx, size_t t)
 void tensor_rope(const Compute *c, real *x, const real *cos, const real *sin,
                  const uint32_t *position, size_t T, size_t heads, size_t D, int inverse)
 {
-    RopeJob j = {.c = c, .x = x, .cos = cos, .sin = sin, .position = position, .heads = heads,
-                 .D = D, .sign = inverse ? -1 : 1};
+    RopeJob j = {.c = c,
+                 .x = x,
+                 .cos = cos,
+                 .sin = sin,
+                 .position = position,
+                 .heads = heads,
+                 .D = D,
+                 .sign = inverse ? -1 : 1};
     tasks_run(rope_task, &j, T, (double)T * (double)(heads * D));
 }
 

@@ -15,7 +15,8 @@
  *           All matrix products, attention scores and attention outputs are chains.
  *   lanes16 sixteen partial sums, term i goes to lane i mod 16, then a fixed tree
  *           (l, l+8), (l, l+4), (l, l+2), (l, l+1). Row reductions: norms, softmax sums.
- * A row's result never depends on which rows stand beside it.
+ * The gradient direction of the log-prob head sums chains of 256 vocabulary rows. A row's result
+ * never depends on which rows stand beside it.
  */
 #ifndef ALIGN_TENSOR_H
 #define ALIGN_TENSOR_H
@@ -84,7 +85,7 @@ void tensor_add(const Compute *c, real *y, const real *a, const real *b, size_t 
 void tensor_axpy(const Compute *c, real *y, real s, const real *x, size_t n);
 
 /* y[t,i] = g[i] x[t,i] r[t],   r[t] = 1 / sqrt(mean_i x[t,i]^2 + eps)
- * Shapes: y, x [T,H]  g [1,H] (any dtype)  r [T] (saved). Source: Zhang and Sennrich 2019, Eq. 4. */
+ * Shapes: y, x [T,H]  g [1,H] of any dtype  r [T], saved. Source: Zhang and Sennrich 2019, Eq. 4 */
 void tensor_rmsnorm(const Compute *c, real *y, real *r, const real *x, const Mat *g, double eps,
                     size_t T);
 /* dx[t,i] += r (g_i dy_i - x_i r^2 mean_j(dy_j g_j x_j));   dg[i] += sum_t dy[t,i] x[t,i] r[t]
@@ -102,12 +103,12 @@ void tensor_rope(const Compute *c, real *x, const real *cos, const real *sin,
 
 /* y[i] = silu(gate[i]) up[i],   silu(z) = z sigma(z).   Source: Shazeer 2020, Eq. 6. */
 void tensor_swiglu(const Compute *c, real *y, const real *gate, const real *up, size_t n);
-/* dgate[i] += dy up silu'(gate),  dup[i] += dy silu(gate);  silu'(z) = s + z s (1 - s), s = sigma(z)
- */
+/* dgate[i] += dy up silu'(gate),   dup[i] += dy silu(gate)
+ * silu'(z) = s + z s (1 - s),   s = sigma(z) */
 void tensor_swiglu_backward(const Compute *c, real *dgate, real *dup, const real *dy,
                             const real *gate, const real *up, size_t n);
 
-/* y[i] = x[i] / (1 - p) where the draw (key, first + i) is >= p, else 0. The mask is a function of
+/* y[i] = x[i] / (1 - p) where the draw (key, i) is >= p, else 0. The mask is a function of
  * its key and index, so backward draws it again instead of storing it. */
 void tensor_dropout(const Compute *c, real *y, const real *x, double p, uint64_t key, size_t n);
 
@@ -122,7 +123,7 @@ typedef struct {
 } KeySpan;
 /* `count` queries, rows row .. row+count-1 of the packed batch, at positions pos, pos+1, ...; their
  * keys are those of the spans, in order, which cover exactly positions 0 .. pos+count-1. So a
- * sequence may share the rows of its beginning (a prompt) with others, or read them from a cache. */
+ * sequence may share the rows of its beginning (a prompt) with others, or read them from a cache */
 typedef struct {
     size_t row, count, pos;
     const KeySpan *spans;

@@ -59,8 +59,12 @@ static AttentionJob job_make(const Compute *c, const AttentionSeq *seqs, size_t 
     size_t group = s->Q / s->G, parts = size_ceil(group, BLOCK_ROWS);
     while (group % parts) parts++;
     size_t heads = group / parts;
-    return (AttentionJob){.c = c, .seqs = seqs, .n_seqs = n_seqs, .s = s,
-                          .rows = {heads, s->D, s->Q * s->D}, .queries = BLOCK_ROWS / heads,
+    return (AttentionJob){.c = c,
+                          .seqs = seqs,
+                          .n_seqs = n_seqs,
+                          .s = s,
+                          .rows = {heads, s->D, s->Q * s->D},
+                          .queries = BLOCK_ROWS / heads,
                           .head_parts = parts};
 }
 
@@ -169,7 +173,7 @@ static void pack_queries_along(const Compute *c, const ProductB *b, real *panel,
     const QueryView *v = b->ctx;
     const RowStride *r = &v->b->job->rows;
     while (depth) {
-        size_t n = size_min(depth, r->group - k0 % r->group); /* heads of one token are evenly spaced */
+        size_t n = size_min(depth, r->group - k0 % r->group); /* the heads of one token */
         const real *from = v->rows + row_offset(r, k0) + n0;
         c->kernels->pack_along(panel, (const unsigned char *)from, r->inner, DTYPE_REAL, n, cols);
         panel += n * c->kernels->tile_cols;
@@ -184,8 +188,14 @@ static void pack_queries_along(const Compute *c, const ProductB *b, real *panel,
 static void block_dots(const Block *b, real *score, const real *x, size_t at, size_t n, int values)
 {
     KeyView view = {.b = b, .first = at, .values = values};
-    Product p = {.M = b->count, .N = n, .K = b->job->s->D, .c = score, .c_rows = {1, 0, b->stride},
-                 .a = x + b->at, .a_rows = b->job->rows, .a_step = 1,
+    Product p = {.M = b->count,
+                 .N = n,
+                 .K = b->job->s->D,
+                 .c = score,
+                 .c_rows = {1, 0, b->stride},
+                 .a = x + b->at,
+                 .a_rows = b->job->rows,
+                 .a_step = 1,
                  .b = {.pack = pack_keys_across, .ctx = &view, .mat.dtype = DTYPE_REAL}};
     product_part(b->job->c, &p, 0, p.M, 0, p.N);
 }
@@ -195,9 +205,16 @@ static void block_mix(const Block *b, real *x, const real *weight, size_t at, si
                       int add)
 {
     KeyView view = {.b = b, .first = at, .values = values};
-    Product p = {.M = b->count, .N = b->job->s->D, .K = n, .c = x + b->at, .c_rows = b->job->rows,
-                 .a = weight, .a_rows = {1, 0, b->stride}, .a_step = 1,
-                 .b = {.pack = pack_keys_along, .ctx = &view, .mat.dtype = DTYPE_REAL}, .add = add};
+    Product p = {.M = b->count,
+                 .N = b->job->s->D,
+                 .K = n,
+                 .c = x + b->at,
+                 .c_rows = b->job->rows,
+                 .a = weight,
+                 .a_rows = {1, 0, b->stride},
+                 .a_step = 1,
+                 .b = {.pack = pack_keys_along, .ctx = &view, .mat.dtype = DTYPE_REAL},
+                 .add = add};
     product_part(b->job->c, &p, 0, p.M, 0, p.N);
 }
 
@@ -288,8 +305,13 @@ static void block_spread(const Block *b, const real *weight, const real *x, size
         real *d = values ? span->dv : span->dk;
         len = size_min(size_min(n - done, span->count - j), PRODUCT_ROWS);
         if (!d) continue;
-        Product p = {.M = len, .N = s->D, .K = b->count, .c = d + (j * s->G + b->g) * s->D,
-                     .c_rows = {1, 0, s->G * s->D}, .a = weight + done, .a_rows = {1, 0, 1},
+        Product p = {.M = len,
+                     .N = s->D,
+                     .K = b->count,
+                     .c = d + (j * s->G + b->g) * s->D,
+                     .c_rows = {1, 0, s->G * s->D},
+                     .a = weight + done,
+                     .a_rows = {1, 0, 1},
                      .a_step = b->stride,
                      .b = {.pack = pack_queries_along, .ctx = &view, .mat.dtype = DTYPE_REAL},
                      .add = 1};

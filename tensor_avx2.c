@@ -124,10 +124,11 @@ BODY static void avx2_pack_across(float *panel, const unsigned char *const *rows
     }
 }
 
-/* Chains of sixteen outputs for each of `count` rows of x: eight stored rows of eight numbers become
- * columns in registers, and each column is one step of eight chains. STEPS columns of one half are
- * taken before the other half: rows of W often lie a multiple of 4 KB apart, and then more than
- * eight of them do not fit the level-1 cache together. count and t are constants at every call. */
+/* Chains of sixteen outputs for each of `count` rows of x: eight stored rows of eight numbers
+ * become columns in registers, and each column is one step of eight chains. STEPS columns of one
+ * half are taken before the other half: rows of W often lie a multiple of 4 KB apart, and then more
+ * than eight of them do not fit the level-1 cache together. count and t are constants at every
+ * call. */
 INLINE void rows_across_of(float *const *y, const float *const *x, int count,
                            const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
@@ -151,8 +152,8 @@ INLINE void rows_across_of(float *const *y, const float *const *x, int count,
             for (int i = 0; i < WIDTH; i++)
 #pragma GCC unroll 4
                 for (int m = 0; m < count; m++)
-                    sum[m][half] = _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + at + i), r[i],
-                                                   sum[m][half]);
+                    sum[m][half] =
+                        _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + at + i), r[i], sum[m][half]);
         }
     for (int m = 0; m < count; m++)
         for (int half = 0; half < 2; half++) _mm256_storeu_ps(y[m] + half * WIDTH, sum[m][half]);
@@ -222,8 +223,7 @@ BODY static void avx2_pack_rows(float *packed, const float *const *rows, size_t 
         for (int i = 0; i < WIDTH; i++) r[i] = _mm256_loadu_ps(rows[i < ROWS ? i : 0] + k);
         transpose(r);
 #pragma GCC unroll 8
-        for (int i = 0; i < WIDTH; i++)
-            _mm256_storeu_ps(packed + (k + (size_t)i) * ROWS, r[i]);
+        for (int i = 0; i < WIDTH; i++) _mm256_storeu_ps(packed + (k + (size_t)i) * ROWS, r[i]);
     }
     for (; k < depth; k++)
         for (int i = 0; i < ROWS; i++) packed[k * ROWS + (size_t)i] = rows[i][k * step];

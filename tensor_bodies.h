@@ -15,12 +15,13 @@
 #ifndef BODY
 #error "define BODY, the target attribute of the bodies, before this header"
 /* The row bodies, for a table. */
-#define BODY_TABLE \
-    .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, \
-    .dot = body_dot, .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, \
-    .norm_dx = body_norm_dx, .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu, \
-    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp, \
-    .score_max = body_score_max, .score_exp = body_score_exp, .score_backward = body_score_backward, .adamw = body_adamw
+#define BODY_TABLE                                                                                 \
+    .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, .dot = body_dot,            \
+    .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, .norm_dx = body_norm_dx,             \
+    .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu,                             \
+    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp,                          \
+    .score_max = body_score_max, .score_exp = body_score_exp,                                      \
+    .score_backward = body_score_backward, .adamw = body_adamw
 
 #endif
 
@@ -65,7 +66,10 @@ BODY static inline float body_exp(float x)
     return body_select(isnan(x), x, y);
 }
 #else
-BODY static inline double body_exp(double x) { return maths_exp(x); }
+BODY static inline double body_exp(double x)
+{
+    return maths_exp(x);
+}
 #endif
 
 /* To the nearest bf16, ties to even; NaN stays NaN. */
@@ -108,8 +112,8 @@ BODY static inline void body_norm_apply(real *y, const real *x, const real *g, r
     for (size_t i = 0; i < n; i++) y[i] = g[i] * (x[i] * r);
 }
 
-BODY static inline void body_norm_dot(real total[LANES], const real *dy, const real *g, const real *x,
-                               size_t n)
+BODY static inline void body_norm_dot(real total[LANES], const real *dy, const real *g,
+                                      const real *x, size_t n)
 {
     real lanes[LANES]; /* of our own, so that they may stay in registers */
     for (size_t l = 0; l < LANES; l++) lanes[l] = total[l];
@@ -123,10 +127,9 @@ BODY static inline void body_norm_dot(real total[LANES], const real *dy, const r
 }
 
 BODY static inline void body_norm_dx(real *dx, const real *dy, const real *g, const real *x, real r,
-                              real c, size_t n)
+                                     real c, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        dx[i] = real_fma(r, real_fma(-x[i], c, g[i] * dy[i]), dx[i]);
+    for (size_t i = 0; i < n; i++) dx[i] = real_fma(r, real_fma(-x[i], c, g[i] * dy[i]), dx[i]);
 }
 
 BODY static inline void body_norm_dg(real *dg, const real *dy, const real *x, real r, size_t n)
@@ -134,7 +137,8 @@ BODY static inline void body_norm_dg(real *dg, const real *dy, const real *x, re
     for (size_t i = 0; i < n; i++) dg[i] = real_fma(dy[i], x[i] * r, dg[i]);
 }
 
-BODY static inline void body_rope(real *a, real *b, const real *cos, const real *sin, real sign, size_t n)
+BODY static inline void body_rope(real *a, real *b, const real *cos, const real *sin, real sign,
+                                  size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         real s = sign * sin[i], x = a[i], y = b[i];
@@ -187,8 +191,8 @@ BODY static inline void body_score_exp(real *s, real sum[LANES], real top, size_
 }
 
 /* a = e^{scale s - top} / sum in place of s;  ds = scale a (da - mean) in place of da. */
-BODY static inline void body_score_backward(real *s, real *da, real scale, real top, real sum, real mean,
-                                     size_t n)
+BODY static inline void body_score_backward(real *s, real *da, real scale, real top, real sum,
+                                            real mean, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         s[i] = body_exp(scale * s[i] - top) / sum;
@@ -201,8 +205,8 @@ BODY static inline void body_swiglu(real *y, const real *gate, const real *up, s
     for (size_t i = 0; i < n; i++) y[i] = gate[i] / (1 + body_exp(-gate[i])) * up[i];
 }
 
-BODY static inline void body_swiglu_backward(real *dgate, real *dup, const real *dy, const real *gate,
-                                      const real *up, size_t n)
+BODY static inline void body_swiglu_backward(real *dgate, real *dup, const real *dy,
+                                             const real *gate, const real *up, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         real z = gate[i], s = 1 / (1 + body_exp(-z));
@@ -213,23 +217,24 @@ BODY static inline void body_swiglu_backward(real *dgate, real *dup, const real 
 }
 
 BODY static inline void body_adamw(real *w, const real *g, real *m, real *v, size_t n,
-                            const AdamWStep *a)
+                                   const AdamWStep *a)
 {
     const AdamWStep k = *a;
     for (size_t i = 0; i < n; i++) {
         real d = k.clip * g[i];
         m[i] = real_fma(k.blend1, d - m[i], m[i]);
-        v[i] = v[i] * k.beta2 + k.blend2 * d * d;
+        v[i] = real_fma(k.blend2 * d, d, v[i] * k.beta2);
         w[i] = w[i] * k.keep - k.rate * m[i] / (real_sqrt(v[i]) / k.root2 + k.eps);
     }
 }
 
 /* The row bodies, for a table. */
-#define BODY_TABLE \
-    .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, \
-    .dot = body_dot, .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, \
-    .norm_dx = body_norm_dx, .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu, \
-    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp, \
-    .score_max = body_score_max, .score_exp = body_score_exp, .score_backward = body_score_backward, .adamw = body_adamw
+#define BODY_TABLE                                                                                 \
+    .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, .dot = body_dot,            \
+    .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, .norm_dx = body_norm_dx,             \
+    .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu,                             \
+    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp,                          \
+    .score_max = body_score_max, .score_exp = body_score_exp,                                      \
+    .score_backward = body_score_backward, .adamw = body_adamw
 
 #endif

@@ -94,8 +94,15 @@ static void head_finish_task(void *ctx, size_t t)
 /* z = h W^T over the chunk */
 static void head_logits(const HeadJob *j, const real *h, const Mat *chunk, size_t n)
 {
-    Product p = {.M = n, .N = j->width, .K = j->H, .c = j->z, .c_rows = {1, 0, j->stride}, .a = h,
-                 .a_rows = {1, 0, j->H}, .a_step = 1, .b = product_across(chunk),
+    Product p = {.M = n,
+                 .N = j->width,
+                 .K = j->H,
+                 .c = j->z,
+                 .c_rows = {1, 0, j->stride},
+                 .a = h,
+                 .a_rows = {1, 0, j->H},
+                 .a_step = 1,
+                 .b = product_across(chunk),
                  .round = j->c->precision == PRECISION_BF16};
     product_run(j->c, &p);
 }
@@ -104,9 +111,18 @@ static void head_logits(const HeadJob *j, const real *h, const Mat *chunk, size_
  * error grows with the square root of its length), so its parts are summed apart. */
 static void head_mix(const HeadJob *j, const Mat *chunk, size_t n)
 {
-    Product p = {.M = n, .N = j->H, .K = j->width, .c = j->direction, .c_rows = {1, 0, j->H},
-                 .a = j->z, .a_rows = {1, 0, j->stride}, .a_step = 1, .b = product_along(chunk),
-                 .add = 1, .round = j->c->precision == PRECISION_BF16, .apart = 1};
+    Product p = {.M = n,
+                 .N = j->H,
+                 .K = j->width,
+                 .c = j->direction,
+                 .c_rows = {1, 0, j->H},
+                 .a = j->z,
+                 .a_rows = {1, 0, j->stride},
+                 .a_step = 1,
+                 .b = product_along(chunk),
+                 .add = 1,
+                 .round = j->c->precision == PRECISION_BF16,
+                 .apart = 1};
     product_run(j->c, &p);
 }
 
@@ -133,10 +149,15 @@ void tensor_logprob(const Compute *c, real *logp, real *square, real *direction,
     size_t H = w->cols, block = size_min(n, HEAD_ROWS);
     HeadRow *rows = scratch;
     for (size_t at = 0; at < n; at += HEAD_ROWS) {
-        HeadJob j = {.c = c, .logp = logp + at, .square = square ? square + at : NULL,
+        HeadJob j = {.c = c,
+                     .logp = logp + at,
+                     .square = square ? square + at : NULL,
                      .direction = direction ? direction + at * H : NULL,
-                     .rows = rows, .z = (real *)(void *)(rows + block), .w = w,
-                     .target = target + at, .H = H};
+                     .rows = rows,
+                     .z = (real *)(void *)(rows + block),
+                     .w = w,
+                     .target = target + at,
+                     .H = H};
         head_block(&j, h + at * H, size_min(HEAD_ROWS, n - at));
     }
 }

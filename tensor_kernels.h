@@ -184,8 +184,17 @@ static inline double lanes_sum_double(const double lanes[LANES])
     return s[0];
 }
 
-static inline size_t size_min(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t size_ceil(size_t n, size_t unit) { return n / unit + (n % unit != 0); }
-static inline size_t lanes_ceil(size_t n) { return size_ceil(n, LANES) * LANES; }
+static inline size_t size_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+static inline size_t size_ceil(size_t n, size_t unit)
+{
+    return n / unit + (n % unit != 0);
+}
+static inline size_t lanes_ceil(size_t n)
+{
+    return size_ceil(n, LANES) * LANES;
+}
 
 #endif

@@ -38,8 +38,8 @@ static void pack_a(const Compute *c, const Product *p, real *packed, size_t m0, 
     const real *from[TILE_ROWS_MAX];
     for (size_t m = 0; m < rows; m += unit, packed += unit * depth) {
         for (size_t i = 0; i < unit; i++)
-            from[i] = p->a + row_offset(&p->a_rows, m0 + size_min(m + i, rows - 1)) +
-                      k0 * p->a_step;
+            from[i] =
+                p->a + row_offset(&p->a_rows, m0 + size_min(m + i, rows - 1)) + k0 * p->a_step;
         c->kernels->pack_rows(packed, from, p->a_step, depth);
         if (p->round) c->kernels->round_bf16(packed, unit * depth);
     }
@@ -210,8 +210,16 @@ void tensor_linear(const Compute *c, real *y, const real *x, const Mat *w, size_
 {
     size_t N = w->rows, K = w->cols;
     if (product_empty(y, T * N, K, add)) return;
-    Product p = {.M = T, .N = N, .K = K, .c = y, .c_rows = {1, 0, N}, .a = x, .a_rows = {1, 0, K},
-                 .a_step = 1, .b = product_across(w), .add = add,
+    Product p = {.M = T,
+                 .N = N,
+                 .K = K,
+                 .c = y,
+                 .c_rows = {1, 0, N},
+                 .a = x,
+                 .a_rows = {1, 0, K},
+                 .a_step = 1,
+                 .b = product_across(w),
+                 .add = add,
                  .round = c->precision == PRECISION_BF16};
     product_run(c, &p);
 }
@@ -220,8 +228,16 @@ void tensor_linear_dx(const Compute *c, real *dx, const real *dy, const Mat *w, 
 {
     size_t N = w->rows, K = w->cols;
     if (product_empty(dx, T * K, N, add)) return;
-    Product p = {.M = T, .N = K, .K = N, .c = dx, .c_rows = {1, 0, K}, .a = dy, .a_rows = {1, 0, N},
-                 .a_step = 1, .b = product_along(w), .add = add,
+    Product p = {.M = T,
+                 .N = K,
+                 .K = N,
+                 .c = dx,
+                 .c_rows = {1, 0, K},
+                 .a = dy,
+                 .a_rows = {1, 0, N},
+                 .a_step = 1,
+                 .b = product_along(w),
+                 .add = add,
                  .round = c->precision == PRECISION_BF16};
     product_run(c, &p);
 }
@@ -231,7 +247,15 @@ void tensor_linear_dw(const Compute *c, real *dw, const real *dy, const real *x,
 {
     if (T == 0) return;
     Mat m = {.data = x, .dtype = DTYPE_REAL, .rows = T, .cols = K};
-    Product p = {.M = N, .N = K, .K = T, .c = dw, .c_rows = {1, 0, K}, .a = dy, .a_rows = {1, 0, 1},
-                 .a_step = N, .b = product_along(&m), .add = 1};
+    Product p = {.M = N,
+                 .N = K,
+                 .K = T,
+                 .c = dw,
+                 .c_rows = {1, 0, K},
+                 .a = dy,
+                 .a_rows = {1, 0, 1},
+                 .a_step = N,
+                 .b = product_along(&m),
+                 .add = 1};
     product_run(c, &p);
 }

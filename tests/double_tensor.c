@@ -1,7 +1,9 @@
 /* double_tensor.c - gradients of every kernel against central differences, in double.
  *
- * Each case has a loss L = sum_i weight_i y_i with fixed random signed weights, so that the upstream
- * gradient is `weight`, never all ones. Every element of every input is moved, signs included:
+ * Each case has a loss L = sum_i weight_i y_i with fixed random signed weights, so that the
+ * upstream gradient is `weight`, never all ones. Every element of every input is moved, signs
+ * included:
+ *
  *     dL/dx = (8 (L(x+h) - L(x-h)) - (L(x+2h) - L(x-2h))) / 12h + O(h^4)
  */
 #include "tensor.h"
@@ -105,8 +107,8 @@ static void embed_and_gather(void)
     check_gradient("gather", w, 4 * K, dg, gather_loss);
 }
 
-enum { H = 300 };         /* more than one piece of gains */
-#define NORM_EPS 0.05     /* large enough to count beside mean x^2 = 1/3 */
+enum { H = 300 };     /* more than one piece of gains */
+#define NORM_EPS 0.05 /* large enough to count beside mean x^2 = 1/3 */
 
 static double rmsnorm_loss(void)
 {
@@ -207,8 +209,8 @@ static double attention_pass(double *dq)
 {
     KeySpan a[] = {span_of(0, P), span_of(P, A)}, b[] = {span_of(0, P), span_of(P + A, B)};
     KeySpan c = span_of(P + A + B, C);
-    AttentionSeq seqs[] = {{0, P, 0, a, 1}, {P, A, P, a, 2}, {P + A, B, P, b, 2},
-                           {P + A + B, C, 0, &c, 1}};
+    AttentionSeq seqs[] = {
+        {0, P, 0, a, 1}, {P, A, P, a, 2}, {P + A, B, P, b, 2}, {P + A + B, C, 0, &c, 1}};
     tensor_attention(&compute, o, stat, q, seqs, 4, &shape);
     if (dq) tensor_attention_backward(&compute, dq, weight, o, stat, q, seqs, 4, &shape);
     return weigh(o, weight, ROWS * Q * E);
