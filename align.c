@@ -12,10 +12,9 @@
 
 /* In the order in which a newcomer meets them. */
 static const Command *const commands[] = {
-    &command_score,    &command_sft,   &command_dpo,     &command_kto, &command_explain,
-    &command_merge,
-    &command_tokenize,
-    &command_inspect,
+    &command_generate, &command_chat,  &command_score,   &command_sft,
+    &command_dpo,      &command_kto,   &command_judge,   &command_evaluate,
+    &command_explain,  &command_merge, &command_inspect, &command_tokenize,
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 

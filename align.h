@@ -9,6 +9,7 @@
 
 #include "chat.h"
 #include "data.h"
+#include "generate.h"
 #include "model.h"
 #include "options.h"
 #include "train.h"
@@ -24,10 +25,14 @@ typedef struct {
 
 /* align_text.c */
 extern const Command command_tokenize, command_score;
+/* align_generate.c */
+extern const Command command_generate, command_chat;
 /* align_train.c */
 extern const Command command_sft, command_dpo, command_kto;
 /* align_explain.c */
 extern const Command command_explain;
+/* align_loop.c */
+extern const Command command_judge, command_evaluate;
 /* align_model.c */
 extern const Command command_merge;
 /* align_inspect.c */
@@ -43,16 +48,20 @@ extern const OptionGroup group_quiet;   /* --quiet */
 
 /* Of training and explain (align_train.c). */
 extern const OptionGroup group_beta, group_dpo, group_kto, group_reference, group_length;
-#define DPO_LOSS_WORDS \
-    "sigmoid|hinge|ipo|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|apo_zero|" \
+#define DPO_LOSS_WORDS                                                                             \
+    "sigmoid|hinge|ipo|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|apo_zero|"     \
     "apo_down|discopop|sft|sigmoid_norm|cdpo"
 #define KTO_LOSS_WORDS "kto|apo_zero_unpaired"
 /* What those groups, group_model, group_rows and group_engine say; the rest is the default. */
 int train_config_from(const Options *o, TrainMethod method, TrainConfig *c, Err *e);
 
+/* --max-tokens --temperature --top-k --top-p --min-p --seed, and what they say */
+extern const OptionGroup group_sampling;
+GenerateOptions sampling_from(const Options *o);
+
 /* What group_rows says, for rows of a kind; max_length and append_eos are the caller's. */
 DataOptions row_options(const Options *o, DataKind kind);
-int model_flags(const Options *o);      /* of model_load, from group_engine */
+int model_flags(const Options *o); /* of model_load, from group_engine */
 Precision precision_of(const Options *o);
 void threads_from(const Options *o);
 

@@ -1,4 +1,5 @@
-/* align_common.c - what the commands share: option groups, notes, progress, results. See align.h. */
+/* align_common.c - what the commands share: option groups, notes, progress, results. See align.h.
+ */
 #include "align.h"
 
 #include <errno.h>

@@ -18,8 +18,8 @@ static const Option explain_rows[] = {
 };
 static const OptionGroup explain_group = OPTION_GROUP("Explain", explain_rows);
 static const OptionGroup *const explain_groups[] = {
-    &group_model, &explain_group, &group_beta, &group_dpo,    &group_kto,   &group_reference,
-    &group_length, &group_rows,   &group_engine, &group_quiet, NULL};
+    &group_model,  &explain_group, &group_beta,   &group_dpo,   &group_kto, &group_reference,
+    &group_length, &group_rows,    &group_engine, &group_quiet, NULL};
 static const OptionTable explain_table = {
     "explain", "one row, every term of its loss", NULL,
     "align explain -m MODEL --data pairs.jsonl --row 0 --method dpo", explain_groups};
@@ -43,7 +43,8 @@ static int put_number(Text *out, const char *name, double x, Err *e)
 
 static int put_side(Text *out, const char *name, const ExplainSide *s, Err *e)
 {
-    return text_addf(out, e, ",\"%s\":{", name) || put_ids(out, "token_ids", s->token_ids, s->n, e) ||
+    return text_addf(out, e, ",\"%s\":{", name) ||
+                   put_ids(out, "token_ids", s->token_ids, s->n, e) ||
                    put_numbers(out, "policy", s->policy, s->n, e) ||
                    put_numbers(out, "reference", s->reference, s->n, e) ||
                    put_number(out, "policy_logp", s->policy_logp, e) ||
@@ -67,9 +68,10 @@ static int put_json(const TrainExplain *x, Text *out, Err *e)
                            put_number(out, "margin", x->margin, e)
                      : put_side(out, "completion", &x->side[0], e) ||
                            text_addf(out, e, ",\"label\":%s", x->label ? "true" : "false") ||
-                           put_number(out, "kl", x->kl, e) || put_number(out, "weight", x->weight, e);
-    return status || put_number(out, "sigmoid", x->sigmoid, e) || put_number(out, "loss", x->loss, e) ||
-                   text_add(out, "}\n", 2, e)
+                           put_number(out, "kl", x->kl, e) ||
+                           put_number(out, "weight", x->weight, e);
+    return status || put_number(out, "sigmoid", x->sigmoid, e) ||
+                   put_number(out, "loss", x->loss, e) || text_add(out, "}\n", 2, e)
                ? -1
                : 0;
 }
@@ -99,7 +101,8 @@ static int put_prompt(Text *out, const Tokenizer *t, const TrainExplain *x, Err 
     return text_addf(out, e, "\n");
 }
 
-static int lesson_side(Text *out, const Tokenizer *t, const char *name, const ExplainSide *s, Err *e)
+static int lesson_side(Text *out, const Tokenizer *t, const char *name, const ExplainSide *s,
+                       Err *e)
 {
     if (text_addf(out, e, "\n%s, %zu tokens:\n%8s %14s %14s %12s %14s   piece\n", name, s->n, "id",
                   "log policy", "log reference", "log-ratio", "gradient"))
@@ -148,8 +151,8 @@ static int lesson_kto(Text *out, const TrainExplain *x, Err *e)
                      "        = sigma(%g (%.6f - %.6f)) = %.6f\n"
                      "loss    = weight (1 - sigma) = %.6f\n"
                      "gradient of a token  = %sweight beta sigma (1 - sigma) = %.6g\n",
-                     inside, x->beta, x->label ? ratio : x->kl, x->label ? x->kl : ratio, x->sigmoid,
-                     x->loss, x->label ? "-" : "", x->label ? -slope : slope);
+                     inside, x->beta, x->label ? ratio : x->kl, x->label ? x->kl : ratio,
+                     x->sigmoid, x->loss, x->label ? "-" : "", x->label ? -slope : slope);
 }
 
 static int put_lesson(const Tokenizer *t, const TrainExplain *x, Text *out, Err *e)
@@ -157,7 +160,8 @@ static int put_lesson(const Tokenizer *t, const TrainExplain *x, Text *out, Err 
     int dpo = x->method == TRAIN_DPO;
     if (text_addf(out, e, "row %zu (line %zu), %s, loss %s, beta %g; log-probs in nats\n", x->row,
                   x->line, train_method_names[x->method], x->loss_name, x->beta) ||
-        put_prompt(out, t, x, e) || lesson_side(out, t, dpo ? "chosen" : "completion", &x->side[0], e))
+        put_prompt(out, t, x, e) ||
+        lesson_side(out, t, dpo ? "chosen" : "completion", &x->side[0], e))
         return -1;
     if (!dpo) return lesson_kto(out, x, e);
     return lesson_side(out, t, "rejected", &x->side[1], e) || lesson_dpo(out, x, e) ? -1 : 0;

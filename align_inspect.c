@@ -13,9 +13,9 @@ static const Option inspect_rows[] = {
 };
 static const OptionGroup inspect_group = OPTION_GROUP("Inspect", inspect_rows);
 static const OptionGroup *const inspect_groups[] = {&inspect_group, &group_quiet, NULL};
-static const OptionTable inspect_table = {
-    "inspect", "what a model, adapter, data set or run is, with hashes", "[PATH]",
-    "align inspect MODEL", inspect_groups};
+static const OptionTable inspect_table = {"inspect",
+                                          "what a model, adapter, data set or run is, with hashes",
+                                          "[PATH]", "align inspect MODEL", inspect_groups};
 
 /* ---- facts --------------------------------------------------------------------------------- */
 
@@ -27,12 +27,11 @@ typedef struct {
     size_t indent; /* of lines: inside a list of things */
 } Facts;
 
-#define NAME_COLUMN 18
+#define NAME_COLUMN 19
 
 static int fact_name(Facts *f, const char *name, Err *e)
 {
-    if (!f->json)
-        return text_addf(&f->text, e, "%*s%-*s", (int)f->indent, "", NAME_COLUMN, name);
+    if (!f->json) return text_addf(&f->text, e, "%*s%-*s", (int)f->indent, "", NAME_COLUMN, name);
     if (text_add(&f->text, f->count++ ? "," : "{", 1, e)) return -1;
     if (json_put_string(&f->text, name, strlen(name), e)) return -1;
     return text_add(&f->text, ":", 1, e);
@@ -71,7 +70,8 @@ static int fact_flag(Facts *f, const char *name, int value, Err *e)
     return text_addf(&f->text, e, "%s", value ? "true" : "false");
 }
 
-/* A list of things, each a Facts of its own: facts_list, then for each facts_item ... , facts_end. */
+/* A list of things, each a Facts of its own: facts_list, then for each facts_item ... , facts_end.
+ */
 static int facts_list(Facts *f, const char *name, Err *e)
 {
     if (!f->json) return text_addf(&f->text, e, "%s\n", name);
@@ -250,8 +250,9 @@ static const Json *read_object(const char *dir, const char *name, Pool *pool, Er
 
 static int inspect_adapter(Facts *f, const char *dir, Err *e)
 {
-    static const char *const keys[] = {"peft_type", "base_model_name_or_path", "r", "lora_alpha",
-                                       "use_rslora", "lora_dropout", "target_modules"};
+    static const char *const keys[] = {
+        "peft_type",    "base_model_name_or_path", "r", "lora_alpha", "use_rslora",
+        "lora_dropout", "target_modules"};
     Pool pool = {0};
     Safetensors s;
     char path[IO_PATH_MAX];
@@ -268,9 +269,73 @@ static int inspect_adapter(Facts *f, const char *dir, Err *e)
         numbers += s.tensors[i].count;
         status = safetensors_check_finite(&s, &s.tensors[i], e);
     }
-    status = status || fact_count(f, "tensors", s.count, e) ||
-             fact_count(f, "parameters", numbers, e);
+    status =
+        status || fact_count(f, "tensors", s.count, e) || fact_count(f, "parameters", numbers, e);
     safetensors_close(&s);
+    return status ? -1 : facts_directory(f, dir, e);
+}
+
+/* ---- training runs ------------------------------------------------------------------------- */
+
+/* The last whole line of a JSONL file as an object; NULL with *e, or without where there is none.
+ */
+static const Json *last_row(const char *path, Pool *pool, Err *e)
+{
+    JsonLines lines;
+    Json *row, *last = NULL;
+    int more;
+    if (jsonl_open(&lines, path, e)) return NULL;
+    while ((more = jsonl_next(&lines, pool, &row, e)) > 0) last = row;
+    jsonl_close(&lines);
+    return more < 0 ? NULL : last;
+}
+
+static int has_file(const char *dir, const char *name)
+{
+    char path[IO_PATH_MAX];
+    return !io_path(path, sizeof path, dir, name, NULL) && io_exists(path);
+}
+
+/* The last line of metrics.jsonl: how far the run came, and what it had learnt. */
+static int facts_metrics(Facts *f, const char *dir, Pool *pool, Err *e)
+{
+    static const char *const keys[] = {
+        "step", "loss", "eval_loss", "rewards/margins", "rewards/accuracies", "kl", "num_tokens"};
+    char path[IO_PATH_MAX];
+    Err none = {0};
+    if (io_path(path, sizeof path, dir, "metrics.jsonl", e)) return -1;
+    if (!io_exists(path)) return 0;
+    const Json *last = last_row(path, pool, &none);
+    if (!last && none.code) return *e = none, -1;
+    for (size_t i = 0; last && i < sizeof keys / sizeof *keys; i++)
+        if (fact_member(f, keys[i], last, keys[i], e)) return -1;
+    return 0;
+}
+
+static int facts_checkpoints(Facts *f, const char *dir, Pool *pool, Err *e)
+{
+    char path[IO_PATH_MAX], **names;
+    size_t n;
+    if (!has_file(dir, "checkpoints")) return 0;
+    if (io_path(path, sizeof path, dir, "checkpoints", e) || io_list(path, pool, &names, &n, e))
+        return -1;
+    return n ? fact_text(f, "newest checkpoint", names[n - 1], e) : 0;
+}
+
+static int inspect_training(Facts *f, const char *dir, Err *e)
+{
+    static const char *const keys[] = {"method", "reference", "model", "tokenizer", "data", "eval"};
+    Pool pool = {0};
+    const Json *inputs = has_file(dir, "inputs.json") ? read_object(dir, "inputs.json", &pool, e)
+                                                      : &(const Json){.type = JSON_OBJECT};
+    int finished = has_file(dir, "adapter") || has_file(dir, "model");
+    int status = !inputs || fact_text(f, "kind", "training run", e) ||
+                 fact_flag(f, "finished", finished, e) ||
+                 fact_flag(f, "locked", has_file(dir, "LOCK"), e);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && !status; i++)
+        status = fact_member(f, keys[i], inputs, keys[i], e);
+    status = status || facts_metrics(f, dir, &pool, e) || facts_checkpoints(f, dir, &pool, e);
+    pool_free(&pool);
     return status ? -1 : facts_directory(f, dir, e);
 }
 
@@ -393,12 +458,6 @@ static int inspect_data(Facts *f, const char *path, Err *e)
 
 /* ---- which of them ------------------------------------------------------------------------- */
 
-static int has_file(const char *dir, const char *name)
-{
-    char path[IO_PATH_MAX];
-    return !io_path(path, sizeof path, dir, name, NULL) && io_exists(path);
-}
-
 static int ends_with(const char *text, const char *end)
 {
     size_t n = strlen(text), m = strlen(end);
@@ -412,11 +471,14 @@ static int inspect_path(Facts *f, const char *path, Err *e)
         return ends_with(path, ".safetensors") ? inspect_safetensors(f, path, e)
                                                : inspect_data(f, path, e);
     if (has_file(path, "adapter_config.json")) return inspect_adapter(f, path, e);
+    if (has_file(path, "inputs.json") || has_file(path, "metrics.jsonl"))
+        return inspect_training(f, path, e);
     if (has_file(path, "config.json") || has_file(path, "tokenizer.json"))
         return inspect_model(f, path, e);
     return err_set(e, ERR_DATA,
                    "%s: nothing known: a model has config.json, an adapter adapter_config.json, a "
-                   "run metrics.jsonl or ledger.jsonl", path);
+                   "run metrics.jsonl or ledger.jsonl",
+                   path);
 }
 
 /* ---- this machine -------------------------------------------------------------------------- */

@@ -19,9 +19,9 @@ static const Option tokenize_rows[] = {
 static const OptionGroup tokenize_group = OPTION_GROUP("Text", tokenize_rows);
 static const OptionGroup *const tokenize_groups[] = {&group_model, &tokenize_group, &group_quiet,
                                                      NULL};
-static const OptionTable tokenize_table = {
-    "tokenize", "token ids of texts", NULL, "align tokenize -m MODEL -p \"Hello world\"",
-    tokenize_groups};
+static const OptionTable tokenize_table = {"tokenize", "token ids of texts", NULL,
+                                           "align tokenize -m MODEL -p \"Hello world\"",
+                                           tokenize_groups};
 
 /* The pieces of -p: one line each, or one object. */
 static int put_pieces(const Tokenizer *t, const Ids *ids, int json, Text *out, Err *e)
@@ -35,8 +35,8 @@ static int put_pieces(const Tokenizer *t, const Ids *ids, int json, Text *out, E
         if (json ? i && text_add(out, ",", 1, e) : text_addf(out, e, "%7ld  ", (long)ids->ids[i]))
             return -1;
         if (json_put_string(out, piece ? piece : "", len, e)) return -1;
-        if (!json && text_addf(out, e, "%s\n", tokenizer_is_special(t, ids->ids[i]) ? "  special"
-                                                                                     : ""))
+        if (!json &&
+            text_addf(out, e, "%s\n", tokenizer_is_special(t, ids->ids[i]) ? "  special" : ""))
             return -1;
     }
     return json ? text_addf(out, e, "]}\n") : 0;
@@ -89,7 +89,8 @@ static int tokenize_run(const Options *o, Err *e)
 {
     const char *prompt = option_text(o, "prompt");
     if (!prompt == !option_text(o, "data"))
-        return err_set(e, ERR_USAGE, "--prompt TEXT or --data FILE is needed, and only one of them");
+        return err_set(e, ERR_USAGE,
+                       "--prompt TEXT or --data FILE is needed, and only one of them");
     int flags = (option_flag(o, "parse-special") ? TOKENIZE_SPECIAL : 0) |
                 (option_flag(o, "no-special") ? 0 : TOKENIZE_ADD);
     Tokenizer *t = tokenizer_load(option_text(o, "model"), notes(), e);
@@ -122,9 +123,8 @@ static const Option completion_rows[] = {
     {"eos", 0, OPTION_FLAG, NULL, NULL, "append the end token to completions in plain text"},
 };
 static const OptionGroup score_group = OPTION_GROUP("Score", completion_rows);
-static const OptionGroup *const score_groups[] = {&group_model,  &group_adapter, &score_group,
-                                                  &group_rows,   &group_engine,  &group_quiet,
-                                                  NULL};
+static const OptionGroup *const score_groups[] = {
+    &group_model, &group_adapter, &score_group, &group_rows, &group_engine, &group_quiet, NULL};
 static const OptionTable score_table = {
     "score", "log-probs of given completions", NULL,
     "align score -m MODEL --data rows.jsonl --tokens -o scores.jsonl", score_groups};
@@ -158,8 +158,10 @@ static int write_score(void *ctx, const Score *s, Err *e)
     const Row *row = &w->data->rows[s->row];
     Text *line = &w->line;
     line->len = 0;
-    if (text_addf(line, e, "{\"index\":%zu,\"prompt_tokens\":%zu,\"completion_tokens\":%zu,"
-                           "\"logp\":", row->index, row->n_prompt, s->n) ||
+    if (text_addf(line, e,
+                  "{\"index\":%zu,\"prompt_tokens\":%zu,\"completion_tokens\":%zu,"
+                  "\"logp\":",
+                  row->index, row->n_prompt, s->n) ||
         json_put_f64(line, s->sum, e))
         return -1;
     if (w->tokens && (text_add(line, ",", 1, e) || put_ids(line, "token_ids", s->ids, s->n, e) ||

@@ -55,7 +55,8 @@ static const OptionGroup kto_loss_group = OPTION_GROUP("KTO", kto_loss_rows);
 static const Option kto_rows[] = {
     {"desirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto",
      "weight of rows with label true; auto balances the classes by KTO's rule"},
-    {"undesirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto", "weight of rows with label false"},
+    {"undesirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto",
+     "weight of rows with label false"},
     {"kl-pairing", 0, OPTION_CHOICE, "distinct", "distinct|trl|halos",
      "whose completion a row borrows for the KL estimate: another prompt's, drawn by --seed; the "
      "row before in its block (TRL); the row after (HALOs)"},
@@ -84,7 +85,8 @@ static const Option adapter_rows[] = {
 static const OptionGroup adapter_group = OPTION_GROUP("What is trained", adapter_rows);
 
 static const Option optimiser_rows[] = {
-    {"lr", 0, OPTION_NUMBER, "auto", "(0,1000]|auto", "learning rate; auto: 1e-5, with --full 1e-6"},
+    {"lr", 0, OPTION_NUMBER, "auto", "(0,1000]|auto",
+     "learning rate; auto: 1e-5, with --full 1e-6"},
     {"schedule", 0, OPTION_CHOICE, "linear", "linear|cosine|constant", "learning rate over steps"},
     {"warmup", 0, OPTION_NUMBER, "0", "[0,1000000000]",
      "steps of rising learning rate; below 1: share of all steps"},
@@ -115,28 +117,28 @@ static const Option saving_rows[] = {
     {"dump-gradients", 0, OPTION_FILE, NULL, NULL,
      "gradients of the first step, before clipping, as safetensors"},
     {"memory", 0, OPTION_SIZE, "auto", "[1M,inf)|auto",
-     "most memory to plan with; activations that do not fit are computed twice; auto: what is free"},
+     "most memory to plan with; activations that do not fit are computed twice; auto: what is "
+     "free"},
 };
 static const OptionGroup saving_group = OPTION_GROUP("Saving, measuring, memory", saving_rows);
 
 static const OptionGroup *const sft_groups[] = {
-    &group_model,    &run_group,       &adapter_group, &optimiser_group, &group_length,
-    &group_rows,     &saving_group,    &group_engine,  &group_quiet,     NULL};
+    &group_model, &run_group,    &adapter_group, &optimiser_group, &group_length,
+    &group_rows,  &saving_group, &group_engine,  &group_quiet,     NULL};
 static const OptionGroup *const dpo_groups[] = {
-    &group_model,   &run_group,       &dpo_loss_group, &group_beta, &group_dpo,    &group_reference,
-    &adapter_group, &optimiser_group, &group_length,   &group_rows, &saving_group, &group_engine,
-    &group_quiet,   NULL};
+    &group_model,     &run_group,     &dpo_loss_group,  &group_beta,   &group_dpo,
+    &group_reference, &adapter_group, &optimiser_group, &group_length, &group_rows,
+    &saving_group,    &group_engine,  &group_quiet,     NULL};
 static const OptionGroup *const kto_groups[] = {
-    &group_model,   &run_group,       &kto_loss_group, &group_beta, &group_kto,    &group_reference,
-    &adapter_group, &optimiser_group, &group_length,   &group_rows, &saving_group, &group_engine,
-    &group_quiet,   NULL};
+    &group_model,     &run_group,     &kto_loss_group,  &group_beta,   &group_kto,
+    &group_reference, &adapter_group, &optimiser_group, &group_length, &group_rows,
+    &saving_group,    &group_engine,  &group_quiet,     NULL};
 
-static const OptionTable sft_table = {
-    "sft", "train on given answers", NULL,
-    "align sft -m MODEL --data answers.jsonl -o RUN", sft_groups};
-static const OptionTable dpo_table = {
-    "dpo", "train on preference pairs (Rafailov et al. 2023)", NULL,
-    "align dpo -m MODEL --data pairs.jsonl -o RUN", dpo_groups};
+static const OptionTable sft_table = {"sft", "train on given answers", NULL,
+                                      "align sft -m MODEL --data answers.jsonl -o RUN", sft_groups};
+static const OptionTable dpo_table = {"dpo", "train on preference pairs (Rafailov et al. 2023)",
+                                      NULL, "align dpo -m MODEL --data pairs.jsonl -o RUN",
+                                      dpo_groups};
 static const OptionTable kto_table = {
     "kto", "train on answers labelled good or bad (Ethayarajh et al. 2024)", NULL,
     "align kto -m MODEL --data labelled.jsonl -o RUN", kto_groups};
@@ -193,7 +195,8 @@ static int kto_from(const Options *o, TrainConfig *c, Err *e)
     assert(!unknown);
     (void)unknown;
     if (loss && kto_loss_parse(loss, &c->kto.loss))
-        return err_set(e, ERR_USAGE, "--loss: %s is no loss of kto; allowed: " KTO_LOSS_WORDS, loss);
+        return err_set(e, ERR_USAGE, "--loss: %s is no loss of kto; allowed: " KTO_LOSS_WORDS,
+                       loss);
     c->kto.beta = option_number(o, "beta");
     c->auto_desirable = option_is(o, "desirable-weight", "auto");
     c->auto_undesirable = option_is(o, "undesirable-weight", "auto");
@@ -341,8 +344,11 @@ static int put_result(const TrainConfig *c, const TrainResult *r, int json, Text
         int status = text_addf(&path, e, "%s/%s", c->run, product) ||
                      json_put_string(out, path.data, path.len, e);
         text_free(&path);
-        return status || text_addf(out, e, ",\"steps\":%zu,\"resumed_from\":%zu,\"skipped\":%zu,"
-                                           "\"loss\":", r->steps, r->resumed_from, r->skipped) ||
+        return status ||
+                       text_addf(out, e,
+                                 ",\"steps\":%zu,\"resumed_from\":%zu,\"skipped\":%zu,"
+                                 "\"loss\":",
+                                 r->steps, r->resumed_from, r->skipped) ||
                        json_put_f64(out, r->loss, e) || text_addf(out, e, ",\"eval_loss\":") ||
                        json_put_f64(out, r->eval_loss, e) ||
                        text_addf(out, e, ",\"seconds\":%.3f}\n", r->seconds)

@@ -594,3 +594,44 @@ int generate_stream(const Generator *g, const Prompt *prompt,
     if (finish) *finish = s.finish;
     return status;
 }
+
+/* ---- responses.jsonl ----------------------------------------------------------------------- */
+
+/* The columns of source that neither are the prompt nor share a name with ours. */
+static int put_other_columns(Text *out, const Json *source, const char *prompt_column, Err *e)
+{
+    static const char *const ours[] = {"index",    "sample",    "prompt",
+                                       "response", "token_ids", "finish"};
+    for (const Json *column = source->child; column; column = column->next) {
+        int taken = !strcmp(column->key, prompt_column);
+        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+            taken |= !strcmp(column->key, ours[i]);
+        if (taken) continue;
+        if (text_add(out, ",", 1, e) || json_put_string(out, column->key, column->key_len, e) ||
+            text_add(out, ":", 1, e) || json_put(out, column, e))
+            return -1;
+    }
+    return 0;
+}
+
+int generate_put_row(Text *out, const Tokenizer *t, uint64_t index, const Json *source,
+                     const char *prompt_column, const Continuation *c, Err *e)
+{
+    const Json *prompt = json_get(source, prompt_column);
+    Text response = {0};
+    if (!prompt) return err_set(e, ERR_INTERNAL, "a prompt's row has no \"%s\"", prompt_column);
+    int status = tokenizer_decode(t, c->ids, c->count, 1, &response, e) ||
+                 text_addf(out, e, "{\"index\":%llu,\"sample\":%zu,\"prompt\":",
+                           (unsigned long long)index, c->sample) ||
+                 json_put(out, prompt, e) || text_addf(out, e, ",\"response\":") ||
+                 json_put_string(out, response.data ? response.data : "", response.len, e) ||
+                 text_addf(out, e, ",\"token_ids\":[");
+    text_free(&response);
+    for (size_t i = 0; i < c->count && !status; i++)
+        status = text_addf(out, e, "%s%ld", i ? "," : "", (long)c->ids[i]);
+    return status ||
+                   text_addf(out, e, "],\"finish\":\"%s\"", generate_finish_names[c->finish]) ||
+                   put_other_columns(out, source, prompt_column, e) || text_add(out, "}", 1, e)
+               ? -1
+               : 0;
+}

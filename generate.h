@@ -75,6 +75,13 @@ int generate_stream(const Generator *g, const Prompt *prompt,
                     int (*text)(void *ctx, const char *bytes, size_t len, Err *e), void *ctx,
                     Ids *ids, GenerateFinish *finish, Err *e);
 
+/* Appends a line of responses.jsonl, without its end:
+ *     {"index","sample","prompt","response","token_ids","finish",...}
+ * source: the prompt's row; its column prompt_column becomes "prompt", and all columns that have
+ * another name than ours are carried along. t decodes the response. */
+int generate_put_row(Text *out, const Tokenizer *t, uint64_t index, const Json *source,
+                     const char *prompt_column, const Continuation *c, Err *e);
+
 /* The choice itself: a token of z [V] by the draw u in [0,1). In this order: temperature, top_k,
  * top_p (of what top_k left), min_p; then the tokens left, in the order of their ids, share [0,1)
  * by their probabilities. Overwrites z; order [V] is scratch. -1 where a logit is NaN or none is

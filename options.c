@@ -690,9 +690,9 @@ static int add_facts(Text *out, const Option *row, size_t *at, Err *e)
         while (!status && next_part(&rest, '|', &part, &n))
             status = text_addf(&facts, e, "%.*s%s", (int)n, part, rest ? " | " : "");
         if (!status && row->value)
-            status = text_addf(&facts, e, "%s%s%s", row->allowed ? "; " : "",
-                               has_default ? "default " : "",
-                               has_default ? row->value : "required");
+            status =
+                text_addf(&facts, e, "%s%s%s", row->allowed ? "; " : "",
+                          has_default ? "default " : "", has_default ? row->value : "required");
         if (!status) status = text_add(&facts, "]", 1, e);
     }
     if (!status) status = add_wrapped(out, facts.data, HELP_COLUMN, at, e);
@@ -840,8 +840,9 @@ static int markdown_row(const OptionTable *const *tables, size_t count, const Op
 
 int options_markdown(const OptionTable *const *tables, size_t count, Text *out, Err *e)
 {
-    if (text_addf(out, e, "| option | commands | allowed | default | meaning |\n"
-                          "|---|---|---|---|---|\n"))
+    if (text_addf(out, e,
+                  "| option | commands | allowed | default | meaning |\n"
+                  "|---|---|---|---|---|\n"))
         return -1;
     for (size_t t = 0; t < count; t++) {
         const Option *row;

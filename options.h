@@ -12,16 +12,16 @@
 #include "base.h"
 
 typedef enum {
-    OPTION_FLAG,    /* takes no value; --name=false turns off what the file turned on */
-    OPTION_TEXT,    /* any text */
-    OPTION_FILE,    /* a path, not empty */
-    OPTION_DIR,     /* a directory's path, not empty */
-    OPTION_COUNT,   /* a whole number of 64 bits */
-    OPTION_NUMBER,  /* a finite number */
-    OPTION_SIZE,    /* bytes: 65536, 512M, 1.5G (K = 1024) */
-    OPTION_CHOICE,  /* one word */
-    OPTION_WORDS,   /* words separated by commas */
-    OPTION_NUMBERS  /* numbers separated by commas */
+    OPTION_FLAG,   /* takes no value; --name=false turns off what the file turned on */
+    OPTION_TEXT,   /* any text */
+    OPTION_FILE,   /* a path, not empty */
+    OPTION_DIR,    /* a directory's path, not empty */
+    OPTION_COUNT,  /* a whole number of 64 bits */
+    OPTION_NUMBER, /* a finite number */
+    OPTION_SIZE,   /* bytes: 65536, 512M, 1.5G (K = 1024) */
+    OPTION_CHOICE, /* one word */
+    OPTION_WORDS,  /* words separated by commas */
+    OPTION_NUMBERS /* numbers separated by commas */
 } OptionType;
 
 /* allowed: alternatives separated by '|'. A number's range is an interval in the notation of
@@ -45,7 +45,10 @@ typedef struct {
     const Option *rows;
     size_t count;
 } OptionGroup;
-#define OPTION_GROUP(title, rows) {title, rows, sizeof(rows) / sizeof(rows)[0]}
+#define OPTION_GROUP(title, rows)                                                                  \
+    {                                                                                              \
+        title, rows, sizeof(rows) / sizeof(rows)[0]                                                \
+    }
 
 /* Everything a subcommand takes. Its groups may be shared with other subcommands. --config and
  * --help belong to every table and stand in none. */
@@ -88,13 +91,13 @@ int options_parse(Options *o, const OptionTable *t, int argc, const char *const 
 void options_free(Options *o);
 
 /* Values by long name; the name must be in the table and of the type (asserted). */
-const char *option_text(const Options *o, const char *name);     /* NULL = none */
+const char *option_text(const Options *o, const char *name); /* NULL = none */
 int option_flag(const Options *o, const char *name);
 int option_is(const Options *o, const char *name, const char *word);
-uint64_t option_count(const Options *o, const char *name);       /* COUNT, SIZE; not a word */
-double option_number(const Options *o, const char *name);        /* NUMBER; not a word */
-int option_given(const Options *o, const char *name);            /* not the default */
-int option_exists(const Options *o, const char *name);           /* is in this table at all */
+uint64_t option_count(const Options *o, const char *name); /* COUNT, SIZE; not a word */
+double option_number(const Options *o, const char *name);  /* NUMBER; not a word */
+int option_given(const Options *o, const char *name);      /* not the default */
+int option_exists(const Options *o, const char *name);     /* is in this table at all */
 /* Element i of a list (WORDS, NUMBERS): 1, or 0 beyond the last. word has room for size bytes. */
 int option_word(const Options *o, const char *name, size_t i, char *word, size_t size);
 int option_list_number(const Options *o, const char *name, size_t i, double *value);

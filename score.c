@@ -59,8 +59,7 @@ static int pass_pack(Pass *p, size_t first, size_t count, size_t *end, Err *e)
     for (; i < count && (i == first || p->packer.batch.T < p->tokens); i++) {
         const Row *row = &p->rows[i];
         int shared = i > first && same_prompt(row, &p->rows[i - 1]);
-        if (!shared &&
-            packer_add_context(&p->packer, -1, row->prompt, row->n_prompt, &prompt, e))
+        if (!shared && packer_add_context(&p->packer, -1, row->prompt, row->n_prompt, &prompt, e))
             return -1;
         for (size_t side = 0; side < p->sides; side++) {
             Place place = {.row = i, .side = side};
@@ -134,7 +133,10 @@ static int pass_run(Pass *p, const Compute *c, ScoreFn fn, void *ctx, Err *e)
 int score_rows(Model *m, const Lora *lora, const Compute *c, const Row *rows, size_t count,
                size_t sides, size_t tokens, ScoreFn fn, void *ctx, Err *e)
 {
-    Pass p = {.m = m, .lora = lora, .rows = rows, .sides = sides,
+    Pass p = {.m = m,
+              .lora = lora,
+              .rows = rows,
+              .sides = sides,
               .tokens = tokens ? tokens : PASS_TOKENS};
     int status = 0;
     for (size_t at = 0; at < count && !status;) {

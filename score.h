@@ -14,9 +14,9 @@ typedef struct {
     size_t row, side;   /* which of the rows, which of its completions */
     const int32_t *ids; /* [n] the completion's tokens */
     size_t n;
-    const real *logp;   /* [n - skipped] log-probs in nats of tokens skipped .. n-1 */
-    size_t skipped;     /* 1 where the first token has nothing before it, else 0 */
-    double sum;         /* over the scored tokens, in double, in their order */
+    const real *logp; /* [n - skipped] log-probs in nats of tokens skipped .. n-1 */
+    size_t skipped;   /* 1 where the first token has nothing before it, else 0 */
+    double sum;       /* over the scored tokens, in double, in their order */
 } Score;
 /* Returns 0 to go on, -1 with *e to stop. */
 typedef int (*ScoreFn)(void *ctx, const Score *s, Err *e);

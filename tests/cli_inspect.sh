@@ -24,6 +24,15 @@ has "data set" '^good for +preference pairs' "$T/out"
 has "columns and what they hold" '^  rejected +null 1, strings 1$' "$T/out"
 gives "data set as JSON" 0 align inspect "$T/pairs.jsonl" --json
 has "data set as JSON" '"columns":\[\{"name":"prompt","rows":2,"types":"strings 2"\}' "$T/out"
+printf '{"prompt":"a","chosen":"b","rejected":"c"}\n{"prompt":"a","chosen":"b","rejected":"d"}\n' \
+    >"$T/train.jsonl"
+gives "a run to look at" 0 align dpo -m "$MODEL" --data "$T/train.jsonl" -o "$T/run" --steps 3 -q
+gives "run" 0 align inspect "$T/run"
+has "run" '^finished +yes$' "$T/out"
+has "run: its last step" '^step +3$' "$T/out"
+has "run: its checkpoint" '^newest checkpoint +step-00000003$' "$T/out"
+gives "run as JSON" 0 align inspect "$T/run" --json
+has "run as JSON" '^\{"kind":"training run","finished":true,"locked":false,"method":"dpo"' "$T/out"
 gives "machine" 0 align inspect --cpu
 has "machine" '^kernels .*ref' "$T/out"
 

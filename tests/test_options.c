@@ -25,7 +25,8 @@ static const Option train_rows[] = {
 static const OptionGroup model_group = OPTION_GROUP("Model", model_rows);
 static const OptionGroup train_group = OPTION_GROUP("Training", train_rows);
 static const OptionGroup *const groups[] = {&model_group, &train_group, NULL};
-static const OptionTable table = {"toy", "a table to test with", "[RUN]", "align toy -m DIR", groups};
+static const OptionTable table = {"toy", "a table to test with", "[RUN]", "align toy -m DIR",
+                                  groups};
 
 #define ARGS_MAX 16
 static Options o;
@@ -214,10 +215,11 @@ static int parse_file(const char *text, const char *extra)
 
 static void a_file_supplies_any_option(void)
 {
-    CHECK(parse_file("{\"command\": \"toy\", \"model\": \"dir\", \"beta\": 0.25, \"threads\": 4.0,"
-                     "\"loss\": [\"ipo\", \"hinge\"], \"loss-weights\": [1, 2.5], \"no-mmap\": true,"
-                     "\"order\": \"file\", \"prompt\": null, \"memory\": \"2G\"}",
-                     "--beta 0.5 --no-mmap=false") == 0);
+    CHECK(
+        parse_file("{\"command\": \"toy\", \"model\": \"dir\", \"beta\": 0.25, \"threads\": 4.0,"
+                   "\"loss\": [\"ipo\", \"hinge\"], \"loss-weights\": [1, 2.5], \"no-mmap\": true,"
+                   "\"order\": \"file\", \"prompt\": null, \"memory\": \"2G\"}",
+                   "--beta 0.5 --no-mmap=false") == 0);
     CHECK(option_number(&o, "beta") == 0.5); /* the flag beats the file */
     CHECK(!option_flag(&o, "no-mmap"));
     CHECK(option_count(&o, "threads") == 4);
@@ -308,7 +310,8 @@ static void markdown_joins_commands_that_share_a_row(void)
     const OptionTable *const tables[] = {&table, &small};
     Text out = {0};
     CHECK(options_markdown(tables, 2, &out, &e) == 0);
-    CHECK(strstr(out.data, "| `--model`, `-m` | toy tiny | DIR | (required) | model directory |\n"));
+    CHECK(
+        strstr(out.data, "| `--model`, `-m` | toy tiny | DIR | (required) | model directory |\n"));
     CHECK(strstr(out.data, "| `--dropout` | toy | `[0,1)` | `0` | share of dropped inputs |\n"));
     const char *first = strstr(out.data, "`--model`");
     CHECK(first && !strstr(first + 1, "`--model`"));

@@ -69,10 +69,14 @@ static int write_weights(const char *path, uint64_t seed, Err *e)
     static const struct {
         const char *name;
         uint64_t rows, cols;
-    } shapes[] = {{"input_layernorm", H, 0},       {"self_attn.q_proj", H, H},
-                  {"self_attn.k_proj", GROUPS * D, H}, {"self_attn.v_proj", GROUPS * D, H},
-                  {"self_attn.o_proj", H, H},      {"post_attention_layernorm", H, 0},
-                  {"mlp.gate_proj", F, H},         {"mlp.up_proj", F, H},
+    } shapes[] = {{"input_layernorm", H, 0},
+                  {"self_attn.q_proj", H, H},
+                  {"self_attn.k_proj", GROUPS * D, H},
+                  {"self_attn.v_proj", GROUPS * D, H},
+                  {"self_attn.o_proj", H, H},
+                  {"post_attention_layernorm", H, 0},
+                  {"mlp.gate_proj", F, H},
+                  {"mlp.up_proj", F, H},
                   {"mlp.down_proj", H, F}};
     const float width = 0.25f;
     StOut list[MAX_TENSORS];
