@@ -100,29 +100,49 @@ static int plan_attention(Tape *t, const Model *m, const Batch *b, AttentionPlan
     return parts ? 0 : -1;
 }
 
-static const uint32_t *positions(Tape *t, const Model *m, const Batch *b)
+static const uint32_t *positions(Tape *t, const Batch *b)
 {
     uint32_t *position = tape_memory(t, b->T * sizeof *position);
     for (size_t i = 0; position && i < b->n_segments; i++)
         for (size_t j = 0; j < b->segments[i].count; j++) {
             size_t at = b->segments[i].pos + j;
-            if (at >= m->rope_positions) return NULL;
             position[b->segments[i].row + j] = (uint32_t)at;
         }
     return position;
 }
 
-/* NULL when the tape's memory is out, or a position lies beyond model_reserve_positions. */
+/* Nothing below checks an id or a position again: what could read outside an array stops here. */
+static int check_batch(const Model *m, const Batch *b, Err *e)
+{
+    size_t V = m->config.V;
+    for (size_t i = 0; i < b->T + b->n_scores; i++) {
+        int32_t id = i < b->T ? b->ids[i] : b->score_target[i - b->T];
+        if (id < 0 || (size_t)id >= V)
+            return err_set(e, ERR_DATA, "token id %ld is not in the model's vocabulary of %zu: "
+                           "tokenizer and model do not belong together", (long)id, V);
+    }
+    for (size_t i = 0; i < b->n_segments; i++)
+        if (b->segments[i].pos + b->segments[i].count > m->rope_positions)
+            return err_set(e, ERR_INTERNAL, "position %zu is beyond the %zu reserved",
+                           b->segments[i].pos + b->segments[i].count - 1, m->rope_positions);
+    return 0;
+}
+
+/* NULL when the batch does not fit the model, or the tape's memory is out. */
 static Pass *pass_begin(Tape *t, Model *m, const Lora *lora, const Batch *b)
 {
+    Err e;
+    if (check_batch(m, b, &e)) {
+        tape_fail(t, &e);
+        return NULL;
+    }
     Pass *p = tape_memory(t, sizeof *p);
     if (!p) return NULL;
     p->model = m;
     p->lora = lora;
-    p->rotary = (Rotary){m->rope_cos, m->rope_sin, positions(t, m, b), m->config.D};
-    if (p->rotary.position && !plan_attention(t, m, b, &p->plan)) return p;
-    t->failed = 1;
-    return NULL;
+    p->rotary = (Rotary){m->rope_cos, m->rope_sin, positions(t, b), m->config.D};
+    if (!p->rotary.position || plan_attention(t, m, b, &p->plan)) return NULL;
+    return p;
 }
 
 size_t model_node_bytes(const Model *m, const Batch *b)

@@ -43,6 +43,7 @@ void tape_reset(Tape *t)
     t->last = NULL;
     t->boundary[0] = t->boundary[1] = NULL;
     t->failed = 0;
+    t->fault.code = 0;
 }
 
 size_t tape_peak(const Tape *t)
@@ -53,8 +54,15 @@ size_t tape_peak(const Tape *t)
 int tape_check(const Tape *t, Err *e)
 {
     if (!t->failed) return 0;
+    if (t->fault.code) return err_set(e, t->fault.code, "%s", t->fault.text);
     return err_set(e, ERR_INTERNAL, "tape: the planned memory (%zu bytes, %zu for records) is too "
                    "small for this batch", t->arena.size, t->nodes.size);
+}
+
+void tape_fail(Tape *t, const Err *fault)
+{
+    if (!t->failed) t->fault = *fault;
+    t->failed = 1;
 }
 
 /* Do kernels run? Not while counting, and not after memory ran out. */

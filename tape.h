@@ -47,11 +47,12 @@ typedef struct {
     int record;   /* leave nodes? (0: inference and reference) */
     int counting; /* measure only: no kernel runs */
     int keep;     /* layers keep their activations (0: recompute them) */
-    int failed;   /* the arena was too small; nothing was computed since */
+    int failed;   /* memory was too small, or tape_fail; nothing was computed since */
     uint64_t dropout_key; /* changes with every micro-batch; 0 = dropout off (evaluation) */
     Compute exact;        /* as compute, in f32: adapters are never rounded to bf16 */
     real *boundary[2];    /* gradients at the borders between layers, see tape_layer */
-    Var nothing;          /* what operations return once memory is out */
+    Var nothing;          /* what operations return once the tape has failed */
+    Err fault;            /* of tape_fail; code 0 = none */
 } Tape;
 
 /* bytes = 0 opens a counting tape. node_bytes bounds the records. */
@@ -59,8 +60,11 @@ int tape_open(Tape *t, const Compute *c, size_t bytes, size_t node_bytes, Err *e
 void tape_close(Tape *t);
 void tape_reset(Tape *t); /* forgets all values and nodes; keeps the memory and the peak */
 size_t tape_peak(const Tape *t);
-/* The one fault a tape can have: its memory was smaller than the program needs. */
+/* 0, or -1 with what went wrong since tape_reset: the memory was smaller than the program needs, or
+ * the fault that tape_fail was given. */
 int tape_check(const Tape *t, Err *e);
+/* Makes the tape fail: operations do nothing from here on. */
+void tape_fail(Tape *t, const Err *fault);
 
 /* A value without history: zeroed memory [rows, cols]. */
 Var *tape_value(Tape *t, size_t rows, size_t cols);

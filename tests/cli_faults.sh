@@ -154,6 +154,11 @@ refuses "K26 a lone surrogate" 65 'texts.jsonl:1' align tokenize -m "$MODEL" --d
 printf '{"text":"a\300\257b"}\n' >"$T/texts.jsonl"
 refuses "K26 an overlong form" 65 'texts.jsonl:1' align tokenize -m "$MODEL" --data "$T/texts.jsonl"
 
+# A vocabulary smaller than the tokenizer's: no id may reach beyond the embedding.
+config '"vocab_size":258' '"vocab_size":200'
+bad "K30 ids beyond the embedding" '200'
+cp "$MODEL/config.json" "$T/bad/"
+
 # ---- J: rows
 dpo() { align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 1 "$@"; }
 kto() { align kto -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 1 "$@"; }

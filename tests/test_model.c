@@ -408,6 +408,43 @@ static void cached_bits(void)
     free(all);
 }
 
+/* An id outside the vocabulary, a target, a position not reserved: refused before memory is read. */
+static void outside(void)
+{
+    Model m;
+    Err e = {0};
+    int32_t ids[] = {1, 2, 3}, target = 5;
+    uint32_t row = 2;
+    Segment s = {0, 3, 0, -1, NULL, NULL};
+    Batch b = {3, ids, 1, &s, 1, &row, &target};
+    CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
+    CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
+    CHECK(!load(golden_path("llama"), 0, &m, &e) && !model_reserve_positions(&m, 3, &e));
+    model_logprob(&tape, &m, NULL, &b, NULL);
+    CHECK(!tape_check(&tape, &e));
+    const int32_t wrong[] = {37, -1, INT32_MAX};
+    for (size_t i = 0; i < 3; i++) {
+        tape_reset(&tape);
+        ids[1] = wrong[i];
+        model_logprob(&tape, &m, NULL, &b, NULL);
+        CHECK(tape_check(&tape, &e) == -1);
+        CHECK_ERR(e, ERR_DATA, "vocabulary of 37");
+        ids[1] = 2, target = wrong[i];
+        tape_reset(&tape);
+        model_logprob(&tape, &m, NULL, &b, NULL);
+        CHECK(tape_check(&tape, &e) == -1 && e.code == ERR_DATA);
+        target = 5;
+    }
+    s.pos = 1;
+    tape_reset(&tape);
+    model_logits(&tape, &m, NULL, &b, &row, 1);
+    CHECK(tape_check(&tape, &e) == -1);
+    CHECK_ERR(e, ERR_INTERNAL, "position 3");
+    tape_close(&tape);
+    compute_close(&compute);
+    model_close(&m);
+}
+
 /* ---- merging --------------------------------------------------------------------------------- */
 
 /* Merged weights give the adapter's log-probs; dtype and bytes of untouched tensors stay. */
@@ -451,6 +488,7 @@ const Test tests[] = {{"config_refusals", config_refusals},
                       {"tied_forms", tied_forms},
                       {"same_bits", same_bits},
                       {"cached_bits", cached_bits},
+                      {"outside", outside},
                       {"merge", merge}};
 
 int main(int argc, char **argv)
