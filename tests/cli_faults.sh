@@ -156,7 +156,7 @@ refuses "K26 an overlong form" 65 'texts.jsonl:1' align tokenize -m "$MODEL" --d
 
 # A vocabulary smaller than the tokenizer's: no id may reach beyond the embedding.
 config '"vocab_size":258' '"vocab_size":200'
-bad "K30 ids beyond the embedding" '200'
+bad "K30 ids beyond the embedding" '199'
 cp "$MODEL/config.json" "$T/bad/"
 
 # ---- J: rows
