@@ -522,23 +522,27 @@ void arena_close(Arena *a)
 
 struct PoolBlock {
     PoolBlock *next;
-    size_t size, used; /* of the bytes behind this head */
+    unsigned char *data; /* behind this head, at a multiple of POOL_ALIGN */
+    size_t size, used;
 };
 
 #define POOL_ALIGN 16
 #define POOL_FIRST 4096u        /* bytes of the first block; each new one is twice as large ... */
 #define POOL_LARGEST (1u << 20) /* ... up to this, except for single large requests */
-#define POOL_HEAD ((sizeof(PoolBlock) + POOL_ALIGN - 1) / POOL_ALIGN * POOL_ALIGN)
 
-/* Room for `bytes` in a fresh block, which becomes the head. */
+/* Room for `bytes` in a fresh block. */
 static void *pool_grow(Pool *p, size_t bytes, Err *e)
 {
+    /* The heap aligns to 8 bytes only on some 32-bit machines. */
+    const size_t head = sizeof(PoolBlock) + POOL_ALIGN - 1;
     size_t size = p->head ? p->head->size * 2 : POOL_FIRST, whole;
     if (size > POOL_LARGEST) size = POOL_LARGEST;
     if (size < bytes) size = bytes;
-    if (size_add(size, POOL_HEAD, &whole)) whole = SIZE_MAX;
+    if (size_add(size, head, &whole)) whole = SIZE_MAX;
     PoolBlock *block = mem_calloc(whole, 1, e);
     if (!block) return NULL;
+    block->data = (unsigned char *)block + head;
+    block->data -= (uintptr_t)block->data % POOL_ALIGN;
     block->size = size;
     block->used = bytes;
     /* A block made for one large request is full: keep filling the one before it. */
@@ -549,7 +553,7 @@ static void *pool_grow(Pool *p, size_t bytes, Err *e)
         block->next = p->head;
         p->head = block;
     }
-    return (unsigned char *)block + POOL_HEAD;
+    return block->data;
 }
 
 /* Zeroed bytes at a multiple of `align` (1 or POOL_ALIGN). */
@@ -563,7 +567,7 @@ static void *pool_take(Pool *p, size_t bytes, size_t align, Err *e)
         if (at <= head->size && bytes <= head->size - at) {
             head->used = at + bytes;
             p->total += bytes;
-            return (unsigned char *)head + POOL_HEAD + at;
+            return head->data + at;
         }
     }
     r = pool_grow(p, bytes, e);

@@ -12,6 +12,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -24,6 +25,13 @@ static int test_failures; /* of the running test */
 #define CHECK(condition) \
     ((condition) ? (void)0 \
                  : (void)(test_failures++, printf("%s:%d: %s\n", __FILE__, __LINE__, #condition)))
+
+/* Factor for limits of processor time: emulated machines (RUNNER=qemu-...) are slow. */
+static inline double test_patience(void)
+{
+    const char *runner = getenv("RUNNER");
+    return runner && *runner ? 30 : 1;
+}
 
 /* Written so that NaN fails. */
 #define CHECK_NEAR(a, b, tolerance) test_near((a), (b), (tolerance), #a, #b, __FILE__, __LINE__)

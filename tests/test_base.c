@@ -194,7 +194,8 @@ static void decimals_match_strtod(void)
         if (isfinite(want) ? r || memcmp(&got, &want, sizeof got) : r == 0) wrong++;
     }
     for (uint64_t i = 0; i < 3000; i++) { /* hundreds of digits, the point anywhere */
-        size_t n = 1 + rng_u64(2, 0, i) % 850, point = rng_u64(3, 0, i) % (n + 1);
+        size_t n = 1 + (size_t)(rng_u64(2, 0, i) % 850);
+        size_t point = (size_t)(rng_u64(3, 0, i) % (n + 1));
         for (size_t k = 0; k < n; k++) {
             text[k] = k == point ? '.' : (char)('0' + rng_u64(4, i, k) % 10);
         }

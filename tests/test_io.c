@@ -222,7 +222,7 @@ static void writes_of_any_size(void)
     Writer w;
     CHECK(writer_open(&w, in_dir("sizes"), &e) == 0);
     for (uint64_t i = 0; at < n; i++) { /* pieces around the buffer's size, empty ones too */
-        size_t piece = rng_u64(3, 4, i) % (i % 3 ? 300 : 150000);
+        size_t piece = (size_t)(rng_u64(3, 4, i) % (i % 3 ? 300 : 150000));
         if (piece > n - at) piece = n - at;
         CHECK(writer_put(&w, bytes + at, piece, &e) == 0);
         at += piece;

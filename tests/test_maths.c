@@ -32,13 +32,13 @@ static double spread(double low_exponent, double high_exponent)
     return rng_u64(1, 1, draws++) & 1 ? m : -m;
 }
 
-/* Where long double is double (some ARM systems), the yardstick itself is off by half an ulp. */
+/* Where long double is double (32-bit ARM), the yardstick itself is off by up to an ulp. */
 static double allowance(void)
 {
-    return LDBL_MANT_DIG > DBL_MANT_DIG ? 0 : 0.5;
+    return LDBL_MANT_DIG > DBL_MANT_DIG ? 0 : 1;
 }
 
-#define POINTS 40000
+#define POINTS (test_patience() > 1 ? 4000 : 40000)
 #define SAME_BITS 0x9ad60133fbde68a7u
 
 /* CHECK that got, as a function of x drawn by draw, stays below limit ulp. */
@@ -137,12 +137,17 @@ static void sin_and_cos_are_close(void)
     CHECK(maths_sin(0x1p-1074) == 0x1p-1074);
 }
 
+static long double sigmoid_reference(long double x)
+{
+    return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x));
+}
+
 static void logistic_is_close(void)
 {
     WITHIN(0.8, uniform(-40, 40), maths_logsigmoid(x),
            x < 0 ? x - log1pl(expl(x)) : -log1pl(expl(-x)));
-    WITHIN(0.8, uniform(-740, 740), maths_sigmoid(x), 1 / (1 + expl(-(long double)x)));
-    WITHIN(0.8, spread(-60, 0), maths_sigmoid(x), 1 / (1 + expl(-(long double)x)));
+    WITHIN(0.8, uniform(-740, 740), maths_sigmoid(x), sigmoid_reference(x));
+    WITHIN(0.8, spread(-60, 0), maths_sigmoid(x), sigmoid_reference(x));
     CHECK(maths_logsigmoid(0) == -0.6931471805599453 && maths_sigmoid(0) == 0.5);
     CHECK(maths_logsigmoid(-1000) == -1000 && maths_logsigmoid(1000) == 0);
     CHECK(maths_logsigmoid(-INFINITY) == -INFINITY && maths_logsigmoid(INFINITY) == 0);
@@ -172,7 +177,8 @@ static void expf_is_close(void)
 {
     double worst = 0;
     float at = 0;
-    for (uint32_t bits = 0; bits <= 0x42D00000u; bits += 997) { /* up to 104 */
+    for (uint32_t bits = 0; bits <= 0x42D00000u;
+         bits += test_patience() > 1 ? 99991 : 997) { /* up to 104 */
         for (uint32_t sign = 0; sign < 2; sign++) {
             float x = float_of(bits | sign << 31);
             double error = ulps_float(maths_expf(x), maths_exp((double)x));

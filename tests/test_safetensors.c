@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static Err e;
@@ -351,9 +352,9 @@ static void json_attack_child(size_t count, const char *message)
     put_file(header.len, header.data, header.len, 4);
     text_free(&header);
     test_failures = 0;
-    double start = time_now();
-    refused(message);
-    CHECK((time_now() - start) / 2 < 5); /* it is opened twice */
+    double start = (double)clock();
+    refused(message); /* opens it twice */
+    CHECK(((double)clock() - start) / CLOCKS_PER_SEC < 2 * 5 * test_patience());
 #if !defined(__SANITIZE_ADDRESS__)
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
@@ -564,7 +565,7 @@ static void round_trips(void)
     static const char *const words[] = {"w", "\"", "\\", "\xC3\xA9", "layer", "\n", ".", "\x7F"};
     for (uint64_t round = 0; round < 60; round++) {
         uint64_t draw = 0;
-#define DRAW(n) (rng_u64(11, round, draw++) % (n))
+#define DRAW(n) ((size_t)(rng_u64(11, round, draw++) % (n)))
         StOut out[9];
         char names_text[9][120];
         unsigned char *data[9];
@@ -572,7 +573,7 @@ static void round_trips(void)
         for (size_t i = 0; i < count; i++) {
             memset(&out[i], 0, sizeof out[i]);
             size_t at = (size_t)snprintf(names_text[i], sizeof names_text[i], "%zu", i);
-            for (uint64_t k = DRAW(6); k > 0; k--) {
+            for (size_t k = DRAW(6); k > 0; k--) {
                 at += (size_t)snprintf(names_text[i] + at, sizeof names_text[i] - at, "%s",
                                        words[DRAW(8)]);
             }
