@@ -68,27 +68,35 @@ void run_progress(const Run *r, const char *phase, size_t done, size_t total, do
 
 /* ---- prepare: the run directory ------------------------------------------------------------ */
 
-static int is_empty_directory(const char *path)
+/* *empty = 1 for a directory with nothing in it. */
+static int look_into(const char *path, int *empty, Err *e)
 {
     Pool pool = {0};
     char **names;
-    size_t count = 1;
-    Err ignored;
-    int empty = io_is_directory(path) && !io_list(path, &pool, &names, &count, &ignored) && !count;
+    size_t count;
+    *empty = 0;
+    if (!io_is_directory(path)) return 0;
+    int failed = io_list(path, &pool, &names, &count, e);
+    *empty = !failed && !count;
     pool_free(&pool);
-    return empty;
+    return failed;
 }
 
 static int open_directory(Run *r, Err *e)
 {
     const char *dir = r->c.run;
     if (r->c.dry_run) return 0;
-    int existed = io_exists(dir), empty = is_empty_directory(dir);
+    int existed = io_exists(dir), empty;
+    if (look_into(dir, &empty, e)) return -1;
     if (existed && !empty && !r->c.resume)
         return err_set(e, ERR_CREATE,
                        "%s: exists already; --resume goes on with it, or take another -o", dir);
     if (!empty && io_make_directory(dir, 0, e)) return -1;
-    if (io_lock(dir, e)) return -1;
+    if (io_lock(dir, e)) {
+        Err ignored;
+        if (!existed && e->code != ERR_CREATE) io_remove_tree(dir, &ignored);
+        return -1;
+    }
     r->locked = 1;
     r->begun_empty = !existed || empty;
     r->made = !existed;

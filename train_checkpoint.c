@@ -579,7 +579,8 @@ int checkpoint_finish(Run *r, Err *e)
                             : lora_save(&r->policy, temp, e)) ||
                  io_sync_directory(temp, e) || io_rename(temp, final, e);
     if (!failed) return 0;
-    Err ignored;
+    Err ignored; /* the rename may have come to pass, and only its sync have failed */
     io_remove_tree(temp, &ignored);
+    io_remove_tree(final, &ignored);
     return -1;
 }

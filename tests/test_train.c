@@ -7,7 +7,7 @@
 #include "train_parts.h"
 
 #include <math.h>
-#include <sys/stat.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 static Err err;
@@ -571,6 +571,43 @@ static void same_bits_full(void)
 
 /* ---- resuming ------------------------------------------------------------------------------ */
 
+static void die_at_line(void *ctx, const char *line, size_t len)
+{
+    (void)ctx, (void)line, (void)len;
+    if (++lines_told == stop_after) raise(SIGKILL);
+}
+
+/* Killed between a line of metrics.jsonl and its checkpoint: the lock of the dead is taken over,
+ * the line is written again. (`make faults` kills at every single file operation.) */
+static void killed(void)
+{
+    TrainConfig c = small(TRAIN_KTO);
+    c.save_every = 1;
+    CHECK(!train(&c));
+    Trace whole = trace();
+    for (size_t n = 1; n <= 4; n++) {
+        c = small(TRAIN_KTO);
+        c.save_every = 1;
+        fflush(stdout);
+        pid_t child = fork();
+        if (child == 0) {
+            TrainEvents deadly = {.metrics = die_at_line};
+            stop_after = n;
+            lines_told = 0;
+            train_run(&c, &deadly, &result, &err);
+            _exit(0);
+        }
+        int status = 0;
+        CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+        CHECK(exists("LOCK") && !exists("adapter"));
+        c.resume = 1;
+        CHECK(!train(&c));
+        CHECK(result.resumed_from == n - 1);
+        check_same(&whole);
+    }
+    mem_free(whole.metrics);
+}
+
 /* A run of 4 steps stopped after step 3, with checkpoints of steps 2 and 3. */
 static TrainConfig stopped(void)
 {
@@ -870,6 +907,7 @@ static const Test tests[] = {
     {"same bits: memory", same_bits_memory},
     {"same bits: resumed", same_bits_resumed},
     {"same bits: full", same_bits_full},
+    {"killed", killed},
     {"damaged checkpoints", damaged_checkpoints},
     {"newer checkpoint", newer_checkpoint},
     {"torn metrics", torn_metrics},

@@ -1,0 +1,211 @@
+/* fault_train.c - a training run whose file operations and allocations fail, or that is killed, at
+ * every one of them in turn.
+ *
+ * Killed at any instant, a run that is resumed ends with the bytes of one that was never touched.
+ * After an error nothing half-made stays: no adapter, no *.tmp, and resuming does the same.
+ */
+#include "train.h"
+
+#include "tiny.h"
+#include "test.h"
+
+#include <sys/wait.h>
+
+static char model[IO_PATH_MAX + 512], pairs[IO_PATH_MAX], eval[IO_PATH_MAX], run_path[IO_PATH_MAX];
+static char whole_adapter[65], whole_metrics[65]; /* of the run that nothing happened to */
+
+static TrainConfig config(void)
+{
+    TrainConfig c = train_config_default(TRAIN_DPO);
+    c.model = model;
+    c.data = pairs;
+    c.eval = eval;
+    c.run = run_path;
+    c.lora.rank = 2;
+    c.lora.targets = 1u << TARGET_Q;
+    c.batch = 2;
+    c.steps = 3;
+    c.save_every = 1;
+    c.keep = 1;
+    c.lr = 1e-2;
+    c.resume = 1;
+    return c;
+}
+
+static const char *in_run(const char *name)
+{
+    static char path[4][IO_PATH_MAX + 512];
+    static int turn;
+    char *p = path[turn++ % 4];
+    snprintf(p, sizeof path[0], "%s/%s", run_path, name);
+    return p;
+}
+
+/* The run in a child, with one environment variable set (or none); its exit code. */
+static int run_child(const char *variable, const char *value)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        TrainConfig c = config();
+        TrainResult result;
+        Err e = {0, ""};
+        if (variable) setenv(variable, value, 1);
+        int status = train_run(&c, NULL, &result, &e);
+        if (variable) unsetenv(variable);
+        if (status && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
+        exit(status ? e.code : 0);                       /* exit, so that leaks are looked for */
+    }
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+/* SHA-256 of metrics.jsonl without its clock. */
+static void hash_metrics(char hex[65])
+{
+    size_t len;
+    Sha256 s;
+    char *text = files_read(in_run("metrics.jsonl"), &len);
+    sha256_begin(&s);
+    for (char *line = text; *line;) {
+        char *end = strchr(line, '\n'), *clock = strstr(line, ",\"seconds\"");
+        sha256_add(&s, line, (size_t)((clock && clock < end ? clock : end) - line));
+        line = end + 1;
+    }
+    sha256_end(&s, hex);
+    mem_free(text);
+}
+
+static int is_the_whole_run(void)
+{
+    char adapter[65], metrics[65];
+    Err e;
+    if (sha256_file(in_run("adapter/adapter_model.safetensors"), adapter, &e)) return 0;
+    hash_metrics(metrics);
+    return !strcmp(adapter, whole_adapter) && !strcmp(metrics, whole_metrics);
+}
+
+/* Names with ".tmp" in a directory of the run. */
+static size_t leftovers(const char *path)
+{
+    Err e;
+    Pool pool = {0};
+    char **names;
+    size_t n = 0, found = 0;
+    if (io_is_directory(path) && !io_list(path, &pool, &names, &n, &e))
+        for (size_t i = 0; i < n; i++) found += strstr(names[i], ".tmp") != NULL;
+    pool_free(&pool);
+    return found;
+}
+
+static void fresh(void)
+{
+    Err e;
+    CHECK(!io_remove_tree(run_path, &e));
+}
+
+typedef enum { KILLED, FAILED } Fate;
+
+/* Call number n of a kind fails, for n = 1, 1 + step, ... until faults leave no trace. */
+static int fail_each(const char *variable, const char *format, int step, Fate fate,
+                     int (*is_right)(int code))
+{
+    enum { MOST_CALLS = 20000 };
+    int clean = 0, calls = 0;
+    for (int n = 1; clean < 8 && n < MOST_CALLS; n += step, calls++) {
+        char value[32];
+        fresh();
+        snprintf(value, sizeof value, format, n);
+        int code = run_child(variable, value);
+        int fine = is_right(code), again = 0;
+        if (fate == FAILED && code) {
+            fine = fine && !io_exists(in_run("adapter")) && !io_exists(in_run("LOCK")) &&
+                   !leftovers(run_path) && !leftovers(in_run("checkpoints"));
+        }
+        if (code) again = run_child(NULL, NULL);
+        fine = fine && again == 0 && is_the_whole_run();
+        fine = fine && !leftovers(run_path) && !leftovers(in_run("checkpoints"));
+        if (!fine) printf("  %s=%s gave %d, resumed %d\n", variable, value, code, again);
+        CHECK(fine);
+        clean = code == 0 ? clean + 1 : 0;
+    }
+    return calls;
+}
+
+static int is_killed(int code)
+{
+    return code == 0 || code == 99;
+}
+static int is_memory(int code)
+{
+    return code == 0 || code == ERR_MEMORY;
+}
+static int is_io(int code)
+{
+    return code == 0 || code == ERR_IO || code == ERR_CREATE || code == ERR_NO_INPUT;
+}
+
+static void killed_anywhere(void)
+{
+    int calls = fail_each("FAULT_IO", "%d:KILL", 1, KILLED, is_killed);
+    CHECK(calls > 100);
+    printf("  %d operations\n", calls);
+}
+
+static void full_disk(void)
+{
+    CHECK(fail_each("FAULT_IO", "%d:ENOSPC", 1, FAILED, is_io) > 100);
+}
+
+static void broken_disk(void)
+{
+    CHECK(fail_each("FAULT_IO", "%d:EIO", 1, FAILED, is_io) > 100);
+}
+
+static void out_of_memory(void)
+{
+    int calls = fail_each("FAULT_ALLOC", "%d", 3, FAILED, is_memory);
+    CHECK(calls > 50);
+    printf("  %d allocations\n", calls);
+}
+
+/* Short and interrupted calls are not noticed. */
+static void interruptions(void)
+{
+    static const char *const kinds[] = {"1+:SHORT", "7:EINTR", "100:EINTR", "200:EINTR"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        fresh();
+        CHECK(run_child("FAULT_IO", kinds[i]) == 0 && is_the_whole_run());
+    }
+}
+
+static const Test tests[] = {
+    {"killed anywhere", killed_anywhere}, {"full disk", full_disk},
+    {"broken disk", broken_disk},         {"out of memory", out_of_memory},
+    {"interruptions", interruptions},
+};
+
+int main(int argc, char **argv)
+{
+    Err e;
+    static const char rows[] = "{\"prompt\":\"Q\",\"chosen\":\" a\",\"rejected\":\" b\"}\n"
+                               "{\"prompt\":\"R\",\"chosen\":\" c\",\"rejected\":\" dd\"}\n"
+                               "{\"prompt\":\"S\",\"chosen\":\" ee\",\"rejected\":\" f\"}\n";
+    files_begin();
+    threads_set(1);
+    snprintf(model, sizeof model, "%s", tiny_model("tiny"));
+    files_write("pairs.jsonl", rows, sizeof rows - 1);
+    files_write("eval.jsonl", rows, strcspn(rows, "\n"));
+    snprintf(pairs, sizeof pairs, "%s", files_path("pairs.jsonl"));
+    snprintf(eval, sizeof eval, "%s", files_path("eval.jsonl"));
+    snprintf(run_path, sizeof run_path, "%s", files_path("run"));
+    fresh();
+    if (run_child(NULL, NULL) ||
+        sha256_file(in_run("adapter/adapter_model.safetensors"), whole_adapter, &e))
+        return printf("the plain run failed\n0 passed, 1 failed\n"), 1;
+    hash_metrics(whole_metrics);
+    int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
+    files_end();
+    return status;
+}
