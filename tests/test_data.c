@@ -165,6 +165,88 @@ static void mapped_columns(void)
     CHECK_ERR(err, ERR_DATA, "no column \"good\"");
 }
 
+/* ---- conversations ------------------------------------------------------------------------- */
+
+#define USER(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define ASSISTANT(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
+
+static int load_chat(Dataset *d, DataKind kind, const char *text)
+{
+    DataOptions o = {.kind = kind, .append_eos = 1, .chat_template = "zephyr", .system = "S"};
+    return load_with(d, o, text);
+}
+
+/* The template ends the answer (no EOS of ours), and opens it at the end of the prompt. */
+static void chat_pairs(void)
+{
+    Dataset d;
+    CHECK(!load_chat(&d, DATA_PAIRS,
+                     "{\"prompt\":[" USER("q</s>") "],\"chosen\":[" ASSISTANT(
+                         "a") "],\"rejected\":[" ASSISTANT("b") "]}\n"));
+    CHECK_PROMPT(d.rows[0], "<|us{262}|>\nq</s>$\n<|assistant|>\n");
+    CHECK_COMPLETION(d.rows[0], 0, "a$\n");
+    CHECK_COMPLETION(d.rows[0], 1, "b$\n");
+    CHECK(d.report.boundary_merges == 0);
+    data_close(&d);
+}
+
+/* Without a prompt: the turns that both sides begin with, and no more than all but the last. */
+static void chat_implicit(void)
+{
+    Dataset d;
+    CHECK(!load_chat(
+        &d, DATA_PAIRS,
+        "{\"chosen\":[" USER("q") "," ASSISTANT("a") "],\"rejected\":[" USER("q") "," ASSISTANT(
+            "b") "]}\n"
+                 "{\"chosen\":[" USER("q") "," ASSISTANT("a") "],\"rejected\":[" USER(
+                     "q") "," ASSISTANT("a") "]}\n"));
+    for (size_t i = 0; i < 2; i++) CHECK_PROMPT(d.rows[i], "<|us{262}|>\nq$\n<|assistant|>\n");
+    CHECK_COMPLETION(d.rows[0], 1, "b$\n");
+    CHECK_COMPLETION(d.rows[1], 1, "a$\n");
+    CHECK(d.report.identical == 1);
+    data_close(&d);
+}
+
+static void chat_messages(void)
+{
+    Dataset d;
+    CHECK(!load_chat(
+        &d, DATA_COMPLETION,
+        "{\"messages\":[" USER("q") "," ASSISTANT("a") "," USER("r") "," ASSISTANT("b") "]}\n"));
+    CHECK_PROMPT(d.rows[0], "<|us{262}|>\nq$\n<|assistant|>\na$\n<|us{262}|>\nr$\n<|assistant|>\n");
+    CHECK_COMPLETION(d.rows[0], 0, "b$\n");
+    data_close(&d);
+    CHECK(!load_chat(
+        &d, DATA_UNPAIRED,
+        "{\"prompt\":[" USER("q") "],\"completion\":[],\"label\":true}\n"
+                                  "{\"prompt\":[" USER("q") "],\"completion\":[" ASSISTANT(
+                                      "a") "],\"label\":true}\n"));
+    CHECK(d.count == 1 && d.report.dropped_empty == 1 && d.rows[0].line == 2);
+    data_close(&d);
+}
+
+/* A prompt of text is one turn of the user, after the system message; --raw leaves it as it is. */
+static void chat_prompts(void)
+{
+    Dataset d;
+    CHECK(!load_chat(&d, DATA_PROMPTS, "{\"prompt\":\"q\"}\n"));
+    CHECK_PROMPT(d.rows[0], "<|system|>\nS$\n<|us{262}|>\nq$\n<|assistant|>\n");
+    data_close(&d);
+    CHECK(!load_chat(&d, DATA_PROMPTS, "{\"prompt\":[" USER("q") "]}\n"));
+    CHECK_PROMPT(d.rows[0], "<|system|>\nS$\n<|us{262}|>\nq$\n<|assistant|>\n");
+    data_close(&d);
+    DataOptions o = {.kind = DATA_PROMPTS, .chat_template = "zephyr", .raw = 1};
+    CHECK(!load_with(&d, o, "{\"prompt\":\"q\"}\n"));
+    CHECK_PROMPT(d.rows[0], "^q");
+    data_close(&d);
+    o.chat_template = NULL; /* the model has none */
+    CHECK(load_with(&d, o, "{\"prompt\":[" USER("q") "]}\n"));
+    CHECK(err.code == ERR_DATA && strstr(err.text, "rows.jsonl:1") != NULL);
+    o.chat_template = "nonesuch";
+    CHECK(load_with(&d, o, "{\"prompt\":[" USER("q") "]}\n"));
+    CHECK(err.code == ERR_USAGE);
+}
+
 /* ---- tokens -------------------------------------------------------------------------------- */
 
 /* A token across the border belongs to the completions, of both sides of a pair. */
@@ -439,6 +521,10 @@ static const Test tests[] = {
     {"unpairing", unpairing},
     {"completion rows", completion_rows},
     {"mapped columns", mapped_columns},
+    {"chat pairs", chat_pairs},
+    {"chat implicit", chat_implicit},
+    {"chat messages", chat_messages},
+    {"chat prompts", chat_prompts},
     {"boundary merge", boundary_merge},
     {"end tokens", end_tokens},
     {"lengths", lengths},
