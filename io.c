@@ -24,8 +24,9 @@ enum { FAULT_NONE, FAULT_FAIL, FAULT_SHORT };
 
 #ifdef ALIGN_FAULTS
 /* Test builds: FAULT_IO=N:WHAT acts on the N-th call, FAULT_IO=N+:WHAT on every one from the N-th
- * on, counted from 1 and while the variable is set. WHAT: EIO, ENOSPC, EINTR (calls that can be interrupted only), SHORT (half of a read
- * or write), KILL (the process ends there, as by kill -9). */
+ * on, counted from 1 and while the variable is set. WHAT: EIO, ENOSPC, EINTR (calls that can be
+ * interrupted only), SHORT (half of a read or write), KILL (the process ends there, as by kill -9).
+ */
 static int io_fault(int interruptible)
 {
     static unsigned long calls;
@@ -687,16 +688,23 @@ done:
 #define HOST_MAX 64
 #define LOCK_MAX 128 /* bytes of "pid host" */
 
-/* The name of this machine into host, of HOST_MAX bytes. */
-static void host_name(char *host)
+typedef struct {
+    char name[HOST_MAX];
+} Host;
+
+/* This machine. */
+static Host host_here(void)
 {
-    memset(host, 0, HOST_MAX);
-    if (gethostname(host, HOST_MAX - 1) || !host[0]) memcpy(host, "unknown", sizeof "unknown");
+    Host h = {{0}};
+    if (gethostname(h.name, HOST_MAX - 1) || !h.name[0]) {
+        memcpy(h.name, "unknown", sizeof "unknown");
+    }
+    return h;
 }
 
 /* Who holds the lock, by its text "pid host"? 1 with *pid and host filled: somebody who lives, or
  * whose life cannot be checked from here. 0: nobody, or a process that is gone. */
-static int lock_holder(const char *text, size_t len, long *pid, char host[HOST_MAX])
+static int lock_holder(const char *text, size_t len, long *pid, Host *host)
 {
     const char *space = memchr(text, ' ', len);
     const char *end = memchr(text, '\n', len);
@@ -704,12 +712,10 @@ static int lock_holder(const char *text, size_t len, long *pid, char host[HOST_M
     if (!space || !end || end < space) return 0; /* torn: its writer died while writing */
     size_t n = (size_t)(end - space - 1);
     if (n >= HOST_MAX || parse_u64(text, (size_t)(space - text), &id) || id > INT32_MAX) return 0;
-    memcpy(host, space + 1, n);
-    host[n] = 0;
+    memcpy(host->name, space + 1, n);
+    host->name[n] = 0;
     *pid = (long)id;
-    char here[HOST_MAX];
-    host_name(here);
-    if (strcmp(host, here) != 0) return 1;
+    if (strcmp(host->name, host_here().name) != 0) return 1;
     if (id == 0 || (pid_t)id == getpid()) return 0; /* a former process with our number */
     return kill((pid_t)id, 0) == 0 || errno != ESRCH;
 }
@@ -727,18 +733,19 @@ static void lock_guard(int fd)
 /* Reads the text of the open lock file and, where it may, replaces it by ours. */
 static int lock_take(int fd, const char *path, Err *e)
 {
-    char text[LOCK_MAX], host[HOST_MAX];
+    char text[LOCK_MAX];
+    Host host = {{0}};
     long pid = 0;
     ssize_t n = sys_read(fd, text, sizeof text);
     if (n < 0) return err_set(e, ERR_IO, "%s: cannot read: %s", path, strerror(errno));
-    if (lock_holder(text, (size_t)n, &pid, host)) {
+    if (lock_holder(text, (size_t)n, &pid, &host)) {
         return err_set(e, ERR_CREATE,
                        "%s: in use by process %ld on %s; wait for it, or remove the file if that "
                        "process is gone",
-                       path, pid, host);
+                       path, pid, host.name);
     }
-    host_name(host);
-    int len = snprintf(text, sizeof text, "%ld %s\n", (long)getpid(), host);
+    host = host_here();
+    int len = snprintf(text, sizeof text, "%ld %s\n", (long)getpid(), host.name);
     if (lseek(fd, 0, SEEK_SET) < 0 || ftruncate(fd, 0) || sys_write(fd, text, (size_t)len) ||
         sys_sync(fd)) {
         return err_set(e, ERR_IO, "%s: cannot write: %s", path, strerror(errno));

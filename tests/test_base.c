@@ -160,6 +160,8 @@ static void decimals_round_half_way(void)
         {"4.9406564584124654e-324", 0x1p-1074},
         {"2.4703282292062327e-324", 0},
         {"2.4703282292062328e-324", 0x1p-1074},
+        {"1.2345678901234567e-325", 0},
+        {"9.8765432109876543e-331", 0},
         {"1.00000000000000011102230246251565404236316680908203125", 1.0},
         {"1.00000000000000011102230246251565404236316680908203124", 1.0},
         {"1.00000000000000011102230246251565404236316680908203126", 0x1.0000000000001p0},
@@ -321,6 +323,22 @@ static void pool_keeps_everything(void)
     CHECK(pool_alloc(&p, SIZE_MAX - 5, &e) == NULL && e.code == ERR_MEMORY);
     pool_free(&p);
     CHECK(p.head == NULL && p.total == 0);
+}
+
+/* A large request gets a block of its own; small ones go on where they were. */
+static void pool_takes_large_requests(void)
+{
+    Pool p = {0};
+    Err e;
+    char *first = pool_strndup(&p, "first", 5, &e);
+    unsigned char *large = pool_alloc(&p, 100000, &e);
+    char *second = pool_strndup(&p, "second", 6, &e);
+    CHECK(first && large && second && second == first + 6);
+    CHECK(p.total == 6 + 100000 + 7);
+    memset(large, 1, 100000);
+    CHECK_TEXT(first, "first");
+    CHECK_TEXT(second, "second");
+    pool_free(&p);
 }
 
 static void text_grows(void)
@@ -516,6 +534,7 @@ static const Test tests[] = {
     {"arena_plans_as_it_serves", arena_plans_as_it_serves},
     {"arena_says_when_it_is_full", arena_says_when_it_is_full},
     {"pool_keeps_everything", pool_keeps_everything},
+    {"pool_takes_large_requests", pool_takes_large_requests},
     {"text_grows", text_grows},
     {"sort_sorts", sort_sorts},
     {"philox_known_answers", philox_known_answers},

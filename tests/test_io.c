@@ -571,8 +571,12 @@ static void jsonl_lines_have_a_limit(void)
 
 static void jsonl_reads_standard_input(void)
 {
+    enum { BLANKS = 20000 }; /* more than is asked for at first, less than a pipe holds */
+    static char blanks[BLANKS];
     int saved = dup(STDIN_FILENO), ends[2];
+    memset(blanks, ' ', BLANKS);
     CHECK(pipe(ends) == 0);
+    CHECK(write(ends[1], blanks, BLANKS) == BLANKS);
     CHECK(write(ends[1], "{\"a\":1}\n{\"a\":}", 14) == 14);
     close(ends[1]);
     dup2(ends[0], STDIN_FILENO);

@@ -557,6 +557,13 @@ static void number_formats_round(void)
     CHECK(floats[0] == 1.5f && isinf(floats[1]) && floats[2] == -0.1f);
     dtype_to_real(reals, floats, DTYPE_F32, 3);
     CHECK(reals[0] == 1.5f && reals[2] == -0.1f);
+    const uint16_t halves[3] = {0x3C00, 0xC000, 0x7BFF}, brains[3] = {0x3F80, 0xC000, 0x4049};
+    dtype_to_real(reals, halves, DTYPE_F16, 3);
+    CHECK(reals[0] == 1 && reals[1] == -2 && reals[2] == 65504);
+    dtype_to_real(reals, brains, DTYPE_BF16, 3);
+    CHECK(reals[0] == 1 && reals[1] == -2 && reals[2] == 3.140625f);
+    dtype_to_float(floats, halves, DTYPE_F16, 3);
+    CHECK(floats[0] == 1 && floats[1] == -2 && floats[2] == 65504);
 }
 
 /* Random tensors, names and shapes: written, read, compared. */
