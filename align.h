@@ -35,6 +35,8 @@ extern const Command command_explain;
 extern const Command command_judge, command_evaluate;
 /* align_model.c */
 extern const Command command_merge;
+/* align_selftest.c */
+extern const Command command_selftest;
 /* align_inspect.c */
 extern const Command command_inspect;
 

@@ -66,6 +66,10 @@ mkdir "$T/mö del"
 cp "$MODEL"/* "$T/mö del"
 gives "spaces and UTF-8 in a path" 0 align tokenize -m "$T/mö del" -p a
 
+# The program checks itself.
+gives "selftest" 0 align selftest
+has "selftest" '^[1-9][0-9]* passed, 0 failed$' "$T/out"
+
 # Standard output that cannot be written.
 if [ -w /dev/full ]; then
     $ALIGN --help >/dev/full 2>"$T/err"
