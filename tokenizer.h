@@ -4,6 +4,9 @@
  * SentencePiece BPE (Llama 2, Mistral). The file alone decides: normalizer, pre-tokenizer,
  * post-processor and decoder are read from it, and a step we do not know is refused by name, never
  * skipped. The ids are those of the `tokenizers` library (tools/check_tokenizer.py compares).
+ * transformers 5, where tokenizer_config.json says LlamaTokenizer, builds a tokenizer of its own
+ * from vocabulary and merges: its ids differ from the file's for text that begins with a space and
+ * behind special tokens, if the file has the older form with a Prepend normalizer.
  *
  * Text is bytes with a length, may hold 0 bytes, and must be valid UTF-8. A Tokenizer is read-only
  * once loaded: any number of threads may use it.

@@ -64,8 +64,7 @@ static const char *rendered(const char *name, const char *conversation, int prom
     return shown;
 }
 
-/* ---- texts -------------------------------------------------------------------------------------
- */
+/* ---- texts ----------------------------------------------------------------------------------- */
 
 #define H(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
 #define TALK "system: S |user: U |assistant: A |user:V"
@@ -151,8 +150,7 @@ static void mistral_common(void)
     CHECK_TEXT(rendered("mistral-common-v3", "user:U|system:S", 0), "<s>[INST] S\n\nU[/INST]");
 }
 
-/* ---- refusals -----------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void refused(const char *name, const char *conversation, const char *words)
 {
@@ -226,8 +224,7 @@ static void templates_by_hash(void)
     }
 }
 
-/* ---- ids ----------------------------------------------------------------------------------------
- */
+/* ---- ids ------------------------------------------------------------------------------------- */
 
 static size_t count_of(const Ids *ids, int32_t id)
 {

@@ -2,6 +2,7 @@
  * and every way a tokenizer.json can be wrong. */
 #include "base.h"
 
+#include "files.h"
 #include "golden.h"
 #include "test.h"
 #include "tokenizer.h"
@@ -25,8 +26,7 @@ static Tokenizer *byte_level(const char *pre_tokenizer, const char *options)
     return parse(json_byte_level(pre_tokenizer, options));
 }
 
-/* ---- checks ------------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 /* The ids of text as "1 7 4". */
 static const char *ids_of(const Tokenizer *t, const char *text, size_t len, int flags)
@@ -79,8 +79,7 @@ static const char *text_of(const Tokenizer *t, const int32_t *ids, size_t n, int
     text_of(t, (const int32_t[]){__VA_ARGS__},                                                     \
             sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t), skip)
 
-/* ---- SentencePiece form -------------------------------------------------------------------------
- */
+/* ---- SentencePiece form ---------------------------------------------------------------------- */
 
 static void sentencepiece_legacy(void)
 {
@@ -133,8 +132,7 @@ static void sentencepiece_decodes(void)
     tokenizer_free(t);
 }
 
-/* ---- byte-level form
- * ----------------------------------------------------------------------------- */
+/* ---- byte-level form ------------------------------------------------------------------------- */
 
 static void byte_level_words(void)
 {
@@ -175,8 +173,23 @@ static void byte_level_decodes(void)
     tokenizer_free(t);
 }
 
-/* ---- special tokens
- * ------------------------------------------------------------------------------ */
+/* b and c meet first; the pair a b that was noted before is no more, and a bc waits for bc d. */
+static void order_of_merges(void)
+{
+    Tokenizer *t = parse("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"d\":3,"
+                         "\"bc\":4,\"ab\":5,\"bcd\":6,\"abc\":7},\"merges\":[\"b c\",\"a b\","
+                         "\"bc d\",\"a bc\"]}}");
+    CHECK_IDS(t, "abcd", 0, "0 6");
+    CHECK_IDS(t, "abcab", 0, "7 5");
+    CHECK_IDS(t, "abdabcd", 0, "5 3 0 6");
+    tokenizer_free(t);
+    t = parse("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a\"]}}");
+    CHECK_IDS(t, "aaa", 0, "1 0"); /* of two equal pairs the left one */
+    CHECK_IDS(t, "aaaaaaa", 0, "1 1 1 0");
+    tokenizer_free(t);
+}
+
+/* ---- special tokens -------------------------------------------------------------------------- */
 
 static void special_spellings_stay_text(void)
 {
@@ -220,8 +233,7 @@ static void only_our_special_tokens_count(void)
     tokenizer_free(t);
 }
 
-/* ---- small tokenizers of every kind, with the library's ids (tools/golden_tokenizer.py)
- * ---------- */
+/* ---- small tokenizers of every kind, with the library's ids (tools/golden_tokenizer.py) ------ */
 
 /* Encodes the text of a row and compares with the row's list of ids. */
 static int same_ids(const Tokenizer *t, const Json *row, const char *key, int flags, Ids *ids)
@@ -262,8 +274,7 @@ static void golden_tokenizers(void)
     }
 }
 
-/* ---- hostile length
- * ------------------------------------------------------------------------------ */
+/* ---- hostile length -------------------------------------------------------------------------- */
 
 static void a_megabyte_of_one_letter(void)
 {
@@ -285,8 +296,7 @@ static void a_megabyte_of_one_letter(void)
     mem_free(text);
 }
 
-/* ---- wrong files
- * --------------------------------------------------------------------------------- */
+/* ---- wrong files ----------------------------------------------------------------------------- */
 
 /* The file must be refused, with this code and these words in the message. */
 static void refused(const char *json, const char *words)
@@ -465,6 +475,37 @@ static void configuration(void)
     CHECK(!with_config("{") && err.code == ERR_DATA);
 }
 
+/* A directory with all three files; chat_template.jinja goes first. A byte order mark is fine. */
+static void a_directory(void)
+{
+    const char *json = json_sentencepiece(LEGACY);
+    const char *config = "{\"bos_token\":\"<s>\",\"chat_template\":\"from the configuration\"}";
+    Text marked = {0};
+    text_addf(&marked, &err, "\xef\xbb\xbf%s", json);
+    files_begin();
+    files_write("tokenizer.json", marked.data, marked.len);
+    for (int i = 0; i < 3; i++) {
+        static const char *const expected[] = {NULL, "from the configuration", "from the file"};
+        if (i == 1) files_write("tokenizer_config.json", config, strlen(config));
+        if (i == 2) files_write("chat_template.jinja", expected[2], strlen(expected[2]));
+        Tokenizer *t = tokenizer_load(files_dir, NULL, &err);
+        CHECK(t && tokenizer_bos(t) == (i ? 1 : -1));
+        const char *found = t ? tokenizer_chat_template(t, NULL) : "";
+        if (expected[i])
+            CHECK_TEXT(found, expected[i]);
+        else
+            CHECK(found == NULL);
+        tokenizer_free(t);
+    }
+    files_write("tokenizer_config.json", "{\"eos_token\":\"zz\"}", 18);
+    CHECK(!tokenizer_load(files_dir, NULL, &err) && err.code == ERR_DATA);
+    CHECK(strstr(err.text, "tokenizer_config.json:1:") != NULL);
+    files_write("tokenizer.json", "\xff\xfe{\0", 4);
+    CHECK(!tokenizer_load(files_dir, NULL, &err) && strstr(err.text, "UTF-16"));
+    files_end();
+    text_free(&marked);
+}
+
 static void a_missing_file(void)
 {
     err = (Err){0};
@@ -478,6 +519,7 @@ const Test tests[] = {
     {"sentencepiece_decodes", sentencepiece_decodes},
     {"byte_level_words", byte_level_words},
     {"byte_level_decodes", byte_level_decodes},
+    {"order_of_merges", order_of_merges},
     {"special_spellings_stay_text", special_spellings_stay_text},
     {"only_our_special_tokens_count", only_our_special_tokens_count},
     {"golden_tokenizers", golden_tokenizers},
@@ -488,6 +530,7 @@ const Test tests[] = {
     {"mistral_with_the_wrong_pattern", mistral_with_the_wrong_pattern},
     {"faults_of_added_tokens", faults_of_added_tokens},
     {"configuration", configuration},
+    {"a_directory", a_directory},
     {"a_missing_file", a_missing_file},
 };
 TEST_MAIN(tests)

@@ -1,0 +1,129 @@
+/* fault_words.c - every allocation of the tokenizer and of chat fails once: each must be noticed,
+ * reported as out of memory, leak nothing and leave what the caller had as it was.
+ */
+#include "base.h"
+
+#include "chat.h"
+#include "test.h"
+#include "tokenizer.h"
+#include "tokenizers.h"
+
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CONFIG                                                                                     \
+    "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},\"chat_template\":\"x\"}"
+
+/* Ids of a text and their text again; ids that were there before an error must be there after. */
+static int there_and_back(const Tokenizer *t, Err *e)
+{
+    static const char text[] =
+        "ab ab</s> \xc3\xa9 [X]ab" BAR "  aaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+    Ids ids = {0};
+    Text back = {0};
+    int r = ids_add(&ids, 3, e);
+    if (r == 0 && tokenizer_encode(t, text, sizeof text - 1, TOKENIZE_ADD, &ids, e)) {
+        r = ids.count == 1 && ids.ids[0] == 3 ? -1 : err_set(e, ERR_CHECK, "ids changed");
+    }
+    r = r || tokenizer_encode(t, text, sizeof text - 1, TOKENIZE_SPECIAL, &ids, e);
+    if (r == 0 && tokenizer_decode(t, ids.ids, ids.count, 0, &back, e)) {
+        r = back.len == 0 ? -1 : err_set(e, ERR_CHECK, "text changed");
+    }
+    ids_free(&ids);
+    text_free(&back);
+    return r;
+}
+
+static int load_and_use(const char *json, Err *e)
+{
+    Tokenizer *t = tokenizer_parse(json, strlen(json), "t.json", CONFIG, strlen(CONFIG), NULL, e);
+    if (!t) return -1;
+    int r = there_and_back(t, e);
+    tokenizer_free(t);
+    return r;
+}
+
+static int sentencepiece_scenario(Err *e)
+{
+    return load_and_use(json_sentencepiece(LEGACY), e);
+}
+
+static int metaspace_scenario(Err *e)
+{
+    return load_and_use(json_sentencepiece(METASPACE("first")), e);
+}
+
+static int chat_scenario(Err *e)
+{
+    static const ChatMessage m[] = {{"system", "S", 1}, {"user", "ab", 2}, {"assistant", "b", 1}};
+    const char *json = json_sentencepiece(METASPACE("first"));
+    Tokenizer *t = tokenizer_parse(json, strlen(json), "t.json", CONFIG, strlen(CONFIG), NULL, e);
+    const ChatTemplate *c = t ? chat_find(t, "mistral-v1", e) : NULL;
+    Ids ids = {0};
+    Text text = {0};
+    int r = !c || tokenizer_set_chat_date(t, "1 Jan 2000", e) ||
+            chat_encode(c, t, m, 3, 1, 0, &ids, e) || chat_render(c, t, m, 3, 1, &text, e);
+    ids_free(&ids);
+    text_free(&text);
+    tokenizer_free(t);
+    return r ? -1 : 0;
+}
+
+typedef int (*Scenario)(Err *e);
+
+/* The scenario in a child with one environment variable set; its exit code is that of the Err. */
+static int run_child(Scenario scenario, const char *variable, int n)
+{
+    char value[16];
+    snprintf(value, sizeof value, "%d", n);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        Err e = {0, ""};
+        if (n) setenv(variable, value, 1);
+        int r = scenario(&e);
+        unsetenv(variable);
+        if (r && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
+        exit(r ? e.code : 0);                       /* exit, so that leaks are looked for */
+    }
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+/* Fails allocation 1, 2, 3, ... of a scenario, alone and with all that come after it, until it runs
+ * through eight times without meeting its fault. */
+static void fail_each(Scenario scenario)
+{
+    static const char *const variables[] = {"FAULT_ALLOC", "FAULT_ALLOC_FROM"};
+    CHECK(run_child(scenario, "FAULT_ALLOC", 0) == 0);
+    for (int v = 0; v < 2; v++) {
+        int clean = 0, n;
+        for (n = 1; clean < 8 && n < 2000; n++) {
+            int code = run_child(scenario, variables[v], n);
+            if (code != 0 && code != ERR_MEMORY) printf("  %s=%d gave %d\n", variables[v], n, code);
+            CHECK(code == 0 || code == ERR_MEMORY);
+            clean = code == 0 ? clean + 1 : 0;
+        }
+        CHECK(n > 20 && n < 2000);
+    }
+}
+
+static void sentencepiece(void)
+{
+    fail_each(sentencepiece_scenario);
+}
+
+static void metaspace(void)
+{
+    fail_each(metaspace_scenario);
+}
+
+static void chat(void)
+{
+    fail_each(chat_scenario);
+}
+
+const Test tests[] = {{"sentencepiece", sentencepiece}, {"metaspace", metaspace}, {"chat", chat}};
+TEST_MAIN(tests)
