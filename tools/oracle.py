@@ -15,7 +15,7 @@ import os
 import random
 import shutil
 
-FILE_FIELDS = ("model", "adapter", "rows", "data_file", "prompts")
+FILE_FIELDS = ("model", "adapter", "reference_adapter", "rows", "eval_rows", "data_file", "prompts")
 VERSIONS = "torch 2.13.0, trl 1.16.0, peft 0.21.2, transformers 5.23.0"
 
 _file_hashes = {}
@@ -217,7 +217,8 @@ def trainable_name(name):
 def job_train(job, folder):
     """One run of DPOTrainer or KTOTrainer. Fields: method, model, rows, args (TRL's own names);
     adapter (a PEFT directory: the step-0 adapter) or lora (LoraConfig fields: drawn by PEFT from
-    args.seed) or neither (all weights are trained); reference "base" or "init" (with adapter only).
+    args.seed) or neither (all weights are trained); with an adapter, reference "base", "init" or
+    "given" (reference_adapter, another PEFT directory); eval_rows: evaluated as args say.
     Writes initial, gradients (of step 1, before clipping) and final .safetensors."""
     from datasets import Dataset
     from peft import LoraConfig, PeftModel, set_peft_model_state_dict
@@ -232,16 +233,20 @@ def job_train(job, folder):
     settings.setdefault("data_seed", settings["seed"])
     args = make_config(output_dir=os.path.join(folder, "trl"), **settings)
     model, tokenizer = load_model(job["model"]), AutoTokenizer.from_pretrained(job["model"])
-    peft_config = None
-    if job.get("adapter") and job["reference"] == "init":
+    peft_config = reference = None
+    if job.get("adapter") and job["reference"] == "given":
+        reference = PeftModel.from_pretrained(load_model(job["model"]), job["reference_adapter"])
+    if job.get("adapter") and job["reference"] != "base":
         model = PeftModel.from_pretrained(model, job["adapter"], is_trainable=True)
     elif job.get("adapter"):
         peft_config = LoraConfig.from_pretrained(job["adapter"])
         peft_config.inference_mode = False  # saved files say true: nothing would be trained
     elif job.get("lora"):
         peft_config = LoraConfig(task_type="CAUSAL_LM", **job["lora"])
+    evaluation = Dataset.from_json(job["eval_rows"]) if job.get("eval_rows") else None
     trainer = make_trainer(model=model, args=args, train_dataset=Dataset.from_json(job["rows"]),
-                           processing_class=tokenizer, peft_config=peft_config)
+                           eval_dataset=evaluation, processing_class=tokenizer,
+                           peft_config=peft_config, **({"ref_model": reference} if reference else {}))
     if job.get("adapter") and job["reference"] == "base":
         got = set_peft_model_state_dict(
             trainer.model, load_file(os.path.join(job["adapter"], "adapter_model.safetensors")))
@@ -272,6 +277,7 @@ def job_train(job, folder):
     assert all(math.isfinite(r[k]) for r in steps for k in ("loss", "grad_norm"))
     columns = [c for c in trainer.train_dataset.column_names if c.endswith("_ids")]
     return {"steps": steps,
+            "evaluations": [r for r in trainer.state.log_history if "eval_loss" in r],
             "ids": [{c: row[c] for c in columns} for row in trainer.train_dataset]}
 
 
@@ -295,16 +301,19 @@ def with_adapter(job, dtype="float32"):
 
 def job_score(job, folder):
     """log p of every completion token: logits in `dtype` (float32), log-softmax in float64.
-    Rows {"prompt", "completion"}; split where prompt and prompt + completion part."""
+    Rows {"prompt", "completion"}, split where prompt and prompt + completion part; or
+    {"prompt_ids", "completion_ids"}."""
     import torch
     model, tokenizer = with_adapter(job, job.get("dtype", "float32")), plain_tokenizer(job["model"])
     with open(job["rows"], encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     scores = []
     for row in rows:
-        prompt = tokenizer.encode(row["prompt"]).ids
-        ids = tokenizer.encode(row["prompt"] + row["completion"]).ids
-        start = common_prefix(prompt, ids)
+        if "prompt_ids" in row:
+            start, ids = len(row["prompt_ids"]), row["prompt_ids"] + row["completion_ids"]
+        else:
+            ids = tokenizer.encode(row["prompt"] + row["completion"]).ids
+            start = common_prefix(tokenizer.encode(row["prompt"]).ids, ids)
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0].double()
         logps = logits[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
@@ -343,23 +352,27 @@ def job_generate(job, folder):
 
 
 def job_merge(job, folder):
-    """PEFT's merge_and_unload in the stored type, and the exact sum in float64."""
+    """PEFT's merge_and_unload in the stored type; the exact sum in float64 and what bounds its error."""
     import torch
     from safetensors.torch import save_file
     base = {n: p.detach().clone() for n, p in load_model(job["model"], "auto").named_parameters()}
     model = with_adapter(job, "auto")
-    exact = {}
+    exact, terms = {}, {}
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and "default" in module.lora_A:
             a = module.lora_A["default"].weight.double()
             b = module.lora_B["default"].weight.double()
             key = name.removeprefix("base_model.model.") + ".weight"
-            exact[key] = base[key].double() + b @ a * module.scaling["default"]
+            scale, w = module.scaling["default"], base[key].double()
+            exact[key] = w + b @ a * scale
+            # n float32 roundings of the sum move it by at most n 2^-24 times its absolute terms
+            terms[key] = (w.abs() + b.abs() @ a.abs() * scale) * (a.shape[0] + 3)
     merged = {n: p.detach().clone().contiguous()
               for n, p in model.merge_and_unload().named_parameters()}
     save_file(merged, os.path.join(folder, "merged.safetensors"))
-    save_file({n: t.detach().contiguous() for n, t in exact.items()},
-              os.path.join(folder, "exact.safetensors"))
+    for name, table in (("exact", exact), ("terms", terms)):
+        save_file({n: t.detach().contiguous() for n, t in table.items()},
+                  os.path.join(folder, name + ".safetensors"))
     return {"names": sorted(merged), "dtype": str(next(iter(merged.values())).dtype)}
 
 

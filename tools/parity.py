@@ -126,7 +126,7 @@ class Bench:
         with quiet():
             return tiny_models.make_adapter(self.model(model), folder, 3, b_width, dtype, **setup)
 
-    def rows(self, model, method, count=None, longest=None):
+    def rows(self, model, method, count=None, longest=None, seed=1):
         """A file of training rows for the model: real ones where there is data."""
         real = os.path.isdir(self.data)
         source, data_file = {
@@ -135,7 +135,7 @@ class Bench:
             ("dpo", False): ("made-pairs", None), ("kto", False): ("made-labels", None),
         }[method, real]
         answer = self.oracle({
-            "kind": "select", "source": source, "model": self.model(model), "seed": 1,
+            "kind": "select", "source": source, "model": self.model(model), "seed": seed,
             "data_file": data_file and self.real(data_file),
             "count": count or (18 if method == "dpo" else 19), "longest": longest or (64 if method == "dpo" else 120)})
         return answer.path("rows.jsonl")
@@ -259,11 +259,13 @@ def align_arguments(method, s):
     return o
 
 
-def compare_metrics(worst, method, got, wanted):
+def compare_metrics(worst, method, got, wanted, skip=()):
     """Every number of every step."""
     worst.equal("steps in metrics.jsonl", [r["step"] for r in got], [r["step"] for r in wanted])
     for g, w in zip(got, wanted):
         for key, tolerance in METRICS.items():
+            if key in skip:
+                continue
             if w.get(key) is None:  # no row of that class in this step
                 if g.get(key) is not None and key.startswith(("rewards/", "logps/")) \
                         and not (method == "kto" and key == "rewards/accuracies"):
@@ -300,42 +302,89 @@ def compare_tensors(worst, name, got, wanted, tolerance, relative=None):
         worst.add(f"of |{name}|", math.sqrt(squares[0] / squares[1]), RELATIVE)
 
 
+def compare_evaluations(worst, got, wanted):
+    """eval_ metrics at the steps where TRL evaluated."""
+    rows = {r["step"]: r for r in got}
+    for w in wanted:
+        for key, value in w.items():
+            tolerance = METRICS.get(key.removeprefix("eval_"))
+            if not key.startswith("eval_") or not tolerance:
+                continue
+            if rows[w["step"]].get(key) is None:
+                raise Failure(f"step {w['step']}: no {key} in metrics.jsonl, TRL has {value}")
+            scale = max(1, abs(value)) if key == "eval_loss" else max(1, abs(value) / 10)
+            worst.add(key, abs(rows[w["step"]][key] - value) / scale, tolerance)
+
+
+def compare_weights(worst, got, wanted, initial, full):
+    """The trained tensors, and how far they moved. AdamW divides by the gradient's own size, so a
+    weight whose gradient is rounding noise may move either way: of all weights, only the movement
+    as a whole can agree."""
+    if full and "model.embed_tokens.weight" not in got:  # a tied head may be stored by that name
+        got["model.embed_tokens.weight"] = got.pop("lm_head.weight")
+    if not full:
+        compare_tensors(worst, "weights", got, wanted, WEIGHT)
+    worst.equal("tensors of the model", sorted(got), sorted(wanted))
+    error = math.sqrt(sum((got[n] - w).double().square().sum().item() for n, w in wanted.items()))
+    moved = math.sqrt(sum((w - initial[n]).double().square().sum().item()
+                          for n, w in wanted.items()))
+    worst.add("of |movement|", error / moved, 1e-2)
+
+
+def lora_arguments(lora):
+    """LoraConfig fields as options."""
+    targets = lora["target_modules"]
+    return ["--rank", lora["r"], "--alpha", lora["lora_alpha"], "--targets",
+            "all-linear" if targets == ALL_LINEAR else ",".join(targets)] + \
+        (["--rslora"] if lora.get("use_rslora") else [])
+
+
 def train_case(method, model, reference="base", start="start", start_setup=None, lora=None,
-               rows=None, quick=False, **changes):
+               full=False, evaluate=False, rows=None, quick=False, **changes):
     """One training run of both sides. start: name of a step-0 adapter (b_width and LoraConfig
-    fields in start_setup); or lora: LoraConfig fields, and the adapter comes from the seed."""
+    fields in start_setup); or lora: LoraConfig fields, and the adapter comes from the seed; or
+    full: all weights. rows(bench, model) gives the files for the program and for TRL."""
     s = {**DEFAULTS, **changes}
     if isinstance(s["loss"], str):
         s["loss"] = [s["loss"]]
 
     def run(bench, worst, name):
         folder, out = bench.model(model), bench.out(name)
-        data = rows(bench, model) if rows else bench.rows(model, method)
-        job = {"kind": "train", "method": method, "model": folder, "rows": data,
+        data, trl_data = rows(bench, model) if rows else (bench.rows(model, method),) * 2
+        job = {"kind": "train", "method": method, "model": folder, "rows": trl_data,
                "args": trl_arguments(method, s)}
         command = [method, "-m", folder, "--data", data, "-o", out, "--dump-gradients",
                    out + ".gradients", *bench.numbers(), *align_arguments(method, s)]
-        if lora is None:
+        if full:
+            command += ["--full"]
+        elif lora is None:
             # A KTO run wants kl > 0: the sign of B decides the sign of the log-ratios.
             setup = {"b_width": 0.05 if method == "dpo" else -0.12, **(start_setup or {})}
             adapter = bench.adapter(model, f"{start}-{method}", **setup)
             job.update(adapter=adapter, reference=reference)
             command += ["--init-adapter", adapter, "--reference", reference]
+            if reference == "given":
+                job["reference_adapter"] = bench.adapter(model, "reference", b_width=0.02)
+                command[-1] = job["reference_adapter"]
         else:
             job.update(lora=lora)
-            targets = lora["target_modules"]
-            command += ["--rank", lora["r"], "--alpha", lora["lora_alpha"], "--targets",
-                        "all-linear" if targets == ALL_LINEAR else ",".join(targets)]
-            command += ["--rslora"] if lora.get("use_rslora") else []
+            command += lora_arguments(lora)
+        if evaluate:
+            job["eval_rows"] = bench.rows(model, method, count=10, seed=2)
+            job["args"].update(eval_strategy="steps", eval_steps=5,
+                               per_device_eval_batch_size=s["batch"])
+            command += ["--eval", job["eval_rows"], "--eval-every", 5]
         oracle = bench.oracle(job)
         bench.align(*command)
-        compare_metrics(worst, method, read_jsonl(os.path.join(out, "metrics.jsonl")),
-                        oracle["steps"])
+        metrics = read_jsonl(os.path.join(out, "metrics.jsonl"))
+        # TRL's cDPO runs in batches of one, which count epochs in other steps.
+        compare_metrics(worst, method, metrics, oracle["steps"],
+                        skip=("epoch",) if s["loss"] == ["cdpo"] else ())
+        compare_evaluations(worst, metrics, oracle["evaluations"])
         compare_tensors(worst, "gradient", load_file(out + ".gradients"),
                         oracle.tensors("gradients"), GRADIENT, relative=1e-3)
-        compare_tensors(worst, "weights",
-                        load_file(os.path.join(out, "adapter", "adapter_model.safetensors")),
-                        oracle.tensors("final"), WEIGHT)
+        compare_weights(worst, read_model(os.path.join(out, "model" if full else "adapter")),
+                        oracle.tensors("final"), oracle.tensors("initial"), full)
     run.quick = quick
     return run
 
@@ -349,9 +398,8 @@ def seed_case(model, lora, seed, quick=False):
         data = bench.rows(model, "dpo")
         oracle = bench.oracle({"kind": "train", "method": "dpo", "model": folder, "rows": data,
                                "args": trl_arguments("dpo", s), "lora": lora})
-        command = ["dpo", "-m", folder, "--data", data, "-o", out, "--rank", lora["r"],
-                   "--alpha", lora["lora_alpha"], "--targets", ",".join(lora["target_modules"])]
-        bench.align(*command, *bench.numbers(), *align_arguments("dpo", s))
+        bench.align("dpo", "-m", folder, "--data", data, "-o", out, *lora_arguments(lora),
+                    *bench.numbers(), *align_arguments("dpo", s))
         got = load_file(os.path.join(out, "adapter", "adapter_model.safetensors"))
         wanted = oracle.tensors("initial")
         worst.equal("tensors of the adapter", sorted(got), sorted(wanted))
@@ -368,18 +416,44 @@ def seed_case(model, lora, seed, quick=False):
 def implicit_rows(bench, model):
     """Pairs without a prompt: it is what chosen and rejected share."""
     table = read_jsonl(bench.rows(model, "dpo"))
-    return bench.file(f"implicit-{model}", [
+    return (bench.file(f"implicit-{model}", [
         {"chosen": r["prompt"] + r["chosen"], "rejected": r["prompt"] + r["rejected"]}
-        for r in table])
+        for r in table]),) * 2
 
 
 def paired_rows(bench, model):
-    return bench.rows(model, "dpo", count=7)
+    """Pairs for KTO: first all chosen, then all rejected."""
+    return (bench.rows(model, "dpo", count=7),) * 2
 
 
 def one_left_rows(bench, model):
     """17 rows: the last block of four holds one, which is its own partner in TRL."""
-    return bench.rows(model, "kto", count=17)
+    return (bench.rows(model, "kto", count=17),) * 2
+
+
+def chat_rows(method):
+    """Conversations of one and of three turns. The Llama 3.2 template writes the day's date; TRL
+    gets the one that the program takes as default."""
+    def rows(bench, model):
+        if not os.path.isdir(bench.data):
+            raise Skip("no chat templates without the data directory")
+        table = []
+        for i, r in enumerate(read_jsonl(bench.rows(model, method))):
+            turns = [{"role": "user", "content": r["prompt"].strip()}]
+            if i % 3 == 0:
+                turns = [{"role": "user", "content": "Good morning."},
+                         {"role": "assistant", "content": "Good morning! How can I help?"}] + turns
+            row = {"prompt": turns}
+            for key in ("chosen", "rejected", "completion"):
+                if key in r:
+                    row[key] = [{"role": "assistant", "content": r[key].strip()}]
+            if "label" in r:
+                row["label"] = r["label"]
+            table.append(row)
+        dated = [{**row, "chat_template_kwargs": {"date_string": "26 Jul 2024"}} for row in table]
+        return (bench.file(f"chat-{method}-{model}", table),
+                bench.file(f"chat-{method}-{model}-dated", dated))
+    return rows
 
 
 def training_cases():
@@ -427,6 +501,11 @@ def training_cases():
         "rows dropped and cut": {"max_length": 32, "quick": True},
         "seed 7": {"seed": 7},
         "implicit prompts": {"rows": implicit_rows},
+        "reference another adapter": {"reference": "given"},
+        "evaluation": {"evaluate": True, "quick": True},
+        "evaluation ipo": {"evaluate": True, "loss": "ipo", "batch": 3},
+        "all weights": {"full": True, "lr": 1e-4, "quick": True},
+        "all weights ipo, decay": {"full": True, "lr": 1e-4, "loss": "ipo", "decay": 0.5},
     }
     for name, changes in options.items():
         cases[f"dpo {name}"] = train_case("dpo", ts, **changes)
@@ -442,6 +521,8 @@ def training_cases():
         "kto rows dropped and cut": {"loss": "kto", "max_length": 40},
         "kto paired rows": {"loss": "kto", "rows": paired_rows},
         "kto cosine, no clipping": {"loss": "kto", "schedule": "cosine", "clip": 0},
+        "kto evaluation": {"loss": "kto", "evaluate": True},
+        "kto all weights": {"loss": "kto", "full": True, "lr": 1e-4},
         "apo_zero_unpaired": {"loss": "apo_zero_unpaired", "quick": True},
         "apo_zero_unpaired batch 1": {"loss": "apo_zero_unpaired", "batch": 1, "desirable": 1.2},
     }
@@ -465,6 +546,13 @@ def training_cases():
                 "dpo", model, loss=["sigmoid", "bco_pair", "sft"], weights=[0.8, 0.2, 1.0])
             cases[f"dpo from the seed @{model}"] = train_case("dpo", model, lora=seven)
             cases[f"kto from the seed @{model}"] = train_case("kto", model, lora=seven, loss="kto")
+            cases[f"dpo all weights @{model}"] = train_case("dpo", model, full=True, lr=1e-4)
+    for model in ("llama3-chat", "mistral-chat"):
+        quick = model == "mistral-chat"
+        cases[f"dpo conversations @{model}"] = train_case(
+            "dpo", model, rows=chat_rows("dpo"), steps=4, quick=quick)
+        cases[f"kto conversations @{model}"] = train_case(
+            "kto", model, loss="kto", rows=chat_rows("kto"), steps=4)
     return cases
 
 
@@ -559,10 +647,7 @@ def round_trip_case(model, lora, quick=False):
         folder, out = bench.model(model), bench.out(name)
         s = {**DEFAULTS, "lr": 5e-3, "warmup": 0}
         bench.align("dpo", "-m", folder, "--data", bench.rows(model, "dpo"), "-o", out,
-                    "--rank", lora["r"], "--alpha", lora["lora_alpha"],
-                    "--targets", ",".join(lora["target_modules"]),
-                    *(["--rslora"] if lora.get("use_rslora") else []),
-                    *bench.numbers(), *align_arguments("dpo", s))
+                    *lora_arguments(lora), *bench.numbers(), *align_arguments("dpo", s))
         adapter = os.path.join(out, "adapter")
         with open(os.path.join(adapter, "adapter_config.json"), encoding="utf-8") as f:
             config = json.load(f)
@@ -589,15 +674,110 @@ def read_model(folder):
     return tensors
 
 
+def explain_side(worst, where, side, policy, reference, gradient):
+    """One answer of align explain: ids, log-probs of each token, their sums, the gradient."""
+    worst.equal(f"{where} token_ids", side["token_ids"], policy["token_ids"])
+    sums = []
+    for key, wanted in (("policy", policy), ("reference", reference)):
+        for a, b in zip(side[key], wanted["token_logps"], strict=True):
+            worst.add("token log-prob", abs(a - b), LOGP)
+        sums.append(sum(wanted["token_logps"]))
+        worst.add("sum", abs(side[key + "_logp"] - sums[-1]) / max(1, abs(sums[-1]) / 10), 5e-3)
+    worst.add("logratio", abs(side["logratio"] - (sums[0] - sums[1])), 2e-3)
+    for a in side["gradient"]:
+        worst.add("gradient", abs(a - gradient), GRADIENT)
+    worst.equal(f"{where} gradient tokens", len(side["gradient"]), len(policy["token_ids"]))
+
+
+def explain_case(method, model="tinystories-656k", quick=False):
+    """align explain --json: each term of three rows' losses. The ids are those of TRL's prepared
+    data set, the log-probs transformers'; the arithmetic between them is done here."""
+    beta, batch = 0.3, 4
+
+    def run(bench, worst, name):
+        folder, data = bench.model(model), bench.rows(model, method)
+        adapter = bench.adapter(model, f"start-{method}", 0.05 if method == "dpo" else -0.12)
+        s = {**DEFAULTS, "loss": ["sigmoid" if method == "dpo" else "kto"], "steps": 1}
+        table = bench.oracle({"kind": "train", "method": method, "model": folder, "rows": data,
+                              "args": trl_arguments(method, s), "adapter": adapter,
+                              "reference": "base"})["ids"]
+        columns = ("chosen_ids", "rejected_ids") if method == "dpo" else \
+            ("completion_ids", "KL_completion_ids")
+        ids = bench.file(f"explain-{method}", [
+            {"prompt_ids": r["prompt_ids"], "completion_ids": r[c]} for r in table for c in columns])
+        job = {"kind": "score", "model": folder, "rows": ids}
+        policy = bench.oracle({**job, "adapter": adapter})["scores"]
+        reference = bench.oracle(job)["scores"]
+        ratio = [sum(p["token_logps"]) - sum(q["token_logps"])
+                 for p, q in zip(policy, reference)]
+        for row in (0, 6, len(table) - 1):
+            out = json.loads(bench.align(
+                "explain", "-m", folder, "--data", data, "--row", row, "--method", method,
+                "--beta", beta, "--init-adapter", adapter, "--json", *bench.numbers(),
+                *(["--batch", batch, "--kl-pairing", "trl"] if method == "kto" else [])))
+            at = 2 * row
+            worst.equal("row and method", [out["row"], out["method"]], [row, method])
+            worst.equal("prompt_token_ids", out["prompt_token_ids"], table[row]["prompt_ids"])
+            if method == "dpo":
+                margin = beta * (ratio[at] - ratio[at + 1])
+                sigmoid = 1 / (1 + math.exp(-margin))
+                loss, slope = -math.log(sigmoid), beta * (1 - sigmoid)
+                worst.add("margin", abs(out["margin"] - margin), 2e-4)
+                explain_side(worst, f"row {row} chosen", out["chosen"], policy[at], reference[at],
+                             -slope)
+                explain_side(worst, f"row {row} rejected", out["rejected"], policy[at + 1],
+                             reference[at + 1], slope)
+            else:
+                first = row // batch * batch
+                block = ratio[2 * first + 1:2 * (first + batch):2]
+                kl = max(0.0, sum(block) / len(block))
+                label = read_jsonl(data)[row]["label"]
+                sign = 1 if label else -1
+                sigmoid = 1 / (1 + math.exp(-sign * beta * (ratio[at] - kl)))
+                loss = 1 - sigmoid
+                worst.equal("label and weight", [out["label"], out["weight"]], [label, 1])
+                worst.add("kl", abs(out["kl"] - kl), 2e-3)
+                explain_side(worst, f"row {row}", out["completion"], policy[at], reference[at],
+                             -sign * beta * sigmoid * (1 - sigmoid))
+            worst.add("sigmoid", abs(out["sigmoid"] - sigmoid), 2e-4)
+            worst.add("loss", abs(out["loss"] - loss) / max(1, loss), LOSS)
+    run.quick = quick
+    return run
+
+
+def bf16_case(model, quick=False):
+    """--precision bf16 is no farther from float32 than PyTorch's bf16 is: root mean square error of
+    the token log-probs."""
+    def run(bench, worst, name):
+        folder, rows = bench.model(model), score_rows(bench, model)
+        out = bench.out(name + ".jsonl")
+        bench.align("score", "-m", folder, "--data", rows, "--tokens", "-o", out,
+                    "--precision", "bf16", "--threads", bench.threads)
+        job = {"kind": "score", "model": folder, "rows": rows}
+        exact, rounded = (flat_logps(bench.oracle({**job, "dtype": d})["scores"])
+                          for d in ("float32", "bfloat16"))
+        ours = flat_logps(read_jsonl(out))
+        theirs, mine = (math.sqrt(sum((a - b) ** 2 for a, b in zip(x, exact, strict=True)) / len(x))
+                        for x in (rounded, ours))
+        worst.add("rms error against PyTorch's bf16", mine, theirs)
+        worst.equal("bf16 differs from f32", mine > 1e-6, True)
+    run.quick = quick
+    return run
+
+
+def flat_logps(scores):
+    return [x for r in scores for x in r["token_logps"] if x is not None]
+
+
 def merge_case(model, adapter, quick=False, **setup):
-    """align merge: untouched tensors bit-equal, merged ones as near to W + s B A as PEFT's are or
-    rounded right (half an ulp of the stored type and a little); then both score the new model."""
+    """align merge: untouched tensors bit-equal, merged ones as near to W + s B A as PEFT's are, or
+    within float32's error bound and half an ulp of the stored type; then both score the model."""
     def run(bench, worst, name):
         folder, made = bench.model(model), bench.adapter(model, adapter, **setup)
         out = bench.out(name)
         bench.align("merge", "-m", folder, "--adapter", made, "-o", out)
         oracle = bench.oracle({"kind": "merge", "model": folder, "adapter": made})
-        exact, theirs = oracle.tensors("exact"), oracle.tensors("merged")
+        exact, theirs, terms = (oracle.tensors(n) for n in ("exact", "merged", "terms"))
         ours, base = read_model(out), read_model(folder)
         worst.equal("tensors of the model", sorted(ours), sorted(base))
         for key, b in base.items():
@@ -608,7 +788,7 @@ def merge_case(model, adapter, quick=False, **setup):
                 continue
             epsilon = torch.finfo(b.dtype).eps
             ulp = torch.exp2(torch.floor(torch.log2(exact[key].abs().clamp(min=1e-30)))) * epsilon
-            slack = 0.51 * ulp + (4 * 2 ** -24) * b.abs().double()
+            slack = 0.51 * ulp + 2 ** -24 * terms[key]
             allowed = torch.maximum(slack, (theirs[key].double() - exact[key]).abs())
             worst.add("merged weight, of allowed",
                       ((ours[key].double() - exact[key]).abs() / allowed).max().item(), 1)
@@ -676,7 +856,7 @@ def text_cases():
             gqa, "patterns", rank_pattern={"q_proj": 4, "layers.1.mlp.up_proj": 2},
             alpha_pattern={"v_proj": 32, "layers.0.self_attn.q_proj": 2}),
         "score adapter, patterns with rslora": score_case(
-            gqa, "patterns-rslora", use_rslora=True, rank_pattern={".*mlp.*": 2},
+            gqa, "patterns-rslora", use_rslora=True, rank_pattern={"mlp.up_proj": 2},
             alpha_pattern={"o_proj": 5}),
         "score adapter, one layer": score_case(gqa, "one-layer", layers_to_transform=[1]),
         "score adapter, targets by expression": score_case(
@@ -690,6 +870,8 @@ def text_cases():
                                                       target_modules=["lm_head"]),
         "score adapter on a tied head": score_case("llama-tied", "tied-head",
                                                    target_modules=["q_proj", "lm_head"]),
+        "refuse adapter, pattern with an asterisk": refused_case(gqa, "asterisk",
+                                                                 rank_pattern={".*mlp.*": 2}),
         "refuse adapter, DoRA": refused_case(gqa, "dora", use_dora=True),
         "refuse adapter, biases": refused_case(gqa, "biases", lora_bias=True),
         "refuse adapter, embedding": refused_case(gqa, "embedding",
@@ -702,6 +884,11 @@ def text_cases():
                              "target_modules": ["q_proj", "o_proj", "up_proj"]}),
         "peft loads ours, bf16 model": round_trip_case(
             "mistral-window-bf16", {"r": 2, "lora_alpha": 2, "target_modules": ALL_LINEAR}),
+        "explain dpo": explain_case("dpo", quick=True),
+        "explain kto": explain_case("kto", quick=True),
+        "bf16 @tinystories-656k": bf16_case("tinystories-656k"),
+        "bf16 @llama-gqa-bf16": bf16_case("llama-gqa-bf16", quick=True),
+        "bf16 @mistral-window-bf16": bf16_case("mistral-window-bf16"),
         "merge f32": merge_case("llama-gqa", "start-dpo", quick=True),
         "merge bf16": merge_case("llama-gqa-bf16", "start-dpo", quick=True),
         "merge f16": merge_case("llama-gqa-f16", "start-dpo"),

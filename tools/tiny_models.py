@@ -147,6 +147,8 @@ MODELS = {
     "llama3-128256": ("llama3", "float32", {"hidden_size": 32, "rope_parameters": LLAMA3_ROPE,
                                             "tie_word_embeddings": True}),
     "llama3-chat": ("llama3-instruct", "float32", {"hidden_size": 32, "tie_word_embeddings": True}),
+    "mistral-chat": ("mistral-v0.3", "float32", {"family": "mistral", "hidden_size": 32,
+                                                 "sliding_window": None}),
 }
 
 
