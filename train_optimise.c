@@ -66,12 +66,15 @@ int params_dump_gradients(const Run *r, const char *path, Err *e)
     const char *const metadata[] = {"format", "pt", NULL};
     StOut *out = mem_calloc(p->n, sizeof *out, e);
     if (!out) return -1;
-    for (size_t i = 0; i < p->n; i++)
-        out[i] = (StOut){.name = p->list[i].p.name,
+    for (size_t i = 0; i < p->n; i++) {
+        const NamedParam *q = &p->list[i].p;
+        int vector = r->c.full && q->rows == 1; /* a norm's weight; an adapter's A of rank 1 is not */
+        out[i] = (StOut){.name = q->name,
                          .dtype = DTYPE_REAL,
-                         .n_dims = 2,
-                         .shape = {p->list[i].p.rows, p->list[i].p.cols},
-                         .data = p->list[i].p.d};
+                         .n_dims = vector ? 1 : 2,
+                         .shape = {vector ? q->cols : q->rows, q->cols},
+                         .data = q->d};
+    }
     int status = safetensors_write(path, out, p->n, metadata, e);
     mem_free(out);
     return status;

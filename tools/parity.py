@@ -33,7 +33,7 @@ from oracle import Oracle
 from tiny_models import ALL_LINEAR, ROOT
 
 LOGP, LOSS, GRADIENT, WEIGHT = 1e-4, 1e-5, 1e-5, 1e-5
-RELATIVE = 1e-3  # of the loss, and of the length of the whole gradient
+RELATIVE = 1e-3  # of the loss, and of the lengths of the whole gradient and the whole movement
 METRICS = {  # name in metrics.jsonl -> tolerance; 0 = equal
     "loss": LOSS, "grad_norm": 1e-3, "learning_rate": 1e-12, "epoch": 1e-9, "num_tokens": 0,
     "rewards/chosen": 2e-4, "rewards/rejected": 2e-4, "rewards/margins": 2e-4,
@@ -328,7 +328,7 @@ def compare_weights(worst, got, wanted, initial, full):
     error = math.sqrt(sum((got[n] - w).double().square().sum().item() for n, w in wanted.items()))
     moved = math.sqrt(sum((w - initial[n]).double().square().sum().item()
                           for n, w in wanted.items()))
-    worst.add("of |movement|", error / moved, 1e-2)
+    worst.add("of |movement|", error / moved, RELATIVE)
 
 
 def lora_arguments(lora):
