@@ -121,6 +121,8 @@ int packer_add_context(Packer *p, int parent, const int32_t *ids, size_t n, int 
  * token is a target only: nothing is predicted from it, so it takes no row of the batch. */
 int packer_add_completion(Packer *p, int parent, const int32_t *ids, size_t n, size_t *first_score,
                           size_t *n_scores, Err *e);
+/* What was added so far has gradients; what follows is only looked at (Batch.live_T). */
+void packer_seal(Packer *p);
 void packer_free(Packer *p);
 
 #endif

@@ -54,6 +54,13 @@ static int packer_room(void **array, size_t *cap, size_t used, size_t more, size
 void packer_begin(Packer *p)
 {
     p->batch.T = p->batch.n_segments = p->batch.n_scores = 0;
+    p->batch.live_T = p->batch.live_scores = 0;
+}
+
+void packer_seal(Packer *p)
+{
+    p->batch.live_T = p->batch.T;
+    p->batch.live_scores = p->batch.n_scores;
 }
 
 int packer_add_context(Packer *p, int parent, const int32_t *ids, size_t n, int *segment, Err *e)

@@ -10,6 +10,13 @@ typedef struct {
     const Lora *lora;
     Rotary rotary;
     AttentionPlan plan;
+    size_t T, live; /* rows; those with a gradient, which come first */
+    /* The last layer goes on with the rows that the head reads, `asked`: their keys and values come
+     * from all rows, nothing else does. */
+    const uint32_t *asked;
+    size_t n_asked, live_asked;
+    Rotary asked_rotary;
+    AttentionPlan asked_plan;
 } Pass;
 
 /* ---- the blackboard ------------------------------------------------------------------------ */
@@ -21,18 +28,27 @@ static Var *project(Tape *t, const Pass *p, size_t layer, Target target, Var *x)
     return tape_linear(t, x, w, lora_at(p->lora, layer, target));
 }
 
+/* The rows that go on, of those that are here (a recomputed layer has no others). */
+static Var *asked_rows(Tape *t, const Pass *p, Var *x)
+{
+    return tape_gather(t, x, p->asked, x->rows < p->T ? p->live_asked : p->n_asked, p->live_asked);
+}
+
 /* One layer: x + Attention(RMSNorm(x)), then x + SwiGLU(RMSNorm(x)).   x [T,H] */
 static Var *layer_forward(Tape *t, void *ctx, size_t l, Var *x)
 {
     Pass *p = ctx;
     ModelLayer *layer = &p->model->layers[l];
     double eps = p->model->config.norm_eps;
+    int last = l + 1 == p->model->config.layers && p->asked;
 
     Var *h = tape_rmsnorm(t, x, &layer->norm1, eps);
-    Var *q = tape_rope(t, project(t, p, l, TARGET_Q, h), &p->rotary); /* [T, Q x D] */
     Var *k = tape_rope(t, project(t, p, l, TARGET_K, h), &p->rotary); /* [T, G x D] */
     Var *v = project(t, p, l, TARGET_V, h);                           /* [T, G x D] */
-    Var *o = tape_attention(t, q, k, v, &p->plan, l);                 /* [T, Q x D] */
+    if (last) x = asked_rows(t, p, x), h = asked_rows(t, p, h);
+    const Rotary *rotary = last ? &p->asked_rotary : &p->rotary;
+    Var *q = tape_rope(t, project(t, p, l, TARGET_Q, h), rotary);     /* [T, Q x D] */
+    Var *o = tape_attention(t, q, k, v, last ? &p->asked_plan : &p->plan, l);
     x = tape_add(t, x, project(t, p, l, TARGET_O, o));
 
     h = tape_rmsnorm(t, x, &layer->norm2, eps);
@@ -42,14 +58,19 @@ static Var *layer_forward(Tape *t, void *ctx, size_t l, Var *x)
     return tape_add(t, x, project(t, p, l, TARGET_DOWN, m));
 }
 
-/* Hidden states of the chosen rows after the last norm, [n,H]: the head is only needed there, and
- * RMSNorm works row by row, so it may come after the choice. */
-static Var *hidden(Tape *t, Pass *p, const Batch *b, const uint32_t *rows, size_t n)
+/* Hidden states that predict something, after the last norm, [n,H]. rows[i] counts among the asked
+ * rows. RMSNorm works row by row, so it may come after the choice. */
+static Var *hidden(Tape *t, Pass *p, const Batch *b, const uint32_t *rows, size_t n, size_t live)
 {
     Model *m = p->model;
     Var *x = tape_embed(t, &m->embedding, b->ids, b->T);
-    for (size_t l = 0; l < m->config.layers; l++) x = tape_layer(t, layer_forward, p, l, x);
-    return tape_rmsnorm(t, tape_gather(t, x, rows, n), &m->norm, m->config.norm_eps);
+    x->live = p->live;
+    for (size_t l = 0; l < m->config.layers; l++) {
+        int last = l + 1 == m->config.layers && p->asked;
+        x = tape_layer(t, layer_forward, p, l, x, last ? p->n_asked : p->T,
+                       last ? p->live_asked : p->live);
+    }
+    return tape_rmsnorm(t, tape_gather(t, x, rows, n, live), &m->norm, m->config.norm_eps);
 }
 
 /* ---- from segments to an attention plan ---------------------------------------------------- */
@@ -81,34 +102,98 @@ static void fill_ranges(const Batch *b, size_t segment, KeyRange *ranges, size_t
     }
 }
 
-static int plan_attention(Tape *t, const Model *m, const Batch *b, AttentionPlan *plan)
+/* One part: queries [first, first + count) of a segment, the first of which is row `row` of q. */
+static int plan_part(Tape *t, const Batch *b, size_t segment, size_t first, size_t count, size_t row,
+                     AttentionPart *part)
 {
-    const ModelConfig *c = &m->config;
-    plan->shape = (AttentionShape){.Q = c->Q, .G = c->G, .D = c->D, .window = c->window,
-                                   .scale = 1.0 / sqrt((double)c->D)};
-    AttentionPart *parts = tape_memory(t, b->n_segments * sizeof *parts);
-    for (size_t i = 0; parts && i < b->n_segments; i++) {
-        const Segment *s = &b->segments[i];
-        size_t n = range_count(b, i);
-        KeyRange *ranges = tape_memory(t, n * sizeof *ranges);
-        if (!ranges) return -1;
-        fill_ranges(b, i, ranges, n);
-        parts[i] = (AttentionPart){s->row, s->count, s->pos, ranges, n, s->into};
-    }
-    plan->parts = parts;
-    plan->n_parts = b->n_segments;
-    return parts ? 0 : -1;
+    size_t n = range_count(b, segment);
+    KeyRange *ranges = tape_memory(t, n * sizeof *ranges);
+    if (!ranges) return -1;
+    fill_ranges(b, segment, ranges, n);
+    ranges[n - 1].count = first + count; /* no key of its own segment lies behind the last query */
+    *part = (AttentionPart){row, count, b->segments[segment].pos + first, ranges, n};
+    return 0;
 }
 
-static const uint32_t *positions(Tape *t, const Batch *b)
+/* Every row asks: one part a segment. */
+static int plan_all(Tape *t, const Batch *b, AttentionPlan *plan)
+{
+    AttentionPart *parts = tape_memory(t, b->n_segments * sizeof *parts);
+    KvAppend *appends = tape_memory(t, b->n_segments * sizeof *appends);
+    if (!parts || !appends) return -1;
+    plan->parts = parts;
+    plan->appends = appends;
+    for (size_t i = 0; i < b->n_segments; i++) {
+        const Segment *s = &b->segments[i];
+        if (plan_part(t, b, i, 0, s->count, s->row, &parts[plan->n_parts++])) return -1;
+        if (s->into) appends[plan->n_appends++] = (KvAppend){s->into, s->row, s->count};
+    }
+    return 0;
+}
+
+/* The asked rows of segment i, asked[*at ..], as one part for each run of neighbours. */
+static int plan_runs(Tape *t, const Pass *p, const Batch *b, size_t i, size_t *at,
+                     AttentionPart *parts, size_t *n_parts)
+{
+    const Segment *s = &b->segments[i];
+    while (*at < p->n_asked && p->asked[*at] < s->row + s->count) {
+        size_t from = *at;
+        do ++*at;
+        while (*at < p->n_asked && p->asked[*at] == p->asked[*at - 1] + 1 &&
+               p->asked[*at] < s->row + s->count);
+        if (plan_part(t, b, i, p->asked[from] - s->row, *at - from, from, &parts[(*n_parts)++]))
+            return -1;
+    }
+    return 0;
+}
+
+/* Only the asked rows ask. */
+static int plan_asked(Tape *t, const Pass *p, const Batch *b, AttentionPlan *plan)
+{
+    size_t runs = 0, at = 0;
+    for (size_t i = 0; i < p->n_asked; i++) runs += i == 0 || p->asked[i] != p->asked[i - 1] + 1;
+    AttentionPart *parts = tape_memory(t, (runs + b->n_segments) * sizeof *parts);
+    if (!parts) return -1;
+    *plan = p->plan; /* shape and appends are the same */
+    plan->parts = parts;
+    plan->n_parts = 0;
+    for (size_t i = 0; i < b->n_segments; i++)
+        if (plan_runs(t, p, b, i, &at, parts, &plan->n_parts)) return -1;
+    return 0;
+}
+
+/* The positions of all rows. */
+static uint32_t *positions(Tape *t, const Batch *b)
 {
     uint32_t *position = tape_memory(t, b->T * sizeof *position);
     for (size_t i = 0; position && i < b->n_segments; i++)
-        for (size_t j = 0; j < b->segments[i].count; j++) {
-            size_t at = b->segments[i].pos + j;
-            position[b->segments[i].row + j] = (uint32_t)at;
-        }
+        for (size_t j = 0; j < b->segments[i].count; j++)
+            position[b->segments[i].row + j] = (uint32_t)(b->segments[i].pos + j);
     return position;
+}
+
+/* The rows among rows[0 .. n-1], rising, each once; *place[i] = where rows[i] stands among them.
+ * All rows asked: asked stays NULL and *place is rows itself. */
+static int choose_asked(Tape *t, Pass *p, const Batch *b, const uint32_t *rows, size_t n,
+                        const uint32_t **place)
+{
+    uint32_t *at = tape_memory(t, b->T * sizeof *at); /* first a mark, then the place */
+    uint32_t *asked = tape_memory(t, b->T * sizeof *asked), *out = tape_memory(t, n * sizeof *out);
+    if (!at || !asked || !out) return -1;
+    memset(at, 0, b->T * sizeof *at);
+    for (size_t i = 0; i < n; i++) at[rows[i]] = 1;
+    for (size_t r = 0; r < b->T; r++) {
+        if (!at[r]) continue;
+        at[r] = (uint32_t)p->n_asked;
+        p->live_asked += r < p->live;
+        asked[p->n_asked++] = (uint32_t)r;
+    }
+    *place = rows;
+    if (p->n_asked == b->T) return 0;
+    for (size_t i = 0; i < n; i++) out[i] = at[rows[i]];
+    *place = out;
+    p->asked = asked;
+    return 0;
 }
 
 /* Nothing below checks an id or a position again: what could read outside an array stops here. */
@@ -128,8 +213,28 @@ static int check_batch(const Model *m, const Batch *b, Err *e)
     return 0;
 }
 
+/* The plans of a pass whose rows rows[0 .. n-1] go to the head; 0, or -1 when memory is out. */
+static int pass_plan(Tape *t, Pass *p, const Batch *b, const uint32_t *rows, size_t n,
+                     const uint32_t **place)
+{
+    const Model *m = p->model;
+    const ModelConfig *c = &m->config;
+    uint32_t *position = positions(t, b);
+    p->rotary = (Rotary){m->rope_cos, m->rope_sin, position, c->D};
+    p->plan.shape = (AttentionShape){.Q = c->Q, .G = c->G, .D = c->D, .window = c->window,
+                                     .scale = 1.0 / sqrt((double)c->D)};
+    if (!position || plan_all(t, b, &p->plan) || choose_asked(t, p, b, rows, n, place)) return -1;
+    if (!p->asked) return 0;
+    uint32_t *asked_position = tape_memory(t, p->n_asked * sizeof *asked_position);
+    for (size_t i = 0; asked_position && i < p->n_asked; i++)
+        asked_position[i] = position[p->asked[i]];
+    p->asked_rotary = (Rotary){m->rope_cos, m->rope_sin, asked_position, c->D};
+    return asked_position ? plan_asked(t, p, b, &p->asked_plan) : -1;
+}
+
 /* NULL when the batch does not fit the model, or the tape's memory is out. */
-static Pass *pass_begin(Tape *t, Model *m, const Lora *lora, const Batch *b)
+static Pass *pass_begin(Tape *t, Model *m, const Lora *lora, const Batch *b, const uint32_t *rows,
+                        size_t n, const uint32_t **place)
 {
     Err e;
     if (check_batch(m, b, &e)) {
@@ -138,22 +243,24 @@ static Pass *pass_begin(Tape *t, Model *m, const Lora *lora, const Batch *b)
     }
     Pass *p = tape_memory(t, sizeof *p);
     if (!p) return NULL;
-    p->model = m;
-    p->lora = lora;
-    p->rotary = (Rotary){m->rope_cos, m->rope_sin, positions(t, b), m->config.D};
-    if (!p->rotary.position || plan_attention(t, m, b, &p->plan)) return NULL;
-    return p;
+    *p = (Pass){.model = m, .lora = lora, .T = b->T, .live = b->live_T ? b->live_T : b->T};
+    return pass_plan(t, p, b, rows, n, place) ? NULL : p;
 }
 
 size_t model_node_bytes(const Model *m, const Batch *b)
 {
-    /* A kept layer leaves some 20 values and nodes; both are padded to ARENA_ALIGN. */
+    /* A kept layer leaves some 20 values and nodes; both are padded to ARENA_ALIGN. Lists of rows:
+     * positions twice, asked rows, their places; parts: all rows' and the asked ones'. */
     const size_t layer_bytes = 20 * (2 * ARENA_ALIGN + 2 * ARENA_ALIGN), fixed = 1 << 16;
-    size_t bytes = fixed + (m->config.layers + 1) * layer_bytes + b->T * sizeof(uint32_t);
-    for (size_t i = 0; i < b->n_segments; i++)
-        bytes += 4 * ARENA_ALIGN + sizeof(AttentionPart) + sizeof(AttentionSeq) +
-                 range_count(b, i) * (sizeof(KeyRange) + sizeof(KeySpan));
-    return bytes;
+    size_t bytes = fixed + (m->config.layers + 1) * layer_bytes;
+    size_t lists = 4 * b->T + b->n_scores + b->T, runs = b->n_segments, part = 0;
+    for (size_t i = 0; i < b->n_segments; i++) {
+        size_t one = 4 * ARENA_ALIGN + range_count(b, i) * (sizeof(KeyRange) + sizeof(KeySpan));
+        part = one > part ? one : part;
+    }
+    for (size_t i = 1; i < b->n_scores; i++) runs += b->score_row[i] != b->score_row[i - 1] + 1;
+    part += 2 * sizeof(AttentionPart) + sizeof(AttentionSeq) + sizeof(KvAppend);
+    return bytes + lists * sizeof(uint32_t) + (2 * b->n_segments + runs + 1) * part;
 }
 
 /* ---- public passes ------------------------------------------------------------------------- */
@@ -167,18 +274,21 @@ static void caches_grow(const Batch *b)
 
 Var *model_logprob(Tape *t, Model *m, const Lora *lora, const Batch *b, real *square)
 {
-    Pass *p = pass_begin(t, m, lora, b);
+    const uint32_t *rows;
+    Pass *p = pass_begin(t, m, lora, b, b->score_row, b->n_scores, &rows);
     if (!p) return &t->nothing;
-    Var *h = hidden(t, p, b, b->score_row, b->n_scores);
+    size_t live = b->live_T ? b->live_scores : b->n_scores;
+    Var *h = hidden(t, p, b, rows, b->n_scores, live);
     return tape_logprob(t, h, model_head(m), lora_at(lora, 0, TARGET_HEAD), b->score_target, square);
 }
 
-Var *model_logits(Tape *t, Model *m, const Lora *lora, const Batch *b, const uint32_t *rows,
+Var *model_logits(Tape *t, Model *m, const Lora *lora, const Batch *b, const uint32_t *asked,
                   size_t n)
 {
-    Pass *p = pass_begin(t, m, lora, b);
+    const uint32_t *rows;
+    Pass *p = pass_begin(t, m, lora, b, asked, n, &rows);
     if (!p) return &t->nothing;
-    Var *z = tape_linear(t, hidden(t, p, b, rows, n), model_head(m),
+    Var *z = tape_linear(t, hidden(t, p, b, rows, n, n), model_head(m),
                          lora_at(lora, 0, TARGET_HEAD));
     if (!t->counting && !t->failed) caches_grow(b);
     return z;

@@ -87,6 +87,10 @@ typedef struct {
     size_t n_scores;     /* scored tokens: log p(target | row) */
     uint32_t *score_row; /* row whose hidden state predicts it; rows may repeat */
     int32_t *score_target;
+    /* Rows and scores from here on are only looked at: no gradient flows into or through them (a
+     * KTO row's mismatched partner). Segments before do not continue segments after. 0 = all have
+     * gradients. */
+    size_t live_T, live_scores;
 } Batch;
 
 /* Log-probs of the scored tokens, [n_scores, 1]. lora NULL = the base. `square`, [n_scores] or

@@ -86,20 +86,26 @@ static real *numbers(Tape *t, size_t count)
 
 /* A result of an operation: memory [rows, cols], not cleared. Never NULL: where memory is out, the
  * tape has failed and the value is an empty one that nothing touches. */
-static Var *var_new(Tape *t, size_t rows, size_t cols, int wants)
+static Var *var_new(Tape *t, size_t rows, size_t cols, size_t live, int wants)
 {
     Var *v = take(t, &t->nodes, sizeof *v);
     if (!v) return &t->nothing;
-    *v = (Var){.rows = rows, .cols = cols, .wants = wants};
+    *v = (Var){.rows = rows, .cols = cols, .live = live, .wants = wants && live > 0};
     v->x = numbers(t, rows * cols);
     return v;
+}
+
+/* Numbers of its gradient. */
+static size_t live_count(const Var *v)
+{
+    return v->live * v->cols;
 }
 
 /* The gradient of v, cleared when it is first asked for. */
 static real *var_gradient(Tape *t, Var *v)
 {
     if (!v->d) {
-        size_t n = v->rows * v->cols;
+        size_t n = live_count(v);
         v->d = numbers(t, n);
         if (runs(t)) memset(v->d, 0, n * sizeof(real));
     }
@@ -122,7 +128,7 @@ static void *node_new(Tape *t, size_t size, Var *out, void (*back)(Tape *, Node 
 
 Var *tape_value(Tape *t, size_t rows, size_t cols)
 {
-    Var *v = var_new(t, rows, cols, 0);
+    Var *v = var_new(t, rows, cols, rows, 0);
     if (runs(t)) memset(v->x, 0, rows * cols * sizeof(real));
     return v;
 }
@@ -143,7 +149,7 @@ void tape_backward(Tape *t, Var *y, const real *dy)
 {
     if (!y->wants) return;
     real *d = var_gradient(t, y);
-    if (runs(t)) memcpy(d, dy, y->rows * y->cols * sizeof(real));
+    if (runs(t)) memcpy(d, dy, live_count(y) * sizeof(real));
     walk(t, t->last, NULL);
 }
 
@@ -161,13 +167,13 @@ static void embed_back(Tape *t, Node *node)
     const Var *y = node->out;
     /* forward: y[t,:] = E[ids[t],:], so now dE[ids[t],:] += dy[t,:] */
     if (runs(t))
-        tensor_embed_backward(t->compute, n->table->d, y->d, n->ids, y->rows, n->table->w.rows,
+        tensor_embed_backward(t->compute, n->table->d, y->d, n->ids, y->live, n->table->w.rows,
                               y->cols);
 }
 
 Var *tape_embed(Tape *t, Param *table, const int32_t *ids, size_t T)
 {
-    Var *y = var_new(t, T, table->w.cols, table->d != NULL);
+    Var *y = var_new(t, T, table->w.cols, T, table->d != NULL);
     if (runs(t)) tensor_embed(t->compute, y->x, &table->w, ids, T);
     EmbedNode *n = node_new(t, sizeof *n, y, embed_back);
     if (n) n->table = table, n->ids = ids;
@@ -190,12 +196,12 @@ static void rmsnorm_back(Tape *t, Node *node)
     /* forward: y[t,i] = g[i] x[t,i] r[t] */
     if (runs(t))
         tensor_rmsnorm_backward(t->compute, dx, n->g->d, node->out->d, n->x->x, &n->g->w, n->r,
-                                n->x->rows);
+                                n->x->live);
 }
 
 Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps)
 {
-    Var *y = var_new(t, x->rows, x->cols, x->wants || g->d != NULL);
+    Var *y = var_new(t, x->rows, x->cols, x->live, x->wants || g->d != NULL);
     real *r = numbers(t, x->rows);
     if (runs(t)) tensor_rmsnorm(t->compute, y->x, r, x->x, &g->w, eps, x->rows);
     RmsnormNode *n = node_new(t, sizeof *n, y, rmsnorm_back);
@@ -219,13 +225,12 @@ static void scale_in_place(real *x, double s, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = (real)s * x[i];
 }
 
-/* The adapter's input: x itself, or x with dropout in memory of its own. */
-static const real *adapter_input(Tape *t, const Var *x, const Adapter *a, uint64_t key)
+/* The adapter's input: the first rows of x, or those with dropout in memory of their own. */
+static const real *adapter_input(Tape *t, const Var *x, size_t rows, const Adapter *a, uint64_t key)
 {
     if (!key) return x->x;
-    real *dropped = numbers(t, x->rows * x->cols);
-    if (runs(t))
-        tensor_dropout(t->compute, dropped, x->x, a->dropout, key, x->rows * x->cols);
+    real *dropped = numbers(t, rows * x->cols);
+    if (runs(t)) tensor_dropout(t->compute, dropped, x->x, a->dropout, key, rows * x->cols);
     return dropped;
 }
 
@@ -235,7 +240,7 @@ static real *adapter_down(Tape *t, const Var *x, const Adapter *a, uint64_t key)
     size_t R = a->a.w.rows;
     real *u = numbers(t, x->rows * R);
     size_t mark = arena_mark(&t->arena);
-    const real *in = adapter_input(t, x, a, key);
+    const real *in = adapter_input(t, x, x->rows, a, key);
     if (runs(t)) {
         tensor_linear(&t->exact, u, in, &a->a.w, x->rows, 0);
         scale_in_place(u, a->scale, x->rows * R);
@@ -247,8 +252,8 @@ static real *adapter_down(Tape *t, const Var *x, const Adapter *a, uint64_t key)
 /* Given du = d loss / d (u / scale):   dA[r,k] += sum_t du[t,r] drop(x)[t,k];   dx += drop'(du A) */
 static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const real *du)
 {
-    size_t T = x->rows, K = x->cols, R = a->a.w.rows;
-    const real *in = adapter_input(t, x, a, key);
+    size_t T = x->live, K = x->cols, R = a->a.w.rows;
+    const real *in = adapter_input(t, x, T, a, key);
     if (a->a.d && runs(t)) tensor_linear_dw(&t->exact, a->a.d, du, in, T, R, K);
     if (!x->wants) return;
     real *dx = var_gradient(t, x);
@@ -268,7 +273,7 @@ static void linear_back(Tape *t, Node *node)
     LinearNode *n = (LinearNode *)node;
     Var *x = n->x;
     const Var *y = node->out;
-    size_t T = x->rows, K = x->cols, N = y->cols;
+    size_t T = x->live, K = x->cols, N = y->cols;
     /* forward: y = x W^T */
     if (x->wants) {
         real *dx = var_gradient(t, x);
@@ -298,7 +303,7 @@ static uint64_t dropout_key(const Tape *t, const Adapter *a)
 Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a)
 {
     int wants = x->wants || w->d || (a && a->a.d);
-    Var *y = var_new(t, x->rows, w->w.rows, wants);
+    Var *y = var_new(t, x->rows, w->w.rows, x->live, wants);
     if (runs(t)) tensor_linear(t->compute, y->x, x->x, &w->w, x->rows, 0);
     real *u = NULL;
     uint64_t key = 0;
@@ -319,22 +324,22 @@ typedef struct {
     const Rotary *rotary;
 } RopeNode;
 
-static void rope_turn(Tape *t, real *x, const Var *v, const Rotary *r, int inverse)
+static void rope_turn(Tape *t, real *x, size_t rows, size_t cols, const Rotary *r, int inverse)
 {
     if (runs(t))
-        tensor_rope(t->compute, x, r->cos, r->sin, r->position, v->rows, v->cols / r->D, r->D,
-                    inverse);
+        tensor_rope(t->compute, x, r->cos, r->sin, r->position, rows, cols / r->D, r->D, inverse);
 }
 
 /* forward: x <- turn(x) in place, so now d <- turn^-1(d) in place: a rotation's transpose. */
 static void rope_back(Tape *t, Node *node)
 {
-    rope_turn(t, node->out->d, node->out, ((RopeNode *)node)->rotary, 1);
+    const Var *x = node->out;
+    rope_turn(t, x->d, x->live, x->cols, ((RopeNode *)node)->rotary, 1);
 }
 
 Var *tape_rope(Tape *t, Var *x, const Rotary *r)
 {
-    rope_turn(t, x->x, x, r, 0);
+    rope_turn(t, x->x, x->rows, x->cols, r, 0);
     RopeNode *n = node_new(t, sizeof *n, x, rope_back);
     if (n) n->rotary = r;
     return x;
@@ -354,12 +359,12 @@ static void swiglu_back(Tape *t, Node *node)
     /* forward: y = silu(gate) up */
     if (runs(t))
         tensor_swiglu_backward(t->compute, dgate, dup, node->out->d, n->gate->x, n->up->x,
-                               node->out->rows * node->out->cols);
+                               live_count(node->out));
 }
 
 Var *tape_swiglu(Tape *t, Var *gate, Var *up)
 {
-    Var *y = var_new(t, gate->rows, gate->cols, gate->wants || up->wants);
+    Var *y = var_new(t, gate->rows, gate->cols, gate->live, gate->wants || up->wants);
     if (runs(t)) tensor_swiglu(t->compute, y->x, gate->x, up->x, gate->rows * gate->cols);
     SwigluNode *n = node_new(t, sizeof *n, y, swiglu_back);
     if (n) n->gate = gate, n->up = up;
@@ -381,18 +386,18 @@ static void add_back(Tape *t, Node *node)
      * memory of dy, which nobody reads any more. */
     if (n->a->wants) {
         real *da = var_gradient(t, n->a);
-        if (runs(t)) tensor_axpy(t->compute, da, 1, y->d, y->rows * y->cols);
+        if (runs(t)) tensor_axpy(t->compute, da, 1, y->d, live_count(y));
     }
     if (!n->b->wants) return;
     if (!n->b->d && n->b != n->a)
         n->b->d = y->d;
     else if (runs(t))
-        tensor_axpy(t->compute, n->b->d, 1, y->d, y->rows * y->cols);
+        tensor_axpy(t->compute, n->b->d, 1, y->d, live_count(y));
 }
 
 Var *tape_add(Tape *t, Var *a, Var *b)
 {
-    Var *y = var_new(t, a->rows, a->cols, a->wants || b->wants);
+    Var *y = var_new(t, a->rows, a->cols, a->live, a->wants || b->wants);
     if (runs(t)) tensor_add(t->compute, y->x, a->x, b->x, a->rows * a->cols);
     AddNode *n = node_new(t, sizeof *n, y, add_back);
     if (n) n->a = a, n->b = b;
@@ -413,13 +418,13 @@ static void gather_back(Tape *t, Node *node)
     real *dx = var_gradient(t, n->x);
     /* forward: y[j,:] = x[rows[j],:] */
     if (runs(t))
-        tensor_gather_backward(t->compute, dx, node->out->d, n->rows, node->out->rows, n->x->rows,
+        tensor_gather_backward(t->compute, dx, node->out->d, n->rows, node->out->live, n->x->live,
                                n->x->cols);
 }
 
-Var *tape_gather(Tape *t, Var *x, const uint32_t *rows, size_t n)
+Var *tape_gather(Tape *t, Var *x, const uint32_t *rows, size_t n, size_t live)
 {
-    Var *y = var_new(t, n, x->cols, x->wants);
+    Var *y = var_new(t, n, x->cols, live, x->wants);
     if (runs(t)) tensor_gather(t->compute, y->x, x->x, rows, n, x->cols);
     GatherNode *node = node_new(t, sizeof *node, y, gather_back);
     if (node) node->x = x, node->rows = rows;
@@ -452,12 +457,20 @@ static KeySpan key_span(const KeyRange *r, const Var *k, const Var *v, size_t la
                      .count = r->count};
 }
 
-/* The plan with pointers in it; NULL when memory is out. */
-static AttentionSeq *attention_sequences(Tape *t, const AttentionPlan *plan, const Var *k,
+/* Parts that lie in the first `rows` rows of the queries. */
+static size_t parts_within(const AttentionPlan *plan, size_t rows)
+{
+    size_t n = 0;
+    while (n < plan->n_parts && plan->parts[n].row < rows) n++;
+    return n;
+}
+
+/* The first n parts of the plan with pointers in them; NULL when memory is out. */
+static AttentionSeq *attention_sequences(Tape *t, const AttentionPlan *plan, size_t n, const Var *k,
                                          const Var *v, size_t layer)
 {
-    AttentionSeq *seqs = take(t, &t->nodes, plan->n_parts * sizeof *seqs);
-    for (size_t i = 0; seqs && i < plan->n_parts; i++) {
+    AttentionSeq *seqs = take(t, &t->nodes, n * sizeof *seqs);
+    for (size_t i = 0; seqs && i < n; i++) {
         const AttentionPart *p = &plan->parts[i];
         KeySpan *spans = take(t, &t->nodes, p->n_ranges * sizeof *spans);
         if (!spans) return NULL;
@@ -471,12 +484,11 @@ static AttentionSeq *attention_sequences(Tape *t, const AttentionPlan *plan, con
 static void cache_append(const AttentionPlan *plan, const Var *k, const Var *v, size_t layer)
 {
     size_t width = k->cols;
-    for (size_t i = 0; i < plan->n_parts; i++) {
-        const AttentionPart *p = &plan->parts[i];
-        if (!p->into) continue;
-        size_t to = (layer * p->into->capacity + p->into->len) * width, from = p->row * width;
-        memcpy(p->into->k + to, k->x + from, p->count * width * sizeof(real));
-        memcpy(p->into->v + to, v->x + from, p->count * width * sizeof(real));
+    for (size_t i = 0; i < plan->n_appends; i++) {
+        const KvAppend *a = &plan->appends[i];
+        size_t to = (layer * a->into->capacity + a->into->len) * width, from = a->row * width;
+        memcpy(a->into->k + to, k->x + from, a->count * width * sizeof(real));
+        memcpy(a->into->v + to, v->x + from, a->count * width * sizeof(real));
     }
 }
 
@@ -486,22 +498,22 @@ static void attention_back(Tape *t, Node *node)
     real *dq = var_gradient(t, n->q);
     var_gradient(t, n->k);
     var_gradient(t, n->v);
-    size_t mark = arena_mark(&t->nodes);
-    AttentionSeq *seqs = attention_sequences(t, n->plan, n->k, n->v, n->layer);
+    size_t mark = arena_mark(&t->nodes), parts = parts_within(n->plan, node->out->live);
+    AttentionSeq *seqs = attention_sequences(t, n->plan, parts, n->k, n->v, n->layer);
     if (runs(t))
         tensor_attention_backward(t->compute, dq, node->out->d, node->out->x, n->stat, n->q->x,
-                                  seqs, n->plan->n_parts, &n->plan->shape);
+                                  seqs, parts, &n->plan->shape);
     arena_release(&t->nodes, mark);
 }
 
 Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, size_t layer)
 {
-    Var *o = var_new(t, q->rows, q->cols, q->wants || k->wants || v->wants);
+    Var *o = var_new(t, q->rows, q->cols, q->live, q->wants || k->wants || v->wants);
     real *stat = numbers(t, q->rows * plan->shape.Q * 2);
-    size_t mark = arena_mark(&t->nodes);
-    AttentionSeq *seqs = attention_sequences(t, plan, k, v, layer);
+    size_t mark = arena_mark(&t->nodes), parts = parts_within(plan, q->rows);
+    AttentionSeq *seqs = attention_sequences(t, plan, parts, k, v, layer);
     if (runs(t)) {
-        tensor_attention(t->compute, o->x, stat, q->x, seqs, plan->n_parts, &plan->shape);
+        tensor_attention(t->compute, o->x, stat, q->x, seqs, parts, &plan->shape);
         cache_append(plan, k, v, layer);
     }
     arena_release(&t->nodes, mark);
@@ -627,7 +639,7 @@ static void head_chunk_back(Tape *t, LogprobNode *n, const real *dz, real *dh, r
 
 static void head_back(Tape *t, LogprobNode *n, const real *dlogp, real *dh)
 {
-    size_t rows_all = n->h->rows, V = n->w->w.rows, mark = arena_mark(&t->arena);
+    size_t rows_all = n->h->live, V = n->w->w.rows, mark = arena_mark(&t->arena);
     size_t R = n->a ? n->a->a.w.rows : 0;
     real *z = numbers(t, (size_t)HEAD_ROWS * HEAD_CHUNK);
     real *du = n->a ? numbers(t, rows_all * R) : NULL;
@@ -658,24 +670,34 @@ static void logprob_back(Tape *t, Node *node)
         return;
     }
     /* forward kept direction = d logp / d h, so now dh[i,:] += dlogp[i] direction[i,:] */
-    for (size_t i = 0; i < n->h->rows && runs(t); i++)
+    for (size_t i = 0; i < n->h->live && runs(t); i++)
         tensor_axpy(t->compute, dh + i * H, node->out->d[i], n->direction + i * H, H);
+}
+
+/* Rows [first, first + rows) of h through a frozen head. */
+static void head_frozen(Tape *t, const LogprobNode *n, real *logp, real *square, size_t first,
+                        size_t rows, real *direction)
+{
+    if (rows == 0) return;
+    size_t mark = arena_mark(&t->arena);
+    void *scratch = take(t, &t->arena, tensor_logprob_scratch(rows, direction != NULL));
+    if (runs(t))
+        tensor_logprob(t->compute, logp + first, square ? square + first : NULL, direction,
+                       n->h->x + first * n->h->cols, &n->w->w, n->target + first, rows, scratch);
+    arena_release(&t->arena, mark);
 }
 
 Var *tape_logprob(Tape *t, Var *h, Param *w, Adapter *a, const int32_t *target, real *square)
 {
-    size_t rows = h->rows;
-    Var *y = var_new(t, rows, 1, h->wants || w->d || (a && a->a.d));
-    int going_back = t->record && y->wants, frozen = !w->d && !a;
+    size_t rows = h->rows, live = h->live;
+    Var *y = var_new(t, rows, 1, live, h->wants || w->d || (a && a->a.d));
+    int frozen = !w->d && !a;
     LogprobNode local = {.h = h, .w = w, .a = a, .target = target};
     if (frozen) {
-        local.direction = going_back ? numbers(t, rows * h->cols) : NULL;
-        size_t mark = arena_mark(&t->arena);
-        void *scratch = take(t, &t->arena, tensor_logprob_scratch(rows, going_back));
-        if (runs(t))
-            tensor_logprob(t->compute, y->x, square, local.direction, h->x, &w->w, target, rows,
-                           scratch);
-        arena_release(&t->arena, mark);
+        size_t back = t->record && y->wants ? live : 0; /* rows whose direction is kept */
+        local.direction = back ? numbers(t, back * h->cols) : NULL;
+        head_frozen(t, &local, y->x, square, 0, back, local.direction);
+        head_frozen(t, &local, y->x, square, back, rows - back, NULL);
     } else {
         local.norm = take(t, &t->arena, rows * sizeof(double));
         if (a) local.key = dropout_key(t, a), local.u = adapter_down(t, h, a, local.key);
@@ -702,11 +724,22 @@ typedef struct {
 static void border_gradient(Tape *t, Var *x, size_t index)
 {
     real **border = &t->boundary[index % 2];
-    size_t n = x->rows * x->cols;
+    size_t n = live_count(x);
     if (x->d) return;
     if (!*border) *border = numbers(t, n);
     x->d = *border;
     if (runs(t)) memset(x->d, 0, n * sizeof(real));
+}
+
+/* Activations that were dropped on the way forward: the rows that have a gradient once more. */
+static void layer_again(Tape *t, const LayerNode *n)
+{
+    Var x = *n->x;
+    const Node *stop = t->last;
+    x.rows = x.live;
+    Var *y = n->fn(t, n->ctx, n->index, &x);
+    y->d = n->node.out->d;
+    walk(t, t->last, stop);
 }
 
 static void layer_back(Tape *t, Node *node)
@@ -714,41 +747,37 @@ static void layer_back(Tape *t, Node *node)
     LayerNode *n = (LayerNode *)node;
     if (n->x->wants) border_gradient(t, n->x, n->index);
     size_t mark = arena_mark(&t->arena), node_mark = arena_mark(&t->nodes);
-    Node *last = n->inner_last, *stop = n->inner_stop, *here = t->last;
-    if (!last) { /* dropped on the way forward: compute the layer again, from the same input */
-        stop = t->last;
-        Var *y = n->fn(t, n->ctx, n->index, n->x);
-        y->d = node->out->d;
-        last = t->last;
-    }
-    walk(t, last, stop);
+    Node *here = t->last;
+    if (n->inner_last) walk(t, n->inner_last, n->inner_stop);
+    else layer_again(t, n);
     t->last = here;
     arena_release(&t->arena, mark);
     arena_release(&t->nodes, node_mark);
 }
 
 /* The layer's result is kept, everything inside it is forgotten. */
-static Var *layer_forget(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x)
+static Var *layer_forget(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x, size_t rows,
+                         size_t live)
 {
-    Var *y = var_new(t, x->rows, x->cols, 0);
+    Var *y = var_new(t, rows, x->cols, live, 0);
     size_t mark = arena_mark(&t->arena), node_mark = arena_mark(&t->nodes);
     int record = t->record;
     t->record = 0;
     const Var *inner = fn(t, ctx, index, x);
     t->record = record;
     y->wants = inner->wants;
-    if (runs(t)) memcpy(y->x, inner->x, x->rows * x->cols * sizeof(real));
+    if (runs(t)) memcpy(y->x, inner->x, rows * x->cols * sizeof(real));
     arena_release(&t->arena, mark);
     arena_release(&t->nodes, node_mark);
     return y;
 }
 
-Var *tape_layer(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x)
+Var *tape_layer(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x, size_t rows, size_t live)
 {
     if (t->failed) return &t->nothing;
     Node *before = t->last;
     int keep = t->record && t->keep;
-    Var *y = keep ? fn(t, ctx, index, x) : layer_forget(t, fn, ctx, index, x);
+    Var *y = keep ? fn(t, ctx, index, x) : layer_forget(t, fn, ctx, index, x, rows, live);
     Node *inner = t->last;
     t->last = before;
     LayerNode *n = node_new(t, sizeof *n, y, layer_back);

@@ -17,9 +17,11 @@
 /* A value [rows, cols] and its gradient. */
 typedef struct {
     real *x;
-    real *d; /* d loss / d x; NULL until the walk back first adds to it */
+    real *d; /* d loss / d x of the first `live` rows; NULL until the walk back first adds to it */
     size_t rows, cols;
-    int wants; /* does anything trainable stand below it? If not, no gradient is computed */
+    size_t live; /* rows from here on have no gradient: they are only looked at, not trained on.
+                  * Results take it from their operands; the model sets it where rows enter */
+    int wants;   /* does anything trainable stand below it? If not, no gradient is computed */
 } Var;
 
 /* A weight: frozen (d == NULL, any stored dtype) or trainable (w.data is a real array). */
@@ -89,7 +91,8 @@ typedef struct {
 Var *tape_rope(Tape *t, Var *x, const Rotary *r);
 Var *tape_swiglu(Tape *t, Var *gate, Var *up);
 Var *tape_add(Tape *t, Var *a, Var *b);
-Var *tape_gather(Tape *t, Var *x, const uint32_t *rows, size_t n);
+/* y[j,:] = x[rows[j],:]; the rows with a gradient come first, `live` of them */
+Var *tape_gather(Tape *t, Var *x, const uint32_t *rows, size_t n, size_t live);
 
 /* Who attends to whom. Keys come in ranges, in the order of positions: rows of this batch, or the
  * key/value cache of tokens that went through the model before. */
@@ -104,17 +107,23 @@ typedef struct {
     const KvBlock *past; /* ... or, when not NULL, the first `count` cached positions of it */
 } KeyRange;
 typedef struct {
-    size_t row, count, pos; /* the queries, as in AttentionSeq */
+    size_t row, count, pos; /* the queries, as in AttentionSeq: rows of q */
     const KeyRange *ranges;
     size_t n_ranges;
-    KvBlock *into; /* where the new keys and values are appended (inference), or NULL */
 } AttentionPart;
+typedef struct { /* inference: keys and values of these rows join a cache */
+    KvBlock *into;
+    size_t row, count;
+} KvAppend;
 typedef struct {
     AttentionShape shape;
-    const AttentionPart *parts;
+    const AttentionPart *parts; /* by rising row */
     size_t n_parts;
+    const KvAppend *appends;
+    size_t n_appends;
 } AttentionPlan;
-/* o = softmax(scale q k^T) v for each part. layer: which slice of the caches. */
+/* o = softmax(scale q k^T) v for each part; parts beyond the rows of q are left out. layer: which
+ * slice of the caches. */
 Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, size_t layer);
 
 /* logp[i] = log softmax(h[i] W^T)[target[i]], [n,1]. With `square` (a [n] array) also
@@ -122,9 +131,11 @@ Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, 
  * probabilities in backward; a frozen head keeps the direction W[target] - sum p W, [n,H]. */
 Var *tape_logprob(Tape *t, Var *h, Param *w, Adapter *a, const int32_t *target, real *square);
 
-/* One layer as a scope: y = fn(t, ctx, index, x). fn must not let other values escape. */
+/* One layer as a scope: y = fn(t, ctx, index, x), which has `rows` rows, `live` of them with a
+ * gradient, and x's columns. fn must not let other values escape. When activations are computed
+ * again, x comes without the rows that have no gradient: fn goes by x->rows. */
 typedef Var *(*LayerFn)(Tape *t, void *ctx, size_t index, Var *x);
-Var *tape_layer(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x);
+Var *tape_layer(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x, size_t rows, size_t live);
 
 /* ---- the walk back ------------------------------------------------------------------------- */
 

@@ -249,6 +249,65 @@ static void mistral_dpo_gradients(void)
     dpo_gradients("mistral", 0, 1);
 }
 
+/* Completions that are only looked at: they get the log-probs they get alone, and leave no trace in
+ * the gradients, whether activations are kept or computed again. */
+static void looked_at(const char *name)
+{
+    enum { LENGTH = 9 };
+    Pairs b = {0};
+    Err e;
+    int32_t ids[LENGTH];
+    size_t first[2], count[2];
+    real seen[LENGTH];
+    begin(name, 1);
+    for (size_t i = 0; i < LENGTH; i++) ids[i] = (int32_t)(rng_u64(8, 1, i) % 37);
+    pack_pairs(&b, 1);
+    take_reference(&b, NULL);
+    pairs_loss(&b, &lora, 1);
+    real *alone = malloc(lora.count * sizeof *alone);
+    memcpy(alone, lora.gradients, lora.count * sizeof *alone);
+    for (int keep = 0; keep < 2; keep++) {
+        memset(lora.gradients, 0, lora.count * sizeof(real));
+        tape.keep = keep;
+        pack_pairs(&b, 1);
+        packer_seal(&b.packer);
+        for (int k = 0; k < 2; k++) /* behind the prompts of the first two pairs */
+            CHECK(!packer_add_completion(&b.packer, 3 * k, ids, LENGTH, &first[k], &count[k], &e));
+        pairs_loss(&b, &lora, 1);
+        CHECK(!tape_check(&tape, &e));
+        CHECK(!memcmp(alone, lora.gradients, lora.count * sizeof *alone));
+    }
+    tape_reset(&tape);
+    tape.record = 0;
+    const Var *logp = model_logprob(&tape, &model, &lora, &b.packer.batch, NULL);
+    memcpy(seen, logp->x + first[1], count[1] * sizeof *seen);
+    Packer p = {0};
+    const Json *pair = json_get(json_get(expected, "dpo"), "pairs")->child->next;
+    int32_t prompt[MOST];
+    int segment;
+    size_t n = golden_ids(json_get(pair, "prompt"), prompt, MOST);
+    packer_begin(&p);
+    CHECK(!packer_add_context(&p, -1, prompt, n, &segment, &e));
+    CHECK(!packer_add_completion(&p, segment, ids, LENGTH, &first[0], &count[0], &e));
+    tape_reset(&tape);
+    logp = model_logprob(&tape, &model, &lora, &p.batch, NULL);
+    CHECK(count[0] == count[1] && !memcmp(seen, logp->x, count[0] * sizeof *seen));
+    free(alone);
+    packer_free(&p);
+    packer_free(&b.packer);
+    end();
+}
+
+static void llama_looked_at(void)
+{
+    looked_at("llama");
+}
+
+static void mistral_looked_at(void)
+{
+    looked_at("mistral");
+}
+
 /* ---- all weights ----------------------------------------------------------------------------- */
 
 static void full_gradients(const char *name)
@@ -410,6 +469,8 @@ const Test tests[] = {{"llama_forward", llama_forward},
                       {"mistral_forward", mistral_forward},
                       {"llama_dpo_gradients", llama_dpo_gradients},
                       {"mistral_dpo_gradients", mistral_dpo_gradients},
+                      {"llama_looked_at", llama_looked_at},
+                      {"mistral_looked_at", mistral_looked_at},
                       {"llama_full_gradients", llama_full_gradients},
                       {"mistral_full_gradients", mistral_full_gradients},
                       {"llama_adamw", llama_adamw},

@@ -199,7 +199,7 @@ static void add(void)
 static Var *run_gather(Tape *t, Program *p)
 {
     static const uint32_t rows[] = {6, 2, 2, 0};
-    return tape_gather(t, tape_rmsnorm(t, source(t, p), &p->param[1], 1e-5), rows, 4);
+    return tape_gather(t, tape_rmsnorm(t, source(t, p), &p->param[1], 1e-5), rows, 4, 4);
 }
 
 static void gather(void)
@@ -214,10 +214,10 @@ static void gather(void)
  * rows 0-2 prompt, 3-4 and 5 its two continuations, 6 alone. */
 static const KeyRange ranges[] = {{0, 3, NULL}, {0, 3, NULL}, {3, 2, NULL},
                                   {0, 3, NULL}, {5, 1, NULL}, {6, 1, NULL}};
-static const AttentionPart parts[] = {{0, 3, 0, &ranges[0], 1, NULL},
-                                      {3, 2, 3, &ranges[1], 2, NULL},
-                                      {5, 1, 3, &ranges[3], 2, NULL},
-                                      {6, 1, 0, &ranges[5], 1, NULL}};
+static const AttentionPart parts[] = {{0, 3, 0, &ranges[0], 1},
+                                      {3, 2, 3, &ranges[1], 2},
+                                      {5, 1, 3, &ranges[3], 2},
+                                      {6, 1, 0, &ranges[5], 1}};
 static const uint32_t position[T] = {0, 1, 2, 3, 4, 3, 0};
 static real cosines[8 * D / 2], sines[8 * D / 2];
 static const Rotary rotary = {cosines, sines, position, D};
@@ -307,7 +307,7 @@ static Var *one_layer(Tape *t, void *ctx, size_t index, Var *x)
 static Var *run_layers(Tape *t, Program *p)
 {
     Var *x = source(t, p);
-    for (size_t i = 0; i < 3; i++) x = tape_layer(t, one_layer, p, i, x);
+    for (size_t i = 0; i < 3; i++) x = tape_layer(t, one_layer, p, i, x, x->rows, x->live);
     return tape_rmsnorm(t, x, &p->param[1], 1e-5);
 }
 

@@ -416,7 +416,8 @@ static void outside(void)
     int32_t ids[] = {1, 2, 3}, target = 5;
     uint32_t row = 2;
     Segment s = {0, 3, 0, -1, NULL, NULL};
-    Batch b = {3, ids, 1, &s, 1, &row, &target};
+    Batch b = {.T = 3, .ids = ids, .n_segments = 1, .segments = &s, .n_scores = 1,
+               .score_row = &row, .score_target = &target};
     CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
     CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
     CHECK(!load(golden_path("llama"), 0, &m, &e) && !model_reserve_positions(&m, 3, &e));
