@@ -6,6 +6,10 @@
 
 /* After so many steps in a row without a finite number the run is given up. */
 #define MAX_SKIPPED_IN_ROW 3
+/* After so many steps in a row of one kind the run is told to be idle, or saturated. */
+#define NOTABLE_STEPS 20
+/* A mean reward margin beyond which the loss has no gradient left. */
+#define SATURATED_MARGIN 100
 
 /* ---- the way through the rows -------------------------------------------------------------- */
 
@@ -363,7 +367,7 @@ static int skip_step(Run *r, const char *found, const uint32_t *rows, size_t n, 
              r->state.step + 1, found, r->c.run, r->state.step + 1);
     if (r->state.skipped_in_row < MAX_SKIPPED_IN_ROW) return 0;
     return err_set(e, ERR_DIVERGED,
-                   "step %zu: the %s is not finite, for the %dth step in a row; weights and "
+                   "step %zu: the %s is not finite, the %d. step in a row; weights and "
                    "checkpoints are as they were; lower --lr, or look at %s/diverged",
                    r->state.step + 1, found, MAX_SKIPPED_IN_ROW, r->c.run);
 }
@@ -424,6 +428,24 @@ static int record_step(Run *r, double lr, double norm, Err *e)
                    c->run, step, r->steps);
 }
 
+/* Says once when steps pass without anything to learn: nothing moves, or all is learnt. */
+static void watch(Run *r, double lr)
+{
+    int idle = r->margin == 0 && lr > 0, saturated = r->margin > SATURATED_MARGIN;
+    r->idle = idle ? r->idle + 1 : 0;
+    r->saturated = saturated ? r->saturated + 1 : 0;
+    if (r->idle == NOTABLE_STEPS)
+        log_note(&r->events->log, 'w',
+                 "step %zu: the reward margin has been 0 for %d steps: policy and reference do not "
+                 "part (chosen equal to rejected? --lr too low?)",
+                 r->state.step, NOTABLE_STEPS);
+    if (r->saturated == NOTABLE_STEPS)
+        log_note(&r->events->log, 'w',
+                 "step %zu: the reward margin has been above %d for %d steps: nothing is left to "
+                 "learn; stop here, or lower --lr",
+                 r->state.step, SATURATED_MARGIN, NOTABLE_STEPS);
+}
+
 /* One optimiser step: gradients over its micro-batches, clipping, AdamW. */
 static int run_step(Run *r, Err *e)
 {
@@ -453,6 +475,7 @@ static int run_step(Run *r, Err *e)
     r->state.num_tokens += r->step_tokens;
     r->state.loss = loss;
     r->margin = metrics_mean(&r->state.metrics, METRIC_REWARDS_MARGINS);
+    watch(r, lr);
     metrics_add(&r->state.metrics, METRIC_LOSS, loss);
     r->run_tokens += r->step_tokens;
     return record_step(r, lr, norm, e);

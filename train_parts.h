@@ -122,6 +122,7 @@ typedef struct {
 
     TrainState state;
     double began, step_began, margin; /* margin: mean reward margin of the last step */
+    size_t idle, saturated; /* steps in a row */
     uint64_t step_tokens, run_tokens;
     double eval_loss;
 } Run;

@@ -301,6 +301,9 @@ int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, doubl
     *loss = method == TRAIN_DPO   ? dpo_step(r, n, logp->x, metrics)
             : method == TRAIN_KTO ? kto_step(r, set, rows, n, kl, metrics)
                                   : sft_step(r, n);
+    for (size_t i = 0; i < n; i++) /* a loss may be finite where a log-prob is not: hinge, say */
+        for (size_t side = 0; side < r->items[i].n; side++)
+            if (!isfinite(r->items[i].policy[side])) *loss = NAN;
     if (!isfinite(*loss) || share <= 0) return 0;
     if (r->starts_equal && r->state.step == 0 && method != TRAIN_SFT &&
         check_start(r, set, rows, n, kl, *loss, e))

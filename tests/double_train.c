@@ -217,14 +217,14 @@ static void kto_held_kl(void)
 }
 
 static const Test tests[] = {
-    {"dpo sigmoid", dpo_sigmoid},
-    {"dpo desensitised", dpo_desensitised},
-    {"dpo mixed", dpo_mixed},
-    {"dpo recomputed", dpo_recomputed},
-    {"kto unpaired", kto_unpaired},
-    {"kto held kl", kto_held_kl},
+    {"dpo_sigmoid", dpo_sigmoid},
+    {"dpo_desensitised", dpo_desensitised},
+    {"dpo_mixed", dpo_mixed},
+    {"dpo_recomputed", dpo_recomputed},
+    {"kto_unpaired", kto_unpaired},
+    {"kto_held_kl", kto_held_kl},
     {"sft", sft},
-    {"sft full", sft_full},
+    {"sft_full", sft_full},
 };
 
 int main(int argc, char **argv)

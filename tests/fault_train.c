@@ -181,8 +181,8 @@ static void interruptions(void)
 }
 
 static const Test tests[] = {
-    {"killed anywhere", killed_anywhere}, {"full disk", full_disk},
-    {"broken disk", broken_disk},         {"out of memory", out_of_memory},
+    {"killed_anywhere", killed_anywhere}, {"full_disk", full_disk},
+    {"broken_disk", broken_disk},         {"out_of_memory", out_of_memory},
     {"interruptions", interruptions},
 };
 

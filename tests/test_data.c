@@ -79,13 +79,16 @@ static void implicit_pairs(void)
     CHECK(!load(&d, DATA_PAIRS,
                 "{\"chosen\":\"The sky is blue.\",\"rejected\":\"The sky is green.\"}\n"
                 "{\"chosen\":\"abc\",\"rejected\":\"abcd\"}\n"
-                "{\"chosen\":\"a\xc3\xa9\",\"rejected\":\"a\xc3\xaa\"}\n"));
+                "{\"chosen\":\"a\xc3\xa9\",\"rejected\":\"a\xc3\xaa\"}\n"
+                "{\"chosen\":\"is xy\",\"rejected\":\"is z\"}\n"));
     CHECK_PROMPT(d.rows[0], "^The {257} is");
     CHECK_COMPLETION(d.rows[0], 0, "{263}lue.$");
     CHECK_COMPLETION(d.rows[0], 1, " g{261}en.$");
     CHECK_PROMPT(d.rows[1], "^ab");
     CHECK_COMPLETION(d.rows[1], 0, "c$");
     CHECK_COMPLETION(d.rows[1], 1, "cd$");
+    CHECK_PROMPT(d.rows[3], "^is");
+    CHECK_COMPLETION(d.rows[3], 0, " xy$");
     CHECK(d.report.word_cuts == 2);
     /* Not between the two bytes of a character (the prompt ends before it). */
     CHECK(d.rows[2].n_prompt <= 3);
@@ -253,12 +256,15 @@ static void chat_prompts(void)
 static void boundary_merge(void)
 {
     Dataset d;
-    CHECK(
-        !load(&d, DATA_PAIRS, "{\"prompt\":\"the sk\",\"chosen\":\"y!\",\"rejected\":\"ate\"}\n"));
+    CHECK(!load(&d, DATA_PAIRS,
+                "{\"prompt\":\"the sk\",\"chosen\":\"y!\",\"rejected\":\"ate\"}\n"
+                "{\"prompt\":\"the sk\",\"chosen\":\"ate\",\"rejected\":\"y!\"}\n"));
     CHECK_PROMPT(d.rows[0], "^{259} ");
     CHECK_COMPLETION(d.rows[0], 0, "{257}!$");
     CHECK_COMPLETION(d.rows[0], 1, "{256}ate$");
-    CHECK(d.report.boundary_merges == 1);
+    CHECK_PROMPT(d.rows[1], "^{259} ");
+    CHECK_COMPLETION(d.rows[1], 0, "{256}ate$");
+    CHECK(d.report.boundary_merges == 2);
     data_close(&d);
     /* A trailing space of the prompt goes the same way. */
     CHECK(!load(&d, DATA_COMPLETION, "{\"prompt\":\"a \",\"completion\":\"the\"}\n"));
@@ -469,6 +475,10 @@ static void pack_pair(void)
     CHECK(b->n_segments == 2);
     CHECK(b->segments[1].row == 2 && b->segments[1].count == 2 && b->segments[1].pos == 2);
     CHECK(b->segments[1].parent == 0 && b->segments[0].parent == -1 && !b->segments[0].past);
+    CHECK(b->segments[0].pos == 0);
+    /* A third stretch goes on where the second ended. */
+    CHECK(!packer_add_context(&p, 1, prompt, 2, &segment, &err) && segment == 2);
+    CHECK(p.batch.segments[2].pos == 4 && p.batch.segments[2].row == 4);
     packer_free(&p);
 }
 
@@ -515,27 +525,27 @@ static void pack_nothing(void)
 }
 
 static const Test tests[] = {
-    {"explicit pairs", explicit_pairs},
-    {"implicit pairs", implicit_pairs},
-    {"unpaired rows", unpaired_rows},
+    {"explicit_pairs", explicit_pairs},
+    {"implicit_pairs", implicit_pairs},
+    {"unpaired_rows", unpaired_rows},
     {"unpairing", unpairing},
-    {"completion rows", completion_rows},
-    {"mapped columns", mapped_columns},
-    {"chat pairs", chat_pairs},
-    {"chat implicit", chat_implicit},
-    {"chat messages", chat_messages},
-    {"chat prompts", chat_prompts},
-    {"boundary merge", boundary_merge},
-    {"end tokens", end_tokens},
+    {"completion_rows", completion_rows},
+    {"mapped_columns", mapped_columns},
+    {"chat_pairs", chat_pairs},
+    {"chat_implicit", chat_implicit},
+    {"chat_messages", chat_messages},
+    {"chat_prompts", chat_prompts},
+    {"boundary_merge", boundary_merge},
+    {"end_tokens", end_tokens},
     {"lengths", lengths},
-    {"equal rows", equal_rows},
+    {"equal_rows", equal_rows},
     {"faults", faults},
-    {"torch order", torch_order},
-    {"shuffled order", shuffled_order},
-    {"fair order", fair_order},
-    {"pack pair", pack_pair},
-    {"pack many", pack_many},
-    {"pack nothing", pack_nothing},
+    {"torch_order", torch_order},
+    {"shuffled_order", shuffled_order},
+    {"fair_order", fair_order},
+    {"pack_pair", pack_pair},
+    {"pack_many", pack_many},
+    {"pack_nothing", pack_nothing},
 };
 
 int main(int argc, char **argv)

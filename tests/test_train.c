@@ -323,6 +323,58 @@ static void sft_run(void)
     CHECK(metric(0, "loss") < last + 0.5);
 }
 
+/* Weight decay is for matrices: with gradients of 0 a step is w -= lr wd w, and norms stay. */
+static void decay_groups(void)
+{
+    TrainConfig c = small(TRAIN_SFT);
+    Run *r = mem_calloc(1, sizeof *r, &err);
+    size_t norms = 0;
+    r->c = c;
+    r->c.full = 1;
+    r->c.weight_decay = 0.5;
+    r->events = &events;
+    CHECK(!run_open(r, &err));
+    real *before = mem_alloc(r->params.count * sizeof *before, &err);
+    for (size_t i = 0; i < r->params.n; i++) {
+        const TrainParam *p = &r->params.list[i];
+        memcpy(before + p->at, p->p.w, p->count * sizeof *before);
+    }
+    params_zero_gradients(&r->params);
+    params_update(r, 0.25, params_gradient_norm(r));
+    for (size_t i = 0; i < r->params.n; i++) {
+        const TrainParam *p = &r->params.list[i];
+        int is_norm = p->p.cols == 1 || p->p.rows == 1 || strstr(p->p.name, "norm") != NULL;
+        norms += (size_t)is_norm;
+        for (size_t j = 0; j < p->count; j++) {
+            double w = (double)before[p->at + j];
+            CHECK_NEAR((double)p->p.w[j], is_norm ? w : 0.875 * w, is_norm ? 0 : 1e-7);
+        }
+    }
+    CHECK(norms == 2 * TINY_LAYERS + 1 && r->params.n == norms + 7 * TINY_LAYERS + 2);
+    mem_free(before);
+    run_free(r);
+}
+
+/* A bound that is never reached is no bound; one that is scales the whole gradient. */
+static void clipping(void)
+{
+    char hash[3][65];
+    static const double bounds[] = {0, 1e9, 1e-4};
+    for (size_t i = 0; i < 3; i++) {
+        TrainConfig c = small(TRAIN_DPO);
+        c.max_grad_norm = bounds[i];
+        c.adam_eps = 1e-2; /* so that the size of the gradient matters */
+        CHECK(!train(&c));
+        snprintf(hash[i], sizeof hash[i], "%s", hash_of("adapter/adapter_model.safetensors"));
+        if (i == 2)
+            CHECK(metric(3, "loss") > 0.68); /* it hardly moved */
+        else
+            CHECK(metric(3, "loss") < 0.68);
+    }
+    CHECK_TEXT(hash[0], hash[1]);
+    CHECK(strcmp(hash[0], hash[2]) != 0);
+}
+
 /* One pair over and over: the margin only grows, the loss goes to nothing. */
 static void overfit(void)
 {
@@ -336,6 +388,7 @@ static void overfit(void)
     c.schedule = SCHEDULE_CONSTANT;
     c.warmup = 0;
     CHECK(!train(&c));
+    CHECK(!strstr(notes, "reward margin has been"));
     for (size_t i = 1; i < 50; i++)
         CHECK(metric(i, "rewards/margins") > metric(i - 1, "rewards/margins"));
     CHECK(metric(49, "loss") < 0.1);
@@ -733,10 +786,14 @@ static void reference_file(void)
     TrainConfig c = stopped();
     char before[65];
     snprintf(before, sizeof before, "%s", hash_of("reference.jsonl"));
-    flip_byte("reference.jsonl", 250);
-    CHECK(!train(&c));
-    CHECK(strstr(notes, "is damaged or of other inputs: computed again") != NULL);
-    CHECK_TEXT(hash_of("reference.jsonl"), before);
+    static const size_t places[] = {25, 250, 400}; /* in the key, the hash, a number */
+    for (size_t i = 0; i < 3; i++) {
+        flip_byte("reference.jsonl", places[i]);
+        CHECK(train(&c) == 0);
+        CHECK(strstr(notes, "is damaged or of other inputs: computed again") != NULL);
+        CHECK_TEXT(hash_of("reference.jsonl"), before);
+        c = stopped();
+    }
     /* Only rows that the run will visit are computed. */
     c = small(TRAIN_DPO);
     c.steps = 1;
@@ -790,6 +847,35 @@ static void divergence(void)
     CHECK(!exists("adapter") && !exists("LOCK"));
     CHECK(io_is_directory(in_run("diverged")));
     CHECK(io_is_directory(in_run("checkpoints")));
+}
+
+/* An adapter scaled by 1e32 and a beta of 1e8: the loss is ln 2, the gradient of B no float. */
+static void gradient_overflow(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.lora.alpha = 4e32;
+    c.dpo.beta = 1e8;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DIVERGED, "step 3: the gradient is not finite, the 3. step in a row");
+    CHECK(lines_told == 2 && strstr(lines.data, "\"grad_norm\":null") != NULL);
+    size_t len;
+    char *text = files_read(in_run("diverged/step-1.json"), &len);
+    CHECK(strstr(text, "{\"step\":1,\"found\":\"gradient\"") != NULL);
+    CHECK(strstr(text, "{\"line\":") != NULL && strstr(text, "\"policy\":[-") != NULL);
+    mem_free(text);
+    CHECK(!exists("adapter") && !exists("checkpoints"));
+}
+
+/* Rows that teach nothing are noticed. */
+static void idle_run(void)
+{
+    static const char row[] = "{\"prompt\":\"q\",\"chosen\":\"a\",\"rejected\":\"a\"}\n";
+    files_write("one.jsonl", row, sizeof row - 1);
+    TrainConfig c = small(TRAIN_DPO);
+    c.data = files_path("one.jsonl");
+    c.steps = 30;
+    CHECK(!train(&c));
+    CHECK(strstr(notes, "step 21: the reward margin has been 0 for 20 steps") != NULL);
 }
 
 static void broken_weights(void)
@@ -891,36 +977,40 @@ static const Test tests[] = {
     {"schedules", schedules},
     {"windows", windows},
     {"configurations", configurations},
-    {"dpo run", dpo_run},
-    {"token counts", token_counts},
-    {"kto run", kto_run},
-    {"kto pairings", kto_pairings},
-    {"absent classes", absent_classes},
-    {"sft run", sft_run},
+    {"dpo_run", dpo_run},
+    {"token_counts", token_counts},
+    {"kto_run", kto_run},
+    {"kto_pairings", kto_pairings},
+    {"absent_classes", absent_classes},
+    {"sft_run", sft_run},
+    {"decay_groups", decay_groups},
+    {"clipping", clipping},
     {"overfit", overfit},
     {"accumulation", accumulation},
     {"evaluation", evaluation},
-    {"sparse log", sparse_log},
-    {"dumped gradients", dumped_gradients},
+    {"sparse_log", sparse_log},
+    {"dumped_gradients", dumped_gradients},
     {"references", references},
-    {"same bits: threads", same_bits_threads},
-    {"same bits: memory", same_bits_memory},
-    {"same bits: resumed", same_bits_resumed},
-    {"same bits: full", same_bits_full},
+    {"same_bits_threads", same_bits_threads},
+    {"same_bits_memory", same_bits_memory},
+    {"same_bits_resumed", same_bits_resumed},
+    {"same_bits_full", same_bits_full},
     {"killed", killed},
-    {"damaged checkpoints", damaged_checkpoints},
-    {"newer checkpoint", newer_checkpoint},
-    {"torn metrics", torn_metrics},
-    {"other runs", other_runs},
-    {"finished runs", finished_runs},
-    {"reference file", reference_file},
-    {"run directory faults", run_directory_faults},
+    {"damaged_checkpoints", damaged_checkpoints},
+    {"newer_checkpoint", newer_checkpoint},
+    {"torn_metrics", torn_metrics},
+    {"other_runs", other_runs},
+    {"finished_runs", finished_runs},
+    {"reference_file", reference_file},
+    {"run_directory_faults", run_directory_faults},
     {"divergence", divergence},
-    {"broken weights", broken_weights},
-    {"long rows", long_rows},
-    {"dry run", dry_run},
-    {"explained pair", explained_pair},
-    {"explained row", explained_row},
+    {"gradient_overflow", gradient_overflow},
+    {"idle_run", idle_run},
+    {"broken_weights", broken_weights},
+    {"long_rows", long_rows},
+    {"dry_run", dry_run},
+    {"explained_pair", explained_pair},
+    {"explained_row", explained_row},
 };
 
 /* Seven pairs, and seven labelled rows: + + - - + - +. */
