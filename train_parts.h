@@ -66,7 +66,9 @@ typedef struct {
     const int32_t *completion[2];
     size_t n_completion[2];
     size_t n; /* completions */
+    int segment; /* of its prompt in the packed batch; -1 = the prompt is empty */
     Scored scored[2];
+    Scored partner; /* KTO: its partner's completion behind its prompt, only looked at */
     double policy[2], reference[2]; /* log-probs, summed over the completion's tokens */
     double gradient[2];             /* d loss / d policy[i] */
     double nll_gradient;            /* d loss / d plain sum of completion 0 (the sft term) */
@@ -133,6 +135,10 @@ Item item_own(const Row *row, size_t completions);
 Item item_partner(const Row *row, const Row *partner, size_t max_length);
 /* Packs n items end to end, each prompt once; fills their scored[]. */
 int items_pack(Packer *p, Item *items, size_t n, Err *e);
+/* Packs the rows of a micro-batch; behind them, for KTO's z0, the completions of their partners. */
+int run_pack(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e);
+/* The same prompts with the partners' completions alone (halos: their reference is computed now). */
+int run_pack_partners(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e);
 /* The packed batch through the model: log-probs [n_scores,1]. record: for a walk back. */
 Var *run_forward(Run *r, const Lora *lora, int record, real *square);
 /* sum_t w_t log p(y_t | x, y_<t) of each completion of an item; w_t = 1, or LD-DPO's weights. */

@@ -11,7 +11,7 @@
 
 /* What the passes seen so far need. */
 typedef struct {
-    size_t T, scores;       /* of the heaviest batch that was measured */
+    size_t T, live, scores, live_scores, asked; /* of the heaviest batch that was measured */
     size_t keep, recompute; /* bytes of its pass */
     size_t head;            /* of which for the scored tokens */
 } Heaviest;
@@ -46,6 +46,25 @@ static int measure(Run *r, const Batch *b, PassKind pass, int keep, size_t *byte
     return status;
 }
 
+/* Rows that the head reads: scores of one prompt's completions begin at the same row. */
+static int count_asked(const Batch *b, size_t *asked, Err *e)
+{
+    unsigned char *seen = mem_calloc(b->T, 1, e);
+    if (!seen) return -1;
+    *asked = 0;
+    for (size_t i = 0; i < b->n_scores; i++) {
+        *asked += !seen[b->score_row[i]];
+        seen[b->score_row[i]] = 1;
+    }
+    mem_free(seen);
+    return 0;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Takes the packed batch into account. A batch no larger in any way than the heaviest one needs no
  * measuring. */
 static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
@@ -55,15 +74,24 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
     size_t nodes = model_node_bytes(&r->model, b), keep, recompute, without;
     if (nodes > needs->node_bytes) needs->node_bytes = nodes;
     if (b->n_scores > needs->scores) needs->scores = b->n_scores;
-    if (b->T <= h->T && b->n_scores <= h->scores) return 0;
+    size_t live = b->live_T ? b->live_T : b->T, asked;
+    if (count_asked(b, &asked, e)) return -1;
+    size_t live_scores = b->live_T ? b->live_scores : b->n_scores;
+    if (b->T <= h->T && b->n_scores <= h->scores && live <= h->live &&
+        live_scores <= h->live_scores && asked <= h->asked)
+        return 0;
     Batch headless = *b;
     headless.n_scores = 1;
+    headless.live_scores = headless.live_T ? 1 : 0;
     if (measure(r, b, pass, 1, &keep, e) || measure(r, b, pass, 0, &recompute, e) ||
         measure(r, &headless, pass, 0, &without, e))
         return -1;
     if (recompute <= h->recompute && keep <= h->keep) return 0;
     h->T = b->T;
+    h->live = live;
     h->scores = b->n_scores;
+    h->live_scores = live_scores;
+    h->asked = asked;
     if (keep > h->keep) h->keep = keep;
     if (recompute > h->recompute) h->recompute = recompute;
     h->head = recompute - without;
@@ -72,24 +100,13 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
 
 /* ---- the passes of a run ------------------------------------------------------------------- */
 
-/* A micro-batch: the rows themselves, and for KTO their partners. */
+/* A micro-batch, and the pass of its partners through the reference where HALOs' pairing makes one. */
 static int weigh_micro_batch(Run *r, Needs *needs, const TrainSet *set, const uint32_t *rows,
                              size_t n, PassKind pass, Err *e)
 {
-    const Dataset *d = &set->rows;
-    int kl = r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss);
-    for (int partners = 0; partners <= kl; partners++) {
-        for (size_t i = 0; i < n; i++) {
-            const Row *row = &d->rows[rows[i]];
-            size_t partner = set->partner ? set->partner[rows[i]] : rows[(i + 1) % n];
-            r->items[i] = partners ? item_partner(row, &d->rows[partner], r->c.rows.max_length)
-                                   : item_own(row, r->c.method == TRAIN_DPO ? 2 : 1);
-        }
-        if (items_pack(&r->packer, r->items, n, e)) return -1;
-        if (weigh(r, needs, partners ? PASS_POLICY : pass, e)) return -1;
-        if (partners && !set->partner && weigh(r, needs, PASS_REFERENCE, e)) return -1;
-    }
-    return 0;
+    if (run_pack(r, set, rows, n, e) || weigh(r, needs, pass, e)) return -1;
+    if (r->c.method != TRAIN_KTO || !kto_needs_kl(r->c.kto.loss) || set->partner) return 0;
+    return run_pack_partners(r, set, rows, n, e) || weigh(r, needs, PASS_REFERENCE, e) ? -1 : 0;
 }
 
 static int weigh_steps(Run *r, Needs *needs, unsigned char *needed, Err *e)
@@ -168,11 +185,6 @@ static uint64_t other_bytes(const Run *r, const Needs *needs)
            (uint64_t)r->model.rope_positions * r->model.config.D * sizeof(real) +
            needs->node_bytes + needs->scores * 2 * sizeof(real) +
            (uint64_t)threads_count() * r->compute.scratch_size;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
 }
 
 /* Keeps activations where they fit, recomputes them where they do not. */

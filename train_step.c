@@ -33,14 +33,55 @@ int items_pack(Packer *p, Item *items, size_t n, Err *e)
     packer_begin(p);
     for (size_t i = 0; i < n; i++) {
         Item *item = &items[i];
-        int prompt;
-        if (packer_add_context(p, -1, item->prompt, item->n_prompt, &prompt, e)) return -1;
+        if (packer_add_context(p, -1, item->prompt, item->n_prompt, &item->segment, e)) return -1;
         for (size_t k = 0; k < item->n; k++) {
             Scored *s = &item->scored[k];
-            if (packer_add_completion(p, prompt, item->completion[k], item->n_completion[k],
+            if (packer_add_completion(p, item->segment, item->completion[k], item->n_completion[k],
                                       &s->first, &s->count, e))
                 return -1;
         }
+    }
+    return 0;
+}
+
+static size_t completions_of(TrainMethod method)
+{
+    return method == TRAIN_DPO ? 2 : 1;
+}
+
+static int needs_partners(const Run *r)
+{
+    return r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss);
+}
+
+/* Row i of the micro-batch as an item with its partner's completion. HALOs takes the next row of
+ * the micro-batch, the other rules have chosen for the whole data set. */
+static Item partner_of(const Run *r, const TrainSet *set, const uint32_t *rows, size_t n, size_t i)
+{
+    const Row *all = set->rows.rows;
+    size_t partner = set->partner ? set->partner[rows[i]] : rows[(i + 1) % n];
+    return item_partner(&all[rows[i]], &all[partner], r->c.rows.max_length);
+}
+
+int run_pack_partners(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e)
+{
+    for (size_t i = 0; i < n; i++) r->items[i] = partner_of(r, set, rows, n, i);
+    return items_pack(&r->packer, r->items, n, e);
+}
+
+int run_pack(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        r->items[i] = item_own(&set->rows.rows[rows[i]], completions_of(r->c.method));
+    if (items_pack(&r->packer, r->items, n, e)) return -1;
+    if (!needs_partners(r)) return 0;
+    packer_seal(&r->packer); /* no gradient through what follows */
+    for (size_t i = 0; i < n; i++) {
+        Item other = partner_of(r, set, rows, n, i), *item = &r->items[i];
+        if (packer_add_completion(&r->packer, item->segment, other.completion[0],
+                                  other.n_completion[0], &item->partner.first,
+                                  &item->partner.count, e))
+            return -1;
     }
     return 0;
 }
@@ -184,36 +225,26 @@ static double sft_step(Run *r, size_t n)
     return -sum / tokens;
 }
 
-/* KTO's z0: rows with the completion of their partner, through the policy (no gradient), against
- * the reference's log-probs of the same, computed beforehand (halos: now, its partners change). */
-static int estimate_kl(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, double *kl,
-                       Err *e)
+/* The reference's log-probs of the partners' completions: computed beforehand, but for HALOs'
+ * pairing, whose partners change with the order of rows. */
+static int partner_reference(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e)
 {
-    const Dataset *d = &set->rows;
-    int halos = r->c.kl_pairing == KTO_HALOS;
-    *kl = 0;
-    if (!kto_needs_kl(r->c.kto.loss)) return 0;
-    for (size_t i = 0; i < n; i++) {
-        size_t partner = halos ? rows[(i + 1) % n] : set->partner[rows[i]];
-        r->items[i] = item_partner(&d->rows[rows[i]], &d->rows[partner], r->c.rows.max_length);
-    }
-    if (items_pack(&r->packer, r->items, n, e)) return -1;
-    for (int pass = 0; pass < (halos ? 2 : 1); pass++) {
-        const Lora *lora = pass ? run_reference_adapter(r) : r->has_policy ? &r->policy : NULL;
-        Var *logp = run_forward(r, lora, 0, NULL);
-        if (tape_check(&r->tape, e)) return -1;
-        for (size_t i = 0; i < n; i++) {
-            double sum[2];
-            item_sums(&r->items[i], logp->x, 1, sum);
-            if (pass)
-                r->kl_reference[i] = sum[0];
-            else
-                r->kl_policy[i] = sum[0];
-        }
-    }
-    for (size_t i = 0; i < n && !halos; i++) r->kl_reference[i] = set->reference[rows[i]][1];
-    *kl = kto_kl(r->kl_policy, r->kl_reference, n);
+    if (!needs_partners(r)) return 0;
+    for (size_t i = 0; set->partner && i < n; i++) r->kl_reference[i] = set->reference[rows[i]][1];
+    if (set->partner) return 0;
+    if (run_pack_partners(r, set, rows, n, e)) return -1;
+    const Var *logp = run_forward(r, run_reference_adapter(r), 0, NULL);
+    if (tape_check(&r->tape, e)) return -1;
+    for (size_t i = 0; i < n; i++) r->kl_reference[i] = plain_sum(logp->x, &r->items[i].scored[0]);
     return 0;
+}
+
+/* KTO's z0, from the rows with the completion of their partner; 0 for other losses. */
+static double estimate_kl(Run *r, const real *logp, size_t n)
+{
+    if (!needs_partners(r)) return 0;
+    for (size_t i = 0; i < n; i++) r->kl_policy[i] = plain_sum(logp, &r->items[i].partner);
+    return kto_kl(r->kl_policy, r->kl_reference, n);
 }
 
 /* ---- 5. the gradient of each token --------------------------------------------------------- */
@@ -266,22 +297,14 @@ static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, 
 
 /* ---- a micro-batch ------------------------------------------------------------------------- */
 
-static size_t completions_of(TrainMethod method)
-{
-    return method == TRAIN_DPO ? 2 : 1;
-}
-
 int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, double share, size_t k,
                     Metrics *metrics, double *loss, Err *e)
 {
     TrainMethod method = r->c.method;
-    double kl = 0;
-    if (method == TRAIN_KTO && estimate_kl(r, set, rows, n, &kl, e)) return -1;
+    if (partner_reference(r, set, rows, n, e)) return -1;
 
     /* 1. Rows, end to end. */
-    for (size_t i = 0; i < n; i++)
-        r->items[i] = item_own(&set->rows.rows[rows[i]], completions_of(method));
-    if (items_pack(&r->packer, r->items, n, e)) return -1;
+    if (run_pack(r, set, rows, n, e)) return -1;
 
     /* 2. log p(y_t | x, y_<t) of every completion token. */
     r->tape.dropout_key = share > 0 ? rng_mix(rng_mix(r->c.seed, r->state.step), k) | 1 : 0;
@@ -298,6 +321,7 @@ int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, doubl
     }
 
     /* 4. Loss, and its gradient by log pi. */
+    double kl = estimate_kl(r, logp->x, n);
     *loss = method == TRAIN_DPO   ? dpo_step(r, n, logp->x, metrics)
             : method == TRAIN_KTO ? kto_step(r, set, rows, n, kl, metrics)
                                   : sft_step(r, n);
