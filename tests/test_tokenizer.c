@@ -8,6 +8,8 @@
 #include "tokenizer.h"
 #include "tokenizers.h"
 
+#include <time.h>
+
 static Err err;
 
 static Tokenizer *parse(const char *json)
@@ -286,9 +288,9 @@ static void a_megabyte_of_one_letter(void)
         Tokenizer *t = i == 2 ? sentencepiece(LEGACY) : byte_level(BYTES_LLAMA3, "");
         memset(text, i == 0 ? 'a' : ' ', SIZE);
         Ids ids = {0};
-        double start = time_now();
+        clock_t start = clock(); /* of this process: others may keep the machine busy */
         CHECK(!tokenizer_encode(t, text, SIZE, 0, &ids, &err));
-        CHECK(time_now() - start < 2);
+        CHECK((double)(clock() - start) / CLOCKS_PER_SEC < 2);
         CHECK(ids.count == (i == 0 ? SIZE : SIZE / 2 + (i == 2)));
         ids_free(&ids);
         tokenizer_free(t);
