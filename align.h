@@ -39,6 +39,8 @@ extern const Command command_merge;
 extern const Command command_selftest;
 /* align_inspect.c */
 extern const Command command_inspect;
+/* align_bench.c */
+extern const Command command_bench;
 
 /* ---- options that several commands take ----------------------------------------------------- */
 

@@ -150,7 +150,7 @@ void sort_items(void *items, size_t count, size_t size,
  * arguments only, so it depends on no call order and no thread. One stream per purpose. */
 enum {
     RNG_SHUFFLE = 1, RNG_SAMPLE = 2, RNG_DROPOUT = 3, RNG_PAIRING = 4, RNG_SPLIT = 5,
-    RNG_BOOTSTRAP = 6
+    RNG_BOOTSTRAP = 6, RNG_WEIGHTS = 7
 };
 uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t counter);
 double rng_unit(uint64_t seed, uint64_t stream, uint64_t counter); /* [0,1), 53 bits */

@@ -48,11 +48,16 @@ typedef struct {
     real *rope_cos, *rope_sin; /* [rope_positions, D/2] */
     size_t rope_positions;
     real *trained, *trained_d; /* --full: copies of all weights and their gradients, else NULL */
+    unsigned char *made;       /* model_create_random: its weights, else NULL */
     size_t n_trained;
 } Model;
 
 enum { MODEL_NO_MMAP = 1, MODEL_CHECK_TENSORS = 2, MODEL_STRICT = 4, MODEL_CONFIG_ONLY = 8 };
 int model_load(Model *m, const char *dir, int flags, const Log *log, Err *e);
+/* A model without files: matrices uniform with standard deviation 0.02, as transformers starts them
+ * (there a normal distribution), norms 1, all stored as `dtype` (F32, BF16 or F16). A function of
+ * (c, dtype, seed), for any number of threads. m->path is "random". */
+int model_create_random(Model *m, const ModelConfig *c, Dtype dtype, uint64_t seed, Err *e);
 void model_close(Model *m);
 Param *model_head(Model *m);
 void model_lora_shape(const Model *m, LoraShape *shape);

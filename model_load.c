@@ -248,6 +248,7 @@ void model_close(Model *m)
     mem_free(m->rope_sin);
     mem_free(m->trained);
     mem_free(m->trained_d);
+    mem_free(m->made);
     memset(m, 0, sizeof *m);
 }
 

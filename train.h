@@ -17,6 +17,7 @@
  *   train_plan.c       memory, before the first step
  *   train_config.c     defaults, checks, config.json
  *   train_explain.c    one row as a lesson
+ *   train_trial.c      one step again and again, for measuring
  */
 #ifndef ALIGN_TRAIN_H
 #define ALIGN_TRAIN_H
@@ -174,5 +175,21 @@ typedef struct {
  * reference. ERR_USAGE where there is no such row, ERR_DATA where it was dropped. */
 int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log *log, Err *e);
 void train_explain_close(TrainExplain *x);
+
+/* ---- one step again and again, for measuring ------------------------------------------------ */
+
+/* A run without files: a model and rows that are in memory, a fresh adapter, the base as reference.
+ * Both are the trial's until train_trial_close, then the caller's again. */
+typedef struct TrainTrial TrainTrial;
+/* c: method, loss, adapter, optimiser, kernel and precision count. All rows are one micro-batch; a
+ * row of KTO borrows the completion of the one after it. Plans and takes the memory of a step.
+ * NULL with *e filled on error; model and rows are then the caller's. */
+TrainTrial *train_trial_open(const TrainConfig *c, Model *m, Dataset *rows, Err *e);
+/* Log-probs of all rows under the reference: once, before the first step. */
+int train_trial_reference(TrainTrial *t, Err *e);
+/* An optimiser step as train_run makes it: loss, gradients, their norm, clipping, AdamW. */
+int train_trial_step(TrainTrial *t, double *loss, Err *e);
+const TrainPlan *train_trial_plan(const TrainTrial *t);
+void train_trial_close(TrainTrial *t);
 
 #endif

@@ -11,7 +11,7 @@ tape tokenizer chat
 lora model
 data kto dpo score generate
 train judge evaluate
-report cycle
+bench report cycle
 options align"
 
 cd "${1:-$(dirname "$0")/..}" || exit 1
