@@ -104,7 +104,6 @@ static int open_directory(Run *r, Err *e)
     r->locked = 1;
     r->begun_empty = !existed || empty;
     r->made = !existed;
-    checkpoint_sweep(r);
     return 0;
 }
 
@@ -302,12 +301,42 @@ static void count_steps(Run *r)
     r->steps = r->c.steps ? r->c.steps : (size_t)ceil(r->c.epochs * (double)r->epoch_steps);
 }
 
+/* What a crash before the first file leaves. */
+static int holds_lock_only(const Run *r)
+{
+    Pool pool = {0};
+    char **names;
+    size_t count = 0;
+    Err ignored;
+    int only = !io_list(r->c.run, &pool, &names, &count, &ignored);
+    for (size_t i = 0; i < count && only; i++)
+        only = !strcmp(names[i], "LOCK") || !strncmp(names[i], "config.json.tmp.", 16);
+    pool_free(&pool);
+    return only;
+}
+
 static int is_finished(const Run *r)
 {
     char path[IO_PATH_MAX];
     Err ignored;
     return !io_path(path, sizeof path, r->c.run, r->c.full ? "model" : "adapter", &ignored) &&
            io_is_directory(path);
+}
+
+/* Is the directory this run's own? Writes down whose it is where it was empty. *finished = 1 where
+ * all is done. Until it is known to be ours, nothing in it is touched. */
+static int claim_directory(Run *r, int *finished, Err *e)
+{
+    char path[IO_PATH_MAX];
+    if (io_path(path, sizeof path, r->c.run, "config.json", e)) return -1;
+    if (!r->begun_empty && !io_exists(path) && !holds_lock_only(r))
+        return err_set(e, ERR_CREATE, "%s: is no run that could be resumed; take another -o",
+                       r->c.run);
+    if (model_hash(&r->model, r->model_sha256, e) || checkpoint_identity(r, e)) return -1;
+    r->ours = 1;
+    checkpoint_sweep(r);
+    *finished = is_finished(r);
+    return 0;
 }
 
 static int prepare_references(Run *r, const unsigned char *needed, Err *e)
@@ -335,15 +364,10 @@ static int resume(Run *r, TrainResult *result, Err *e)
 /* Everything up to the first step. result->finished_before = 1: there is none to be made. */
 static int prepare(Run *r, TrainResult *result, Err *e)
 {
-    int fresh = 0;
     if (open_directory(r, e) || run_open(r, e)) return -1;
     count_steps(r);
-    if (!r->c.dry_run) {
-        if (model_hash(&r->model, r->model_sha256, e) || checkpoint_identity(r, &fresh, e))
-            return -1;
-        result->finished_before = !fresh && is_finished(r);
-        if (result->finished_before) return 0;
-    }
+    if (!r->c.dry_run && claim_directory(r, &result->finished_before, e)) return -1;
+    if (result->finished_before) return 0;
     unsigned char *needed = mem_calloc(r->train.rows.count, 1, e);
     int failed =
         !needed || plan_run(r, needed, e) || (!r->c.dry_run && prepare_references(r, needed, e));
@@ -529,7 +553,7 @@ static void close_directory(Run *r, int failed, int code)
 {
     Err ignored;
     if (!r->locked) return;
-    checkpoint_sweep(r);
+    if (r->ours) checkpoint_sweep(r);
     io_unlock(r->c.run);
     if (!failed || !r->begun_empty || r->started || code == ERR_INTERRUPTED) return;
     io_remove_tree(r->c.run, &ignored);

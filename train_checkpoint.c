@@ -120,16 +120,13 @@ static int list_differences(Text *out, const Json *a, const Json *b, int skip, i
 
 /* One of the two files: written where it is missing, else compared. */
 static int compare_identity(const Run *r, const char *name, const Text *now, int skip,
-                            Text *differences, int *fresh, Err *e)
+                            Text *differences, Err *e)
 {
     char path[IO_PATH_MAX], *data;
     size_t len;
     Pool pool = {0};
     if (io_path(path, sizeof path, r->c.run, name, e)) return -1;
-    if (!io_exists(path)) {
-        *fresh = 1;
-        return io_write_file(path, now->data, now->len, e);
-    }
+    if (!io_exists(path)) return differences->len ? 0 : io_write_file(path, now->data, now->len, e);
     if (io_read_file(path, 0, &data, &len, e)) return -1;
     const Json *before = json_parse(&pool, data, len, path, 0, e);
     const Json *new = before ? json_parse(&pool, now->data, now->len, path, 0, e) : NULL;
@@ -140,13 +137,12 @@ static int compare_identity(const Run *r, const char *name, const Text *now, int
     return failed ? -1 : 0;
 }
 
-int checkpoint_identity(Run *r, int *fresh, Err *e)
+int checkpoint_identity(Run *r, Err *e)
 {
     Text config = {0}, inputs = {0}, differences = {0};
-    *fresh = 0;
     int failed = train_config_json(&r->c, &config, e) || put_inputs(r, &inputs, e) ||
-                 compare_identity(r, "config.json", &config, 1, &differences, fresh, e) ||
-                 compare_identity(r, "inputs.json", &inputs, 0, &differences, fresh, e);
+                 compare_identity(r, "config.json", &config, 1, &differences, e) ||
+                 compare_identity(r, "inputs.json", &inputs, 0, &differences, e);
     if (!failed) hash_text(inputs.data, inputs.len, r->inputs_sha256);
     if (!failed && differences.len)
         failed =
@@ -543,6 +539,22 @@ int checkpoint_load(Run *r, int *found, Err *e)
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
+/* Is this the name of a file or directory that we had begun to write? */
+static int is_leftover(const char *name)
+{
+    static const char *const ours[] = {"adapter.tmp",
+                                       "model.tmp",
+                                       "step-",
+                                       "config.json.tmp.",
+                                       "inputs.json.tmp.",
+                                       "metrics.jsonl.tmp.",
+                                       "reference.jsonl.tmp.",
+                                       "reference-eval.jsonl.tmp."};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours && strstr(name, ".tmp"); i++)
+        if (!strncmp(name, ours[i], strlen(ours[i]))) return 1;
+    return 0;
+}
+
 static void sweep_directory(const char *dir)
 {
     char path[IO_PATH_MAX], **names;
@@ -551,7 +563,7 @@ static void sweep_directory(const char *dir)
     Err ignored;
     if (io_is_directory(dir) && !io_list(dir, &pool, &names, &count, &ignored))
         for (size_t i = 0; i < count; i++)
-            if (strstr(names[i], ".tmp") && !io_path(path, sizeof path, dir, names[i], &ignored))
+            if (is_leftover(names[i]) && !io_path(path, sizeof path, dir, names[i], &ignored))
                 io_remove_tree(path, &ignored);
     pool_free(&pool);
 }

@@ -68,7 +68,8 @@ int params_dump_gradients(const Run *r, const char *path, Err *e)
     if (!out) return -1;
     for (size_t i = 0; i < p->n; i++) {
         const NamedParam *q = &p->list[i].p;
-        int vector = r->c.full && q->rows == 1; /* a norm's weight; an adapter's A of rank 1 is not */
+        int vector =
+            r->c.full && q->rows == 1; /* a norm's weight; an adapter's A of rank 1 is not */
         out[i] = (StOut){.name = q->name,
                          .dtype = DTYPE_REAL,
                          .n_dims = vector ? 1 : 2,

@@ -88,8 +88,9 @@ typedef struct {
     TrainConfig c; /* resolved */
     const TrainEvents *events;
     char model_sha256[65], config_sha256[65], inputs_sha256[65];
-    /* The run directory: LOCK is held; it was empty or absent; absent; training began. */
-    int locked, begun_empty, made, started;
+    /* The run directory: LOCK is held; it was empty or absent; absent; it holds this very run;
+     * training began. */
+    int locked, begun_empty, made, ours, started;
 
     /* Read, then fixed. */
     Compute compute;
@@ -201,8 +202,8 @@ int metrics_trim(const char *path, size_t step, Err *e);
 int metrics_dump(Run *r, const char *what, const uint32_t *rows, size_t n, double lr, Err *e);
 
 /* config.json and inputs.json: written at the start; on resume compared, ERR_DATA listing what
- * differs. *fresh = 1 where the directory held none. */
-int checkpoint_identity(Run *r, int *fresh, Err *e);
+ * differs. */
+int checkpoint_identity(Run *r, Err *e);
 int checkpoint_save(Run *r, Err *e);
 /* The newest valid checkpoint into the run; *found = 0 where there is none at all. */
 int checkpoint_load(Run *r, int *found, Err *e);

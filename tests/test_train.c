@@ -831,6 +831,23 @@ static void run_directory_faults(void)
     CHECK(exists("checkpoints/step-00000003"));
 }
 
+/* --resume in a directory that is no run: nothing of it is touched. */
+static void foreign_directory(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!io_make_directory(run_path, 0, &err) && !io_make_directory(in_run("adapter"), 0, &err));
+    CHECK(!io_write_file(in_run("adapter/mine"), "x", 1, &err));
+    CHECK(!io_write_file(in_run("adapter.tmp"), "x", 1, &err));
+    c.resume = 1;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_CREATE, "is no run that could be resumed");
+    CHECK(exists("adapter/mine") && exists("adapter.tmp") && !exists("LOCK"));
+    CHECK(!io_write_file(in_run("config.json"), "{\"model_type\":\"llama\"}", 22, &err));
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "model_type absent (was \"llama\")");
+    CHECK(exists("adapter/mine") && exists("adapter.tmp") && !exists("inputs.json"));
+}
+
 /* A learning rate that drives the weights out of range: no update is made from numbers that are not
  * finite, nothing of them is written, and the run ends. */
 static void divergence(void)
@@ -1003,6 +1020,7 @@ static const Test tests[] = {
     {"finished_runs", finished_runs},
     {"reference_file", reference_file},
     {"run_directory_faults", run_directory_faults},
+    {"foreign_directory", foreign_directory},
     {"divergence", divergence},
     {"gradient_overflow", gradient_overflow},
     {"idle_run", idle_run},
