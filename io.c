@@ -513,7 +513,8 @@ static int writer_create(Writer *w, Err *e)
         return writer_fail(w, ERR_CREATE, "create", why, e);
     }
     struct stat old;
-    if (w->target && stat(w->target, &old) == 0 && fchmod(w->fd, old.st_mode & 0777)) {
+    if (w->target && stat(w->target, &old) == 0 && fchmod(w->fd, old.st_mode & 0777) &&
+        errno != EPERM && errno != ENOTSUP && errno != ENOSYS) { /* FAT has no permissions */
         return writer_fail(w, ERR_CREATE, "keep the permissions of", errno, e);
     }
     return 0;
