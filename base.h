@@ -7,7 +7,8 @@
 #define ALIGN_BASE_H
 
 #define _POSIX_C_SOURCE 200809L
-#define _DEFAULT_SOURCE 1 /* madvise, MAP_ANONYMOUS */
+#define _DEFAULT_SOURCE 1  /* madvise, MAP_ANONYMOUS */
+#define _DARWIN_C_SOURCE 1 /* the same on macOS */
 #define _FILE_OFFSET_BITS 64
 
 #include <stdarg.h>
@@ -149,8 +150,13 @@ void sort_items(void *items, size_t count, size_t size,
 /* Counter-based: Philox 4x32-10 (Salmon et al. 2011). The draw is a function of its three
  * arguments only, so it depends on no call order and no thread. One stream per purpose. */
 enum {
-    RNG_SHUFFLE = 1, RNG_SAMPLE = 2, RNG_DROPOUT = 3, RNG_PAIRING = 4, RNG_SPLIT = 5,
-    RNG_BOOTSTRAP = 6, RNG_WEIGHTS = 7
+    RNG_SHUFFLE = 1,
+    RNG_SAMPLE = 2,
+    RNG_DROPOUT = 3,
+    RNG_PAIRING = 4,
+    RNG_SPLIT = 5,
+    RNG_BOOTSTRAP = 6,
+    RNG_WEIGHTS = 7
 };
 uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t counter);
 double rng_unit(uint64_t seed, uint64_t stream, uint64_t counter); /* [0,1), 53 bits */

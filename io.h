@@ -71,7 +71,8 @@ void writer_abort(Writer *w); /* safe after commit and on a zeroed Writer */
 int io_write_file(const char *path, const void *bytes, size_t len, Err *e); /* all of the above */
 
 /* Append-only logs (metrics.jsonl, ledger.jsonl): the line and a newline in one write, O_APPEND. A
- * line that could not be written whole is taken back. sync: fsync before returning. */
+ * line that could not be written whole is taken back; a torn one that a killed process left is the
+ * caller's to cut off before. sync: fsync before returning. */
 int io_append_line(const char *path, const char *line, size_t len, int sync, Err *e);
 
 /* Lock of a run directory: the file LOCK holding "process-id host". Taken over where that process
@@ -101,8 +102,8 @@ typedef struct {
     size_t len, at;
     size_t line;        /* of the row last returned, from 1 */
     size_t blank_lines; /* skipped so far */
-    const char *path;
-    int flags; /* for json_parse */
+    const char *path;   /* the caller's: must live as long */
+    int flags;          /* for json_parse */
 } JsonLines;
 int jsonl_open(JsonLines *j, const char *path, Err *e); /* "-" reads standard input */
 /* 1 with *row (in pool), 0 at the end, -1 on error. */
