@@ -9,11 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Bytes of a line of metrics.jsonl with all its keys, three times over. */
+#define LONGEST_LINE 4096
+
 /* What the passes seen so far need. */
 typedef struct {
     size_t T, live, scores, live_scores, asked; /* of the heaviest batch that was measured */
-    size_t keep, recompute; /* bytes of its pass */
-    size_t head;            /* of which for the scored tokens */
+    size_t keep, recompute;                     /* bytes of its pass */
+    size_t head;                                /* of which for the scored tokens */
 } Heaviest;
 
 /* The passes that a run makes: with a walk back; without; without, through the reference. */
@@ -100,7 +103,8 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
 
 /* ---- the passes of a run ------------------------------------------------------------------- */
 
-/* A micro-batch, and the pass of its partners through the reference where HALOs' pairing makes one. */
+/* A micro-batch, and the pass of its partners through the reference where HALOs' pairing makes one.
+ */
 static int weigh_micro_batch(Run *r, Needs *needs, const TrainSet *set, const uint32_t *rows,
                              size_t n, PassKind pass, Err *e)
 {
@@ -290,7 +294,9 @@ static int allocate_step(Run *r, const Needs *needs, Err *e)
         return -1;
     r->taping = 1;
     r->tape.keep = p->keep;
-    return 0;
+    int failed = text_addf(&r->line, e, "%*s", LONGEST_LINE, ""); /* so it never grows */
+    r->line.len = 0;
+    return failed;
 }
 
 int plan_run(Run *r, unsigned char *needed, Err *e)

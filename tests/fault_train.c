@@ -170,6 +170,43 @@ static void out_of_memory(void)
     printf("  %d allocations\n", calls);
 }
 
+static size_t told;
+
+/* From the end of the first step to that of the last but one, every allocation fails. */
+static void forbid_allocations(void *ctx, const TrainProgress *p)
+{
+    (void)ctx;
+    if (strcmp(p->phase, "train")) return;
+    told++;
+    if (told == 1) setenv("FAULT_ALLOC_FROM", "1", 1);
+    if (told == 9) unsetenv("FAULT_ALLOC_FROM"); /* the last step writes a checkpoint */
+}
+
+/* All memory of a step is there before the first one. */
+static void steps_do_not_allocate(void)
+{
+    static const TrainEvents forbid = {.progress = forbid_allocations};
+    TrainResult result;
+    Err e = {0, ""};
+    for (int variant = 0; variant < 3; variant++) {
+        TrainConfig c = config();
+        fresh();
+        c.steps = 10;
+        c.save_every = 0;
+        c.accumulate = 2;
+        c.log_every = 10;        /* a line is written through memory of its own */
+        c.memory = variant == 1; /* recompute activations */
+        if (variant == 2) c.method = TRAIN_KTO;
+        c.force = 1;
+        c.max_grad_norm = 0.1;
+        told = 0;
+        int status = train_run(&c, &forbid, &result, &e);
+        unsetenv("FAULT_ALLOC_FROM");
+        if (status) printf("  step %zu: %s\n", result.steps + 1, e.text);
+        CHECK(!status && told == 10);
+    }
+}
+
 /* Short and interrupted calls are not noticed. */
 static void interruptions(void)
 {
@@ -181,8 +218,11 @@ static void interruptions(void)
 }
 
 static const Test tests[] = {
-    {"killed_anywhere", killed_anywhere}, {"full_disk", full_disk},
-    {"broken_disk", broken_disk},         {"out_of_memory", out_of_memory},
+    {"killed_anywhere", killed_anywhere},
+    {"full_disk", full_disk},
+    {"broken_disk", broken_disk},
+    {"out_of_memory", out_of_memory},
+    {"steps_do_not_allocate", steps_do_not_allocate},
     {"interruptions", interruptions},
 };
 
