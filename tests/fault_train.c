@@ -196,7 +196,7 @@ static void steps_do_not_allocate(void)
         c.accumulate = 2;
         c.log_every = 10;        /* a line is written through memory of its own */
         c.memory = variant == 1; /* recompute activations */
-        if (variant == 2) c.method = TRAIN_KTO;
+        if (variant == 2) c.method = TRAIN_KTO, c.eval = pairs;
         c.force = 1;
         c.max_grad_norm = 0.1;
         told = 0;
