@@ -288,6 +288,8 @@ static void offsets(void)
     refused("tensors \"first\" and \"second\" overlap"); /* T20 */
     put_changed("[16,24]", "[0,8]", GOOD_DATA);
     refused("overlap");
+    put_changed("[16,24]", "[15,23]", GOOD_DATA - 1); /* by one byte */
+    refused("overlap");
     put_changed("[16,24]", "[18,26]", GOOD_DATA + 2);
     refused("2 bytes before tensor \"second\" belong to none"); /* T21 */
     static const char late[] = "{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}";
