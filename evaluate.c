@@ -2,12 +2,11 @@
 #include "evaluate.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 const char *const evaluate_names[EVALUATE_COUNT] = {
-    "safety_score", "erroneous_refusal", "over_caution", "accuracy",
-    "precision",    "recall",            "f1",           "severe_failures"};
+    "safety_score", "erroneous_refusal", "over_caution", "accuracy", "precision", "recall",
+    "f1",           "severe_failures"};
 
 /* ---- definitions --------------------------------------------------------------------------- */
 
@@ -78,8 +77,7 @@ double evaluate_metric(const ActionCounts *c, EvaluateMetric m)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-/* A text to tell base prompts apart: the string itself, or a conversation as JSON. */
-static const char *base_text(const Json *row, size_t line, Pool *pool, Err *e)
+const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e)
 {
     const Json *base = json_get(row, "base_prompt");
     if (!base || base->type == JSON_NULL) base = json_get(row, "prompt");
@@ -113,7 +111,7 @@ static int row_from_json(EvalRow *r, const Json *row, size_t line, Pool *pool, E
     *r = (EvalRow){
         .line = line, .level = (unsigned)level, .action = (Action)a, .principle = (int)principle};
     r->method = pool_strndup(pool, named ? method->text : "", named ? method->len : 0, e);
-    r->base = r->method ? base_text(row, line, pool, e) : NULL;
+    r->base = r->method ? evaluate_base(row, line, pool, e) : NULL;
     return r->base ? 0 : -1;
 }
 
@@ -160,36 +158,46 @@ static int read_rows(Evaluation *v, const char *path, Err *e)
 
 /* ---- groups and strata --------------------------------------------------------------------- */
 
-/* By base prompt, then by line: rows of a group stand together, the earliest first. */
+typedef struct {
+    const char *base;
+    size_t row;
+} Named;
+
+/* By base prompt, then by row: equal ones stand together, the earliest first. */
 static int by_base(const void *x, const void *y)
 {
-    const EvalRow *a = *(EvalRow *const *)x, *b = *(EvalRow *const *)y;
+    const Named *a = x, *b = y;
     int order = strcmp(a->base, b->base);
     if (order) return order;
-    return a->line < b->line ? -1 : a->line > b->line;
+    return a->row < b->row ? -1 : a->row > b->row;
 }
 
-/* Numbers the groups as their first rows come in the file. */
+int evaluate_groups(const char *const *base, size_t n, size_t *group, size_t *groups, Err *e)
+{
+    Named *sorted = mem_alloc(n * sizeof *sorted, e);
+    if (!sorted) return -1;
+    for (size_t i = 0; i < n; i++) sorted[i] = (Named){base[i], i};
+    sort_items(sorted, n, sizeof *sorted, by_base);
+    for (size_t i = 0; i < n; i++) { /* group[row] = first row of its group */
+        int same = i && !strcmp(sorted[i].base, sorted[i - 1].base);
+        group[sorted[i].row] = same ? group[sorted[i - 1].row] : sorted[i].row;
+    }
+    *groups = 0;
+    for (size_t i = 0; i < n; i++) group[i] = group[i] == i ? (*groups)++ : group[group[i]];
+    mem_free(sorted);
+    return 0;
+}
+
 static int number_groups(Evaluation *v, Err *e)
 {
-    EvalRow **sorted = mem_alloc(v->count * sizeof *sorted, e);
-    size_t *first = sorted ? mem_alloc(v->count * sizeof *first, e) : NULL;
-    if (!first) {
-        mem_free(sorted);
-        return -1;
-    }
-    for (size_t i = 0; i < v->count; i++) sorted[i] = &v->rows[i];
-    qsort(sorted, v->count, sizeof *sorted, by_base);
-    for (size_t i = 0; i < v->count; i++) { /* first[row] = first row of its group */
-        int same = i && !strcmp(sorted[i]->base, sorted[i - 1]->base);
-        size_t at = (size_t)(sorted[i] - v->rows);
-        first[at] = same ? first[sorted[i - 1] - v->rows] : at;
-    }
-    for (size_t i = 0; i < v->count; i++)
-        v->rows[i].group = first[i] == i ? v->groups++ : v->rows[first[i]].group;
-    mem_free(sorted);
-    mem_free(first);
-    return 0;
+    const char **base = mem_alloc(v->count * sizeof *base, e);
+    size_t *group = base ? mem_alloc(v->count * sizeof *group, e) : NULL;
+    for (size_t i = 0; group && i < v->count; i++) base[i] = v->rows[i].base;
+    int status = group ? evaluate_groups(base, v->count, group, &v->groups, e) : -1;
+    for (size_t i = 0; !status && i < v->count; i++) v->rows[i].group = group[i];
+    mem_free(base);
+    mem_free(group);
+    return status;
 }
 
 static int by_stratum(const void *x, const void *y)
@@ -210,7 +218,7 @@ static int count_strata(Evaluation *v, Err *e)
         return -1;
     }
     for (size_t i = 0; i < v->count; i++) sorted[i] = &v->rows[i];
-    qsort(sorted, v->count, sizeof *sorted, by_stratum);
+    sort_items(sorted, v->count, sizeof *sorted, by_stratum);
     for (size_t i = 0; i < v->count; i++) {
         if (!i || by_stratum(&sorted[i], &sorted[i - 1])) {
             Stratum *s = &v->strata[v->n_strata++];
@@ -238,7 +246,7 @@ static void set_interval(Estimate *x, double *values, size_t n)
 {
     x->low = x->high = x->value;
     if (!n || isnan(x->value)) return;
-    qsort(values, n, sizeof *values, by_value);
+    sort_items(values, n, sizeof *values, by_value);
     double low = values[(size_t)(0.025 * (double)(n - 1) + 0.5)];
     double high = values[(size_t)(0.975 * (double)(n - 1) + 0.5)];
     if (low < x->low) x->low = low;
@@ -362,8 +370,7 @@ static int put_severe(const Evaluation *v, Text *out, Err *e)
 {
     const size_t count = v->counts.n[EVALUATE_LEVELS - 1][ACTION_ACCEPT];
     if (put_estimate(out, evaluate_names[EVALUATE_SEVERE_FAILURES],
-                     &v->metrics[EVALUATE_SEVERE_FAILURES],
-                     e) ||
+                     &v->metrics[EVALUATE_SEVERE_FAILURES], e) ||
         text_addf(out, e, ",\"count\":%zu,\"lines\":[", count))
         return -1;
     int first = 1;
