@@ -30,13 +30,13 @@
  *   {"entry":N,"event":E,"cycle":C,"name":S,"time":T,"inputs":{PATH:SHA256},
  *    "outputs":{PATH:SHA256},"facts":{...},"previous":P,"hash":H}
  * with paths relative to RUN; H = SHA-256 of the line's bytes before ,"hash": and P = H of the line
- * before (64 zeros in the first). A changed past shows, for each line carries the hash of all lines
- * before it. Who can write the files can also rewrite the whole chain: keep the last H (CycleResult,
- * "head") elsewhere, and compare.
+ * before (64 zeros in the first). A changed past shows, for each line carries the hash of all
+ * lines before it. Who can write the files can also rewrite the whole chain: keep the last H (head
+ * in CycleResult) elsewhere, and compare.
  *
- * A run that was stopped goes on where it stopped (resume): a stage whose entry stands in the ledger
- * and whose outputs have their hashes is done; others run again, generation and training from what
- * they had finished.
+ * A run that was stopped goes on where it stopped (resume): a stage whose entry stands in the
+ * ledger and whose outputs have their hashes is done; others run again, generation and training
+ * from what they had finished.
  */
 #ifndef ALIGN_CYCLE_H
 #define ALIGN_CYCLE_H
@@ -59,7 +59,7 @@ typedef struct {
     size_t cycles;
     unsigned methods; /* bit 1 << CYCLE_KTO, 1 << CYCLE_DPO */
 
-    uint64_t seed;            /* of the splits, of sampling and training (with the cycle's number) */
+    uint64_t seed;            /* of splits, sampling and training (with the cycle's number) */
     double validation, test;  /* shares of the base prompts of each harm level */
     size_t prompts_per_cycle; /* training prompts of a cycle, the next ones each time; 0 = all */
 
@@ -179,9 +179,9 @@ typedef struct {
     char head[65];
 } CycleVerification;
 
-/* Checks the chain and every file it names. bad (may be NULL) is told each file that does not agree,
- * relative to RUN ("ledger.jsonl" for the chain itself), and why. 0 where all agree, else ERR_DATA
- * naming the files; ERR_NO_INPUT where there is no ledger. */
+/* Checks the chain and every file it names. bad (may be NULL) is told each file that does not
+ * agree, relative to RUN ("ledger.jsonl" for the chain itself), and why. 0 where all agree, else
+ * ERR_DATA naming the files; ERR_NO_INPUT where there is no ledger. */
 int cycle_verify(const char *run, void (*bad)(void *ctx, const char *path, const char *why),
                  void *ctx, CycleVerification *v, Err *e);
 

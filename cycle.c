@@ -1,0 +1,404 @@
+/* cycle.c - the loop itself: its stages, in order, each one recorded when it is done. */
+#include "cycle_parts.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+const char *const cycle_method_names[CYCLE_METHODS] = {"kto", "dpo"};
+
+/* ---- paths and events ---------------------------------------------------------------------- */
+
+int loop_path(const Loop *l, char *out, const char *name, Err *e)
+{
+    return io_path(out, IO_PATH_MAX, l->c->run, name, e);
+}
+
+int loop_adapter(const Loop *l, const AdapterAt *a, char *out, Err *e)
+{
+    *out = 0;
+    if (*a->below) return loop_path(l, out, a->below, e);
+    if (!a->outside) return 0;
+    if (strlen(a->outside) >= IO_PATH_MAX)
+        return err_set(e, ERR_USAGE, "--adapter: the path is too long");
+    memcpy(out, a->outside, strlen(a->outside) + 1);
+    return 0;
+}
+
+void loop_name(char out[RUN_NAME], const char *folder, const char *name)
+{
+    snprintf(out, RUN_NAME, "%.100s/%.100s", folder, name);
+}
+
+void loop_tell(const Loop *l, CycleProgress p)
+{
+    if (l->events->progress) l->events->progress(l->events->ctx, &p);
+}
+
+int loop_done(const Loop *l, const char *event, size_t cycle, const char *name, const Json **entry,
+              Err *e)
+{
+    const Json *found = ledger_find(&l->ledger, event, cycle, name);
+    if (entry) *entry = found;
+    if (stop_requested) return err_set(e, ERR_INTERRUPTED, "interrupted; --resume goes on");
+    if (!found) return 0;
+    if (ledger_check_outputs(&l->ledger, found, e)) return -1;
+    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = event, .name = name, .kept = 1});
+    return 1;
+}
+
+/* ---- train --------------------------------------------------------------------------------- */
+
+/* Why there is nothing to train a candidate on; "" where there is. */
+static void why_no_rows(int method, const PreferenceReport *r, char *why, size_t size)
+{
+    *why = 0;
+    if (method == CYCLE_DPO && !r->pairs)
+        snprintf(why, size,
+                 "no pair could be built: of no prompt do two samples differ in score, "
+                 "and none has a demonstration");
+    if (method == CYCLE_KTO && (!r->desirable || !r->undesirable))
+        snprintf(why, size, "KTO needs desirable and undesirable rows; there are %zu and %zu",
+                 r->desirable, r->undesirable);
+}
+
+static int record_candidate(Loop *l, size_t cycle, int method, const char *data, const char *folder,
+                            const Candidate *x, Err *e)
+{
+    char file[4][RUN_NAME];
+    loop_name(file[0], folder, "adapter/adapter_model.safetensors");
+    loop_name(file[1], folder, "adapter/adapter_config.json");
+    loop_name(file[2], folder, "config.json");
+    loop_name(file[3], folder, "metrics.jsonl");
+    const char *inputs[] = {data, NULL};
+    const char *outputs[] = {file[0], file[1], file[2], file[3], NULL};
+    Text facts = {0};
+    int status =
+        text_addf(&facts, e, "{\"status\":\"%s\",\"why\":", candidate_status_names[x->status]) ||
+        json_put_string(&facts, x->why, strlen(x->why), e) || text_add(&facts, "}", 1, e) ||
+        ledger_append(&l->ledger,
+                      &(LedgerEntry){.event = "train",
+                                     .name = cycle_method_names[method],
+                                     .cycle = cycle,
+                                     .inputs = inputs,
+                                     .outputs = x->status == CANDIDATE_TRAINED ? outputs : NULL,
+                                     .facts = facts.data},
+                      e);
+    text_free(&facts);
+    return status ? -1 : 0;
+}
+
+static void recall_candidate(const Json *entry, Candidate *x)
+{
+    const Json *facts = json_get(entry, "facts"), *status = json_get(facts, "status"),
+               *why = json_get(facts, "why");
+    for (int i = CANDIDATE_OFF; i <= CANDIDATE_DIVERGED; i++)
+        if (json_is(status, candidate_status_names[i])) x->status = (CandidateStatus)i;
+    if (why && why->type == JSON_STRING) snprintf(x->why, sizeof x->why, "%s", why->text);
+}
+
+/* The configured training of one candidate, on RUN/data into RUN/folder, from the parent policy. */
+typedef struct {
+    char data[IO_PATH_MAX], run[IO_PATH_MAX], parent[IO_PATH_MAX];
+    TrainConfig config;
+} Training;
+
+static int training_begin(const Loop *l, size_t cycle, int method, const char *data,
+                          const char *folder, Training *t, Err *e)
+{
+    const CycleConfig *c = l->c;
+    if (loop_path(l, t->data, data, e) || loop_path(l, t->run, folder, e) ||
+        loop_adapter(l, &l->policy, t->parent, e))
+        return -1;
+    TrainConfig *x = &t->config;
+    *x = c->train[method];
+    x->method = method == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
+    x->model = c->model;
+    x->model_flags = c->model_flags;
+    x->data = t->data;
+    x->run = t->run;
+    x->rows.chat_template = c->chat_template;
+    x->init_adapter = *t->parent ? t->parent : NULL;
+    x->reference = c->reference_base ? REFERENCE_BASE : REFERENCE_INIT;
+    x->seed = c->seed + cycle;
+    x->kernel = c->kernel;
+    x->precision = c->precision;
+    x->resume = io_exists(t->run);
+    return 0;
+}
+
+/* Trains one candidate. Divergence makes it no candidate; other errors end the loop. */
+static int train_candidate(Loop *l, size_t cycle, int method, const char *data, const char *folder,
+                           Candidate *x, Err *e)
+{
+    TrainResult result;
+    Training *t = mem_calloc(1, sizeof *t, e);
+    if (!t) return -1;
+    int status = training_begin(l, cycle, method, data, folder, t, e);
+    if (!status) status = train_run(&t->config, &l->events->train, &result, e);
+    mem_free(t);
+    x->status = CANDIDATE_TRAINED;
+    if (!status) return 0;
+    if (e->code != ERR_DIVERGED) return err_prefix(e, "%s", folder);
+    x->status = CANDIDATE_DIVERGED;
+    snprintf(x->why, sizeof x->why, "%.250s", e->text);
+    return 0;
+}
+
+static int train_stage(Loop *l, size_t cycle, int method, const PreferenceReport *r,
+                       const char *data, const char *folder, Candidate *x, Err *e)
+{
+    const char *name = cycle_method_names[method];
+    const Json *entry;
+    if (!(l->c->methods & (1u << method))) return 0;
+    int done = loop_done(l, "train", cycle, name, &entry, e);
+    if (done < 0) return -1;
+    if (done) {
+        recall_candidate(entry, x);
+        return 0;
+    }
+    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "train", .name = name});
+    why_no_rows(method, r, x->why, sizeof x->why);
+    if (*x->why)
+        x->status = CANDIDATE_SKIPPED;
+    else if (train_candidate(l, cycle, method, data, folder, x, e))
+        return -1;
+    return record_candidate(l, cycle, method, data, folder, x, e);
+}
+
+/* ---- one cycle ----------------------------------------------------------------------------- */
+
+static void keep_point(Loop *l, size_t cycle, int promoted)
+{
+    CyclePoint *p = &l->result->points[l->result->n_points++];
+    p->cycle = cycle;
+    p->promoted = promoted;
+    memcpy(p->metrics, l->metrics, sizeof p->metrics);
+}
+
+static int prompts_stage(Loop *l, size_t cycle, const char *out, Err *e)
+{
+    int done = loop_done(l, "prompts", cycle, "", NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    char path[IO_PATH_MAX];
+    const char *outputs[] = {out, NULL};
+    if (loop_path(l, path, out, e) ||
+        prompts_write(&l->prompts, SPLIT_TRAIN, cycle, l->c->prompts_per_cycle, path, e))
+        return -1;
+    return ledger_append(
+        &l->ledger,
+        &(LedgerEntry){.event = "prompts", .name = "", .cycle = cycle, .outputs = outputs}, e);
+}
+
+/* Trains and examines the candidates of a cycle. */
+static int make_candidates(Loop *l, const char *folder, const char *const data[CYCLE_METHODS],
+                           const PreferenceReport *r, Selection *s, Err *e)
+{
+    for (int m = 0; m < CYCLE_METHODS; m++) {
+        char run[RUN_NAME], check[RUN_NAME], name[64];
+        AdapterAt adapter = {{0}, NULL};
+        Candidate *x = &s->candidates[m];
+        loop_name(run, folder, cycle_method_names[m]);
+        loop_name(adapter.below, run, "adapter");
+        snprintf(name, sizeof name, "validate-%s", cycle_method_names[m]);
+        loop_name(check, folder, name);
+        snprintf(name, sizeof name, "validation of %s", cycle_method_names[m]);
+        if (train_stage(l, s->cycle, m, r, data[m], run, x, e)) return -1;
+        if (x->status != CANDIDATE_TRAINED) continue;
+        if (examine(l, s->cycle, name, check, &adapter, "validation.jsonl", x->metrics, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int one_cycle(Loop *l, size_t cycle, Err *e)
+{
+    char folder[64], path[IO_PATH_MAX], prompts[RUN_NAME], responses[RUN_NAME], judged[RUN_NAME];
+    char rows[CYCLE_METHODS][RUN_NAME];
+    snprintf(folder, sizeof folder, "cycle-%zu", cycle);
+    loop_name(prompts, folder, "prompts.jsonl");
+    loop_name(responses, folder, "responses.jsonl");
+    loop_name(judged, folder, "judged.jsonl");
+    loop_name(rows[CYCLE_KTO], folder, "kto.jsonl");
+    loop_name(rows[CYCLE_DPO], folder, "dpo.jsonl");
+    GenerateOptions o = l->c->sample;
+    o.seed = rng_mix(l->c->seed, cycle);
+    PreferenceReport r;
+    Selection s = {.cycle = cycle};
+    memcpy(s.parent, l->metrics, sizeof s.parent);
+    const char *const data[CYCLE_METHODS] = {rows[0], rows[1]};
+    const char *name = "training prompts";
+
+    if (loop_path(l, path, folder, e) || io_make_directory(path, 1, e) ||
+        prompts_stage(l, cycle, prompts, e) ||
+        generate_stage(l, cycle, name, &l->policy, prompts, &o, responses, e) ||
+        judge_stage(l, cycle, name, &l->c->judge, responses, judged, e) ||
+        prefer_stage(l, cycle, judged, rows[CYCLE_KTO], rows[CYCLE_DPO], &r, e))
+        return -1;
+    if (l->events->preferences) l->events->preferences(l->events->ctx, cycle, &r);
+    if (make_candidates(l, folder, data, &r, &s, e) || select_stage(l, folder, &s, e)) return -1;
+    if (l->events->selected) l->events->selected(l->events->ctx, &s);
+    keep_point(l, cycle, s.promoted);
+    return 0;
+}
+
+/* ---- beginning and end --------------------------------------------------------------------- */
+
+/* A resumed run must have the configuration and the prompts it began with. */
+static int check_begun(const Loop *l, const Json *entry, const char *path, const Text *config,
+                       Err *e)
+{
+    char *old;
+    size_t len;
+    if (ledger_check_outputs(&l->ledger, entry, e) || io_read_file(path, 0, &old, &len, e))
+        return -1;
+    int same = len == config->len && !memcmp(old, config->data, len);
+    mem_free(old);
+    if (!same)
+        return err_set(e, ERR_USAGE,
+                       "--resume: the options are not those of %s; give the same ones, or start "
+                       "a new run",
+                       path);
+    if (!json_is(json_get(json_get(entry, "facts"), "prompts_sha256"), l->prompts.sha256))
+        return err_set(e, ERR_DATA, "%s: was changed since %s began", l->c->prompts, l->c->run);
+    return 0;
+}
+
+/* Records the configuration, and the hashes of model and prompts. */
+static int record_begin(Loop *l, const char *path, const Text *config, Err *e)
+{
+    char model[65], facts[256];
+    const char *outputs[] = {"config.json", NULL};
+    Policy *p = policy_open(l, &l->policy, e);
+    if (!p) return -1;
+    int status = model_hash(&p->model, model, e);
+    policy_close(p);
+    if (status || io_write_file(path, config->data, config->len, e)) return -1;
+    snprintf(facts, sizeof facts, "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\"}", model,
+             l->prompts.sha256);
+    return ledger_append(
+        &l->ledger,
+        &(LedgerEntry){.event = "begin", .name = "", .outputs = outputs, .facts = facts}, e);
+}
+
+static int begin_stage(Loop *l, Err *e)
+{
+    char path[IO_PATH_MAX];
+    Text config = {0};
+    const Json *entry = ledger_find(&l->ledger, "begin", 0, "");
+    int status = loop_path(l, path, "config.json", e) || cycle_config_json(l->c, &config, e);
+    if (!status)
+        status =
+            entry ? check_begun(l, entry, path, &config, e) : record_begin(l, path, &config, e);
+    text_free(&config);
+    return status ? -1 : 0;
+}
+
+static int split_stage(Loop *l, Err *e)
+{
+    static const char *const names[] = {"validation.jsonl", "test.jsonl"};
+    int done = loop_done(l, "split", 0, "", NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    char path[IO_PATH_MAX], facts[192];
+    const char *outputs[] = {names[0], l->c->test > 0 ? names[1] : NULL, NULL};
+    for (int i = 0; outputs[i]; i++)
+        if (loop_path(l, path, outputs[i], e) ||
+            prompts_write(&l->prompts, i ? SPLIT_TEST : SPLIT_VALIDATION, 0, 0, path, e))
+            return -1;
+    snprintf(facts, sizeof facts, "{\"train\":%zu,\"validation\":%zu,\"test\":%zu,\"groups\":%zu}",
+             l->prompts.split_rows[SPLIT_TRAIN], l->prompts.split_rows[SPLIT_VALIDATION],
+             l->prompts.split_rows[SPLIT_TEST], l->prompts.groups);
+    return ledger_append(
+        &l->ledger,
+        &(LedgerEntry){.event = "split", .name = "", .outputs = outputs, .facts = facts}, e);
+}
+
+/* The first and the last policy on the test prompts. */
+static int test_policies(Loop *l, Err *e)
+{
+    AdapterAt first = {{0}, l->c->adapter};
+    if (!(l->c->test > 0)) return 0;
+    l->result->tested = 1;
+    return examine(l, 0, "test of the first policy", "test-first", &first, "test.jsonl",
+                   l->result->first, e) ||
+                   examine(l, 0, "test of the last policy", "test-last", &l->policy, "test.jsonl",
+                           l->result->last, e)
+               ? -1
+               : 0;
+}
+
+static int finish_stage(Loop *l, Err *e)
+{
+    int done = loop_done(l, "finish", 0, "", NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    char path[IO_PATH_MAX];
+    Text text = {0};
+    const char *outputs[] = {"results.json", NULL};
+    int status =
+        loop_path(l, path, "results.json", e) || put_results(&text, l, e) ||
+        io_write_file(path, text.data, text.len, e) ||
+        ledger_append(&l->ledger, &(LedgerEntry){.event = "finish", .name = "", .outputs = outputs},
+                      e);
+    text_free(&text);
+    return status ? -1 : 0;
+}
+
+/* Do prompts of text go through a chat template? */
+static int find_chat(Loop *l, Err *e)
+{
+    size_t len;
+    if (l->c->raw) return 0;
+    Tokenizer *t = tokenizer_load(l->c->model, &l->events->log, e);
+    if (!t) return -1;
+    l->chat = l->c->chat_template || tokenizer_chat_template(t, &len);
+    int status = l->chat && !chat_find(t, l->c->chat_template, e) ? -1 : 0;
+    tokenizer_free(t);
+    return status;
+}
+
+static int run_cycles(Loop *l, Err *e)
+{
+    const CycleConfig *c = l->c;
+    l->result->points = mem_calloc(c->cycles + 1, sizeof *l->result->points, e);
+    l->policy.outside = c->adapter;
+    if (!l->result->points || find_chat(l, e) || prompts_open(&l->prompts, c, e)) return -1;
+    if (ledger_open(&l->ledger, c->run, e) || begin_stage(l, e) || split_stage(l, e) ||
+        examine(l, 0, "validation", "cycle-0", &l->policy, "validation.jsonl", l->metrics, e))
+        return -1;
+    keep_point(l, 0, -1);
+    for (size_t cycle = 1; cycle <= c->cycles; cycle++)
+        if (one_cycle(l, cycle, e)) return -1;
+    return test_policies(l, e) || finish_stage(l, e) ? -1 : 0;
+}
+
+int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e)
+{
+    static const CycleEvents silent;
+    *result = (CycleResult){0};
+    if (cycle_config_check(c, e)) return -1;
+    if (io_exists(c->run) && !c->resume)
+        return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
+                       c->run);
+    mode_t before = umask(077); /* prompts hold what people wrote: for the owner only */
+    Loop *l = mem_calloc(1, sizeof *l, e);
+    int status = !l || io_make_directory(c->run, 1, e) || io_lock(c->run, e) ? -1 : 0;
+    if (!status) {
+        l->c = c;
+        l->events = events ? events : &silent;
+        l->result = result;
+        status = run_cycles(l, e);
+        memcpy(result->head, l->ledger.head, sizeof result->head);
+        io_unlock(c->run);
+        ledger_close(&l->ledger);
+        prompts_close(&l->prompts);
+    }
+    mem_free(l);
+    umask(before);
+    if (status) cycle_result_free(result);
+    return status;
+}
+
+void cycle_result_free(CycleResult *r)
+{
+    mem_free(r->points);
+    *r = (CycleResult){0};
+}

@@ -1,0 +1,274 @@
+/* cycle_answer.c - a policy answers prompts, a judge labels the answers, the labels are counted. */
+#include "cycle_parts.h"
+
+#include <string.h>
+
+/* ---- generate ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const Loop *l;
+    CycleProgress progress;
+    const Dataset *data;
+    const Tokenizer *tokenizer;
+    const char *part; /* the file that grows */
+    size_t first;     /* rows of data that were answered before */
+    double began;
+    Text line;
+} Answers;
+
+/* {"index","sample",<columns of the prompt>,"response","token_ids","finish"} */
+static int put_answer_row(Text *t, const Json *source, size_t sample, const Continuation *c,
+                          const Text *response, Err *e)
+{
+    static const char *const ours[] = {"index", "sample", "response", "token_ids", "finish"};
+    const Json *index = json_get(source, "index");
+    t->len = 0;
+    if (text_addf(t, e, "{\"index\":%s,\"sample\":%zu", index ? index->text : "0", sample))
+        return -1;
+    for (const Json *m = source->child; m; m = m->next) {
+        size_t k = 0;
+        while (k < sizeof ours / sizeof *ours && strcmp(m->key, ours[k])) k++;
+        if (k < sizeof ours / sizeof *ours) continue;
+        if (text_add(t, ",", 1, e) || json_put_string(t, m->key, m->key_len, e) ||
+            text_add(t, ":", 1, e) || json_put(t, m, e))
+            return -1;
+    }
+    if (text_addf(t, e, ",\"response\":") ||
+        json_put_string(t, response->data ? response->data : "", response->len, e) ||
+        text_addf(t, e, ",\"token_ids\":["))
+        return -1;
+    for (size_t i = 0; i < c->count; i++)
+        if (text_addf(t, e, "%s%ld", i ? "," : "", (long)c->ids[i])) return -1;
+    return text_addf(t, e, "],\"finish\":\"%s\"}", generate_finish_names[c->finish]);
+}
+
+static int answer_done(void *ctx, const Continuation *c, Err *e)
+{
+    Answers *a = ctx;
+    Text response = {0};
+    int last = ++a->progress.done == a->progress.total;
+    const Json *source = a->data->rows[a->first + c->prompt].source;
+    int status = tokenizer_decode(a->tokenizer, c->ids, c->count, 1, &response, e) ||
+                 put_answer_row(&a->line, source, c->sample, c, &response, e) ||
+                 io_append_line(a->part, a->line.data, a->line.len, last, e);
+    text_free(&response);
+    a->progress.seconds = time_now() - a->began;
+    loop_tell(a->l, a->progress);
+    return status ? -1 : 0;
+}
+
+/* Lines that a stopped stage left in its part file, whole prompts only; the rest is cut off. */
+static int count_answered(const char *part, size_t samples, size_t *prompts, Err *e)
+{
+    char *text;
+    size_t len, lines = 0, keep = 0;
+    *prompts = 0;
+    if (!io_exists(part)) return 0;
+    if (io_read_file(part, 0, &text, &len, e)) return -1;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] != '\n') continue;
+        if (++lines % samples == 0) keep = i + 1;
+    }
+    *prompts = lines / samples;
+    int status = keep < len ? io_write_file(part, text, keep, e) : 0;
+    mem_free(text);
+    return status;
+}
+
+void policy_close(Policy *p)
+{
+    if (p->has_lora) lora_close(&p->lora);
+    model_close(&p->model);
+    compute_close(&p->compute);
+    tokenizer_free(p->tokenizer);
+    mem_free(p);
+}
+
+static int policy_load(Policy *p, const Loop *l, const AdapterAt *adapter, Err *e)
+{
+    const CycleConfig *c = l->c;
+    LoraShape shape;
+    char path[IO_PATH_MAX];
+    if (compute_open(&p->compute, c->kernel, c->precision, e) ||
+        model_load(&p->model, c->model, c->model_flags, &l->events->log, e) ||
+        loop_adapter(l, adapter, path, e))
+        return -1;
+    p->tokenizer = tokenizer_load(c->model, &l->events->log, e);
+    if (!p->tokenizer || !*path) return p->tokenizer ? 0 : -1;
+    model_lora_shape(&p->model, &shape);
+    if (lora_load(&p->lora, path, &shape, 0, e)) return -1;
+    p->has_lora = 1;
+    return 0;
+}
+
+Policy *policy_open(const Loop *l, const AdapterAt *adapter, Err *e)
+{
+    Policy *p = mem_calloc(1, sizeof *p, e);
+    if (!p || !policy_load(p, l, adapter, e)) return p;
+    policy_close(p);
+    return NULL;
+}
+
+/* Answers the rows of data that were not answered before. */
+static int answer_rows(Answers *a, Policy *p, const GenerateOptions *o, Err *e)
+{
+    size_t n = a->data->count - a->first;
+    Prompt *prompts = mem_calloc(n + 1, sizeof *prompts, e);
+    if (!prompts) return -1;
+    for (size_t i = 0; i < n; i++) {
+        const Row *r = &a->data->rows[a->first + i];
+        uint64_t index = r->index;
+        json_u64(json_get(r->source, "index"), &index);
+        prompts[i] = (Prompt){r->prompt, r->n_prompt, index};
+    }
+    Generator g = {.model = &p->model,
+                   .lora = p->has_lora ? &p->lora : NULL,
+                   .tokenizer = p->tokenizer,
+                   .compute = &p->compute,
+                   .options = *o};
+    GenerateSink sink = {a, answer_done, NULL};
+    int status = generate_run(&g, prompts, n, &sink, e);
+    mem_free(prompts);
+    return status;
+}
+
+/* Answers a file of prompts by one policy, into the part file, which then takes its name. */
+static int answer_file(const Loop *l, Answers *a, Policy *p, const char *prompts,
+                       const GenerateOptions *o, const char *out, Err *e)
+{
+    const CycleConfig *c = l->c;
+    char in_path[IO_PATH_MAX], out_path[IO_PATH_MAX], part[IO_PATH_MAX], name[RUN_NAME];
+    Dataset data;
+    DataOptions rows = {.kind = DATA_PROMPTS,
+                        .max_length = p->model.config.max_positions,
+                        .raw = c->raw,
+                        .chat_template = c->chat_template,
+                        .system = c->system};
+    snprintf(name, sizeof name, "%.200s.part", out);
+    if (loop_path(l, part, name, e) || loop_path(l, in_path, prompts, e) ||
+        loop_path(l, out_path, out, e))
+        return -1;
+    if (data_load(&data, in_path, &rows, p->tokenizer, &l->events->log, e)) return -1;
+    a->data = &data;
+    a->tokenizer = p->tokenizer;
+    a->part = part;
+    int status = count_answered(part, o->samples, &a->first, e);
+    if (!status && a->first > data.count)
+        status = err_set(e, ERR_DATA, "%s: holds more answers than there are prompts", part);
+    a->progress.total = data.count * o->samples;
+    a->progress.done = a->first * o->samples;
+    if (!status && a->first < data.count) status = answer_rows(a, p, o, e);
+    if (!status) status = io_rename(part, out_path, e);
+    data_close(&data);
+    return status;
+}
+
+int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
+                   const char *prompts, const GenerateOptions *o, const char *out, Err *e)
+{
+    int done = loop_done(l, "generate", cycle, name, NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    Policy *policy = policy_open(l, adapter, e);
+    if (!policy) return -1;
+    Answers a = {.l = l,
+                 .began = time_now(),
+                 .progress = {.cycle = cycle, .stage = "generate", .name = name}};
+    int status = answer_file(l, &a, policy, prompts, o, out, e);
+    policy_close(policy);
+    text_free(&a.line);
+    if (status) return -1;
+
+    char weights[RUN_NAME], facts[128];
+    loop_name(weights, adapter->below, "adapter_model.safetensors");
+    const char *inputs[] = {prompts, *adapter->below ? weights : NULL, NULL};
+    const char *outputs[] = {out, NULL};
+    snprintf(facts, sizeof facts, "{\"answers\":%zu,\"samples\":%zu,\"seed\":%llu}",
+             a.progress.total, o->samples, (unsigned long long)o->seed);
+    return ledger_append(&l->ledger,
+                         &(LedgerEntry){.event = "generate",
+                                        .name = name,
+                                        .cycle = cycle,
+                                        .inputs = inputs,
+                                        .outputs = outputs,
+                                        .facts = facts},
+                         e);
+}
+
+/* ---- judge and evaluate -------------------------------------------------------------------- */
+
+int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
+                const char *out, Err *e)
+{
+    int done = loop_done(l, "judge", cycle, name, NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    char in_path[IO_PATH_MAX], out_path[IO_PATH_MAX];
+    Judge judge;
+    JudgeReport report;
+    Text facts = {0};
+    if (loop_path(l, in_path, in, e) || loop_path(l, out_path, out, e)) return -1;
+    if (judge_open(&judge, config, e)) return -1;
+    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "judge", .name = name});
+    int status = judge_file(&judge, in_path, out_path, NULL, &report, e);
+    judge_close(&judge);
+    if (!status) status = judge_report_json(&report, &facts, e);
+    if (!status) {
+        facts.data[--facts.len] = 0; /* its line break */
+        const char *inputs[] = {in, NULL}, *outputs[] = {out, NULL};
+        status = ledger_append(&l->ledger,
+                               &(LedgerEntry){.event = "judge",
+                                              .name = name,
+                                              .cycle = cycle,
+                                              .inputs = inputs,
+                                              .outputs = outputs,
+                                              .facts = facts.data},
+                               e);
+    }
+    text_free(&facts);
+    return status;
+}
+
+/* Figures of a judged file; results.json is written when the stage has not been done. */
+static int evaluate_stage(Loop *l, size_t cycle, const char *name, const char *in, const char *out,
+                          Estimate metrics[EVALUATE_COUNT], Err *e)
+{
+    int done = loop_done(l, "evaluate", cycle, name, NULL, e);
+    if (done < 0) return -1;
+    char in_path[IO_PATH_MAX], out_path[IO_PATH_MAX];
+    Evaluation v;
+    Text text = {0};
+    if (loop_path(l, in_path, in, e) || loop_path(l, out_path, out, e)) return -1;
+    if (evaluate_file(&v, in_path, l->c->seed, l->c->resamples, e)) return -1;
+    memcpy(metrics, v.metrics, sizeof v.metrics);
+    int status = 0;
+    if (!done) {
+        const char *inputs[] = {in, NULL}, *outputs[] = {out, NULL};
+        status = evaluate_json(&v, &text, e) || io_write_file(out_path, text.data, text.len, e) ||
+                 ledger_append(&l->ledger,
+                               &(LedgerEntry){.event = "evaluate",
+                                              .name = name,
+                                              .cycle = cycle,
+                                              .inputs = inputs,
+                                              .outputs = outputs},
+                               e);
+    }
+    text_free(&text);
+    evaluate_close(&v);
+    return status ? -1 : 0;
+}
+
+int examine(Loop *l, size_t cycle, const char *name, const char *folder, const AdapterAt *adapter,
+            const char *prompts, Estimate metrics[EVALUATE_COUNT], Err *e)
+{
+    char path[IO_PATH_MAX], responses[RUN_NAME], judged[RUN_NAME], results[RUN_NAME];
+    GenerateOptions o = l->c->validate;
+    o.seed = l->c->seed; /* the same draws for all policies */
+    loop_name(responses, folder, "responses.jsonl");
+    loop_name(judged, folder, "judged.jsonl");
+    loop_name(results, folder, "results.json");
+    if (loop_path(l, path, folder, e) || io_make_directory(path, 1, e)) return -1;
+    return generate_stage(l, cycle, name, adapter, prompts, &o, responses, e) ||
+                   judge_stage(l, cycle, name, &l->c->validator, responses, judged, e) ||
+                   evaluate_stage(l, cycle, name, judged, results, metrics, e)
+               ? -1
+               : 0;
+}

@@ -1,0 +1,166 @@
+/* cycle_config.c - the choices of a run of the loop: defaults, checks, and config.json. */
+#include "cycle_parts.h"
+
+#include <string.h>
+
+CycleConfig cycle_config_default(void)
+{
+    CycleConfig c = {.cycles = 1,
+                     .methods = (1u << CYCLE_METHODS) - 1,
+                     .validation = 0.2,
+                     .test = 0.2,
+                     .sample = generate_defaults(),
+                     .validate = generate_defaults(),
+                     .judge = {.kind = "rules"},
+                     .validator = {.kind = "rules"},
+                     .demonstrations = 1,
+                     .max_added_refusal = 0.02,
+                     .resamples = EVALUATE_RESAMPLES,
+                     .kernel = "auto"};
+    c.sample.samples = 4;
+    c.validate.temperature = 0;
+    c.train[CYCLE_KTO] = train_config_default(TRAIN_KTO);
+    c.train[CYCLE_DPO] = train_config_default(TRAIN_DPO);
+    c.train[CYCLE_KTO].auto_undesirable = 1;
+    return c;
+}
+
+/* ---- checks -------------------------------------------------------------------------------- */
+
+static int check_share(const char *option, double x, double low, Err *e)
+{
+    const double most = 0.9;
+    if (x >= low && x <= most) return 0;
+    return err_set(e, ERR_USAGE, "%s: found %g, allowed %g to %g (a share of the base prompts)",
+                   option, x, low, most);
+}
+
+static int check_loop(const CycleConfig *c, Err *e)
+{
+    const size_t most_cycles = 1000, most_resamples = 1000000;
+    if (!c->run || !*c->run) return err_set(e, ERR_USAGE, "-o: a run directory is needed");
+    if (!c->model || !*c->model) return err_set(e, ERR_USAGE, "-m: a model directory is needed");
+    if (!c->prompts || !*c->prompts)
+        return err_set(e, ERR_USAGE, "--data: a JSONL file of prompts is needed");
+    if (c->cycles < 1 || c->cycles > most_cycles)
+        return err_set(e, ERR_USAGE, "--cycles: found %zu, allowed 1 to %zu", c->cycles,
+                       most_cycles);
+    if (!c->methods || c->methods >> CYCLE_METHODS)
+        return err_set(e, ERR_USAGE, "--methods: at least one of kto and dpo is needed");
+    if (check_share("--validation", c->validation, 0.01, e) || check_share("--test", c->test, 0, e))
+        return -1;
+    if (c->validation + c->test > 0.95)
+        return err_set(e, ERR_USAGE,
+                       "--validation and --test: %g together, at most 0.95 is allowed",
+                       c->validation + c->test);
+    if (!(c->max_added_refusal >= 0) || !(c->max_added_refusal <= 1))
+        return err_set(e, ERR_USAGE, "--max-added-refusal: found %g, allowed 0 to 1",
+                       c->max_added_refusal);
+    if (c->resamples > most_resamples)
+        return err_set(e, ERR_USAGE, "--resamples: found %zu, allowed 0 to %zu", c->resamples,
+                       most_resamples);
+    if (c->raw && (c->chat_template || c->system))
+        return err_set(e, ERR_USAGE, "--raw takes no --chat-template and no --system");
+    return 0;
+}
+
+int cycle_config_check(const CycleConfig *c, Err *e)
+{
+    if (check_loop(c, e) || generate_check(&c->sample, e)) return -1;
+    if (generate_check(&c->validate, e)) return err_prefix(e, "validation");
+    if (c->validate.samples != 1)
+        return err_set(e, ERR_USAGE, "validation: one answer to each prompt, found %zu samples",
+                       c->validate.samples);
+    for (int m = 0; m < CYCLE_METHODS; m++) {
+        if (!(c->methods & (1u << m))) continue;
+        TrainConfig t = c->train[m]; /* what the loop fills in later, for the check */
+        t.method = m == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
+        t.model = c->model;
+        t.data = c->prompts;
+        t.run = c->run;
+        if (t.full) return err_set(e, ERR_USAGE, "--full: the loop trains adapters only");
+        if (train_config_check(&t, e)) return err_prefix(e, "%s", cycle_method_names[m]);
+    }
+    return 0;
+}
+
+/* ---- config.json --------------------------------------------------------------------------- */
+
+static int put_text(Text *t, const char *key, const char *value, Err *e)
+{
+    if (text_addf(t, e, "  \"%s\": ", key)) return -1;
+    if (value ? json_put_string(t, value, strlen(value), e) : text_addf(t, e, "null")) return -1;
+    return text_add(t, ",\n", 2, e);
+}
+
+static int put_number(Text *t, const char *key, double value, Err *e)
+{
+    return text_addf(t, e, "  \"%s\": ", key) || json_put_f64(t, value, e) ||
+                   text_add(t, ",\n", 2, e)
+               ? -1
+               : 0;
+}
+
+static int put_count(Text *t, const char *key, uint64_t value, Err *e)
+{
+    return text_addf(t, e, "  \"%s\": %llu,\n", key, (unsigned long long)value);
+}
+
+/* What decides texts. at_once is left out: it changes memory and time only. */
+static int put_generate(Text *t, const char *key, const GenerateOptions *o, Err *e)
+{
+    if (text_addf(t, e, "  \"%s\": {\"max-tokens\": %zu, \"temperature\": ", key, o->max_tokens) ||
+        json_put_f64(t, o->temperature, e) ||
+        text_addf(t, e, ", \"top-k\": %zu, \"top-p\": ", o->top_k) ||
+        json_put_f64(t, o->top_p, e) || text_addf(t, e, ", \"min-p\": ") ||
+        json_put_f64(t, o->min_p, e))
+        return -1;
+    return text_addf(t, e, ", \"samples\": %zu},\n", o->samples);
+}
+
+static int put_judge(Text *t, const char *key, const JudgeConfig *j, Err *e)
+{
+    if (text_addf(t, e, "  \"%s\": {\"kind\": \"%s\", \"rules\": ", key, j->kind)) return -1;
+    if (j->rules ? json_put_string(t, j->rules, strlen(j->rules), e) : text_addf(t, e, "null"))
+        return -1;
+    return text_add(t, "},\n", 3, e);
+}
+
+/* A candidate's training, without what the loop fills in. */
+static int put_train(Text *t, const CycleConfig *c, int method, Err *e)
+{
+    TrainConfig x = c->train[method];
+    x.method = method == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
+    x.model = x.data = x.run = x.init_adapter = NULL;
+    x.reference = c->reference_base ? REFERENCE_BASE : REFERENCE_INIT;
+    x.seed = c->seed;
+    x.kernel = c->kernel;
+    x.precision = c->precision;
+    if (text_addf(t, e, "  \"%s\": ", cycle_method_names[method]) || train_config_json(&x, t, e))
+        return -1;
+    t->len--; /* its line break */
+    return text_add(t, ",\n", 2, e);
+}
+
+int cycle_config_json(const CycleConfig *c, Text *t, Err *e)
+{
+    if (text_addf(t, e, "{\n") || put_text(t, "model", c->model, e) ||
+        put_text(t, "adapter", c->adapter, e) || put_text(t, "data", c->prompts, e) ||
+        put_text(t, "chat-template", c->chat_template, e) || put_text(t, "system", c->system, e) ||
+        put_count(t, "raw", c->raw ? 1 : 0, e) || put_count(t, "cycles", c->cycles, e) ||
+        put_count(t, "seed", c->seed, e) || put_number(t, "validation", c->validation, e) ||
+        put_number(t, "test", c->test, e) ||
+        put_count(t, "prompts-per-cycle", c->prompts_per_cycle, e) ||
+        put_generate(t, "sample", &c->sample, e) || put_generate(t, "validate", &c->validate, e) ||
+        put_judge(t, "judge", &c->judge, e) || put_judge(t, "validator", &c->validator, e) ||
+        put_count(t, "demonstrations", c->demonstrations ? 1 : 0, e))
+        return -1;
+    for (int m = 0; m < CYCLE_METHODS; m++)
+        if ((c->methods & (1u << m)) && put_train(t, c, m, e)) return -1;
+    return put_text(t, "reference", c->reference_base ? "base" : "parent", e) ||
+                   put_number(t, "max-added-refusal", c->max_added_refusal, e) ||
+                   put_count(t, "resamples", c->resamples, e) ||
+                   text_addf(t, e, "  \"align\": \"cycle\"\n}\n")
+               ? -1
+               : 0;
+}

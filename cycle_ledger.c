@@ -1,0 +1,294 @@
+/* cycle_ledger.c - the chain of what happened: appending, finding, verifying. */
+#include "cycle_parts.h"
+
+#include <string.h>
+#include <time.h>
+
+#define HASH_KEY ",\"hash\":\""
+enum { HEX = 64 };
+static const char no_hash[HEX + 1] =
+    "0000000000000000000000000000000000000000000000000000000000000000";
+
+/* ---- lines --------------------------------------------------------------------------------- */
+
+static void hash_bytes(const char *bytes, size_t len, char hex[HEX + 1])
+{
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, bytes, len);
+    sha256_end(&s, hex);
+}
+
+/* Checks one line against the hash before it and its own; *json is the entry, hash its hash.
+ * NULL when it is right, else what is wrong with it. */
+static const char *check_line(Pool *pool, const char *line, size_t len, size_t number,
+                              const char *previous, const Json **json, char hash[HEX + 1])
+{
+    const size_t tail = strlen(HASH_KEY) + HEX + 2; /* ,"hash":"..."} */
+    Err e;
+    uint64_t entry;
+    *json = json_parse(pool, line, len, LEDGER_FILE, 0, &e);
+    if (!*json || (*json)->type != JSON_OBJECT) return "is no JSON object";
+    if (len < tail || memcmp(line + len - tail, HASH_KEY, strlen(HASH_KEY)))
+        return "does not end with its hash";
+    hash_bytes(line, len - tail, hash);
+    if (memcmp(line + len - 2 - HEX, hash, HEX)) return "was changed: its hash is another";
+    if (json_u64(json_get(*json, "entry"), &entry) || entry != number)
+        return "has the wrong number: entries are missing or were added";
+    if (!json_is(json_get(*json, "previous"), previous))
+        return "does not follow the entry before it";
+    return NULL;
+}
+
+static int keep_entry(Ledger *l, const Json *json, const char *hash, Err *e)
+{
+    if (l->count == l->cap) {
+        size_t more = l->cap ? 2 * l->cap : 64;
+        const Json **grown = mem_realloc(l->entries, more * sizeof *grown, e);
+        if (!grown) return -1;
+        l->entries = grown;
+        l->cap = more;
+    }
+    l->entries[l->count++] = json;
+    memcpy(l->head, hash, HEX + 1);
+    return 0;
+}
+
+/* Reads lines until one is wrong. Returns 0 with *wrong NULL, or what is wrong at entry count;
+ * *whole = bytes of the lines that are right. -1 only without memory. */
+static int read_lines(Ledger *l, const char *text, size_t len, size_t *whole, const char **wrong,
+                      Err *e)
+{
+    *wrong = NULL;
+    *whole = 0;
+    while (*whole < len) {
+        const char *line = text + *whole;
+        const char *end = memchr(line, '\n', len - *whole);
+        if (!end) {
+            *wrong = "is not complete";
+            return 0;
+        }
+        const Json *json;
+        char hash[HEX + 1];
+        *wrong = check_line(&l->pool, line, (size_t)(end - line), l->count, l->head, &json, hash);
+        if (*wrong) return 0;
+        if (keep_entry(l, json, hash, e)) return -1;
+        *whole = (size_t)(end - text) + 1;
+    }
+    return 0;
+}
+
+int ledger_open(Ledger *l, const char *run, Err *e)
+{
+    char path[IO_PATH_MAX], *text;
+    size_t len, whole;
+    const char *wrong;
+    *l = (Ledger){.run = run};
+    memcpy(l->head, no_hash, sizeof no_hash);
+    if (io_path(path, sizeof path, run, LEDGER_FILE, e)) return -1;
+    if (!io_exists(path)) return 0;
+    if (io_read_file(path, 0, &text, &len, e)) return -1;
+    int status = read_lines(l, text, len, &whole, &wrong, e);
+    if (!status && wrong && !memchr(text + whole, '\n', len - whole))
+        status = io_write_file(path, text, whole, e);
+    else if (!status && wrong)
+        status = err_set(e, ERR_DATA, "%s: entry %zu %s", path, l->count, wrong);
+    mem_free(text);
+    if (status) ledger_close(l);
+    return status;
+}
+
+void ledger_close(Ledger *l)
+{
+    mem_free(l->entries);
+    pool_free(&l->pool);
+    *l = (Ledger){0};
+}
+
+/* ---- appending ----------------------------------------------------------------------------- */
+
+/* "name":{"path":"sha256",...}, of files below RUN. */
+static int put_files(Text *out, const char *name, const Ledger *l, const char *const *paths, Err *e)
+{
+    if (text_addf(out, e, "\"%s\":{", name)) return -1;
+    for (size_t i = 0; paths && paths[i]; i++) {
+        char path[IO_PATH_MAX], hex[HEX + 1];
+        if (io_path(path, sizeof path, l->run, paths[i], e) || sha256_file(path, hex, e)) return -1;
+        if ((i && text_add(out, ",", 1, e)) ||
+            json_put_string(out, paths[i], strlen(paths[i]), e) ||
+            text_addf(out, e, ":\"%s\"", hex))
+            return -1;
+    }
+    return text_add(out, "},", 2, e);
+}
+
+/* Seconds of the clock as 2025-12-03T12:00:00Z. For readers only: nothing is decided by it. */
+static void clock_text(char *out, size_t size)
+{
+    time_t now = time(NULL);
+    struct tm t;
+    if (!gmtime_r(&now, &t)) memset(&t, 0, sizeof t);
+    snprintf(out, size, "%04d-%02d-%02dT%02d:%02d:%02dZ", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
+             t.tm_hour, t.tm_min, t.tm_sec);
+}
+
+static int put_entry(Text *out, const Ledger *l, const LedgerEntry *x, Err *e)
+{
+    char now[64];
+    clock_text(now, sizeof now);
+    if (text_addf(out, e,
+                  "{\"entry\":%zu,\"event\":\"%s\",\"cycle\":%zu,\"name\":\"%s\","
+                  "\"time\":\"%s\",",
+                  l->count, x->event, x->cycle, x->name, now) ||
+        put_files(out, "inputs", l, x->inputs, e) || put_files(out, "outputs", l, x->outputs, e))
+        return -1;
+    return text_addf(out, e, "\"facts\":%s,\"previous\":\"%s\"", x->facts ? x->facts : "{}",
+                     l->head);
+}
+
+int ledger_append(Ledger *l, const LedgerEntry *x, Err *e)
+{
+    char path[IO_PATH_MAX], hash[HEX + 1];
+    const char *wrong;
+    const Json *json;
+    Text line = {0};
+    int status = io_path(path, sizeof path, l->run, LEDGER_FILE, e) || put_entry(&line, l, x, e);
+    if (!status) {
+        hash_bytes(line.data, line.len, hash);
+        status = text_addf(&line, e, HASH_KEY "%s\"}", hash) ||
+                 io_append_line(path, line.data, line.len, 1, e);
+    }
+    if (!status) {
+        wrong = check_line(&l->pool, line.data, line.len, l->count, l->head, &json, hash);
+        status = wrong ? err_set(e, ERR_INTERNAL, "%s: our own entry %zu %s", path, l->count, wrong)
+                       : keep_entry(l, json, hash, e);
+    }
+    text_free(&line);
+    return status ? -1 : 0;
+}
+
+/* ---- finding ------------------------------------------------------------------------------- */
+
+const Json *ledger_find(const Ledger *l, const char *event, size_t cycle, const char *name)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        const Json *x = l->entries[i];
+        uint64_t number;
+        if (json_is(json_get(x, "event"), event) && json_is(json_get(x, "name"), name) &&
+            !json_u64(json_get(x, "cycle"), &number) && number == cycle)
+            return x;
+    }
+    return NULL;
+}
+
+/* NULL where the file has this hash, else what is wrong. */
+static const char *check_file(const char *run, const Json *file)
+{
+    char path[IO_PATH_MAX], hex[HEX + 1];
+    Err e;
+    if (file->type != JSON_STRING || strstr(file->key, "..") ||
+        io_path(path, sizeof path, run, file->key, &e))
+        return "is no file of this run";
+    if (!io_exists(path)) return "is missing";
+    if (sha256_file(path, hex, &e)) return "cannot be read";
+    return json_is(file, hex) ? NULL : "was changed since it was written";
+}
+
+int ledger_check_outputs(const Ledger *l, const Json *entry, Err *e)
+{
+    const Json *outputs = json_get(entry, "outputs");
+    for (const Json *file = outputs ? outputs->child : NULL; file; file = file->next) {
+        const char *wrong = check_file(l->run, file);
+        if (wrong)
+            return err_set(e, ERR_DATA,
+                           "%s/%s: %s; a run goes on only from what it wrote itself: put the file "
+                           "back, or start a new run",
+                           l->run, file->key, wrong);
+    }
+    return 0;
+}
+
+/* ---- verifying ----------------------------------------------------------------------------- */
+
+typedef struct {
+    CycleVerification *v;
+    void (*bad)(void *ctx, const char *path, const char *why);
+    void *ctx;
+    Text names;
+} Verifier;
+
+static int report_bad(Verifier *x, const char *path, const char *why, Err *e)
+{
+    x->v->wrong++;
+    if (x->bad) x->bad(x->ctx, path, why);
+    return text_addf(&x->names, e, "%s%s (%s)", x->names.len ? ", " : "", path, why);
+}
+
+/* Was this path an output of a later entry than `entry`? Then that one speaks for it. */
+static int written_later(const Ledger *l, size_t entry, const char *path)
+{
+    for (size_t i = entry + 1; i < l->count; i++)
+        if (json_get(json_get(l->entries[i], "outputs"), path)) return 1;
+    return 0;
+}
+
+/* Every output of every entry. Inputs are outputs of earlier entries. */
+static int verify_files(Verifier *x, const Ledger *l, Err *e)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        const Json *outputs = json_get(l->entries[i], "outputs");
+        for (const Json *file = outputs ? outputs->child : NULL; file; file = file->next) {
+            if (written_later(l, i, file->key)) continue;
+            const char *wrong = check_file(l->run, file);
+            x->v->files++;
+            if (wrong && report_bad(x, file->key, wrong, e)) return -1;
+        }
+    }
+    return 0;
+}
+
+/* A run that shows results has an entry that says it ended: else lines were cut off the end. */
+static int verify_end(Verifier *x, const Ledger *l, Err *e)
+{
+    char path[IO_PATH_MAX];
+    if (io_path(path, sizeof path, l->run, "results.json", e)) return -1;
+    if (!io_exists(path) || ledger_find(l, "finish", 0, "")) return 0;
+    return report_bad(x, LEDGER_FILE, "has no entry for results.json, which exists", e);
+}
+
+static int verify_chain(Verifier *x, Ledger *l, const char *text, size_t len, Err *e)
+{
+    size_t whole;
+    const char *wrong;
+    char why[160];
+    if (read_lines(l, text, len, &whole, &wrong, e)) return -1;
+    x->v->entries = l->count;
+    memcpy(x->v->head, l->head, sizeof l->head);
+    if (!wrong && l->count) return verify_end(x, l, e);
+    snprintf(why, sizeof why, "entry %zu %s", l->count, wrong ? wrong : "is missing");
+    return report_bad(x, LEDGER_FILE, why, e);
+}
+
+int cycle_verify(const char *run, void (*bad)(void *ctx, const char *path, const char *why),
+                 void *ctx, CycleVerification *v, Err *e)
+{
+    char path[IO_PATH_MAX], *text;
+    size_t len;
+    Verifier x = {.v = v, .bad = bad, .ctx = ctx};
+    Ledger l = {.run = run};
+    *v = (CycleVerification){0};
+    memcpy(l.head, no_hash, sizeof no_hash);
+    if (io_path(path, sizeof path, run, LEDGER_FILE, e)) return -1;
+    if (!io_exists(path))
+        return err_set(e, ERR_NO_INPUT, "%s: not found; only a run of align cycle has a ledger",
+                       path);
+    if (io_read_file(path, 0, &text, &len, e)) return -1;
+    int status = verify_chain(&x, &l, text, len, e) || verify_files(&x, &l, e);
+    if (!status && v->wrong)
+        status = err_set(e, ERR_DATA, "%s: %zu of %zu files do not agree with the ledger: %.700s",
+                         run, v->wrong, v->files + 1, x.names.data);
+    text_free(&x.names);
+    mem_free(text);
+    ledger_close(&l);
+    return status ? -1 : 0;
+}

@@ -1,0 +1,142 @@
+/* cycle_parts.h - what the files of the loop share with each other, and with nobody else. */
+#ifndef ALIGN_CYCLE_PARTS_H
+#define ALIGN_CYCLE_PARTS_H
+
+#include "cycle.h"
+
+#define LEDGER_FILE "ledger.jsonl"
+
+/* ---- the ledger (cycle_ledger.c) ----------------------------------------------------------- */
+
+typedef struct {
+    const char *run;
+    Pool pool;
+    const Json **entries; /* [count] */
+    size_t count, cap;
+    char head[65]; /* hash of the last entry; 64 zeros before the first */
+} Ledger;
+
+/* What is to be recorded. Paths are relative to RUN and must exist; lists end with NULL. */
+typedef struct {
+    const char *event, *name; /* name "" = none */
+    size_t cycle;
+    const char *const *inputs, *const *outputs;
+    const char *facts; /* a JSON object as text, or NULL */
+} LedgerEntry;
+
+/* Reads the chain of a run and checks it: ERR_DATA naming the first entry that is wrong. A last
+ * line without its end (a crash while appending) is taken off the file. A run without a ledger has
+ * an empty one. */
+int ledger_open(Ledger *l, const char *run, Err *e);
+void ledger_close(Ledger *l);
+/* Hashes inputs and outputs, appends the entry, synced. */
+int ledger_append(Ledger *l, const LedgerEntry *x, Err *e);
+/* The entry of a stage, or NULL. */
+const Json *ledger_find(const Ledger *l, const char *event, size_t cycle, const char *name);
+/* 0 where all outputs of an entry are as they were recorded; else ERR_DATA naming one. */
+int ledger_check_outputs(const Ledger *l, const Json *entry, Err *e);
+
+/* ---- prompts (cycle_prompts.c) ------------------------------------------------------------- */
+
+/* The prompts of a run, and which split each row belongs to. */
+typedef enum { SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST, SPLIT_COUNT } Split;
+typedef struct {
+    const Json *json;
+    size_t index; /* in the prompts file, from 0 */
+    unsigned level;
+    size_t group; /* rows with one base prompt */
+    Split split;
+    uint64_t turn; /* order of training prompts over the cycles */
+} PromptRow;
+typedef struct {
+    PromptRow *rows;
+    size_t count, groups;
+    size_t split_rows[SPLIT_COUNT];
+    char sha256[65]; /* of the file */
+    Pool pool;
+} PromptSet;
+
+/* Reads and splits: groups of each level in a seeded order, the first to validation, the next to
+ * test, the rest to training. ERR_DATA where a split that is asked for cannot show both failures
+ * (needs a harmless and a harmful prompt), or none is left to train on. */
+int prompts_open(PromptSet *p, const CycleConfig *c, Err *e);
+void prompts_close(PromptSet *p);
+/* Writes the rows of a split as JSONL, each with its "index". For training: those of a cycle. */
+int prompts_write(const PromptSet *p, Split split, size_t cycle, size_t per_cycle, const char *path,
+                  Err *e);
+
+/* ---- the loop ------------------------------------------------------------------------------ */
+
+#define RUN_NAME 256 /* longest path relative to RUN */
+
+/* Where the adapter of a policy lies: below RUN, or (the first policy's) anywhere. Both empty: no
+ * adapter, the base model. */
+typedef struct {
+    char below[RUN_NAME]; /* relative to RUN; "" = not there */
+    const char *outside;  /* NULL = not there */
+} AdapterAt;
+
+/* Where the loop stands. */
+typedef struct {
+    const CycleConfig *c;
+    const CycleEvents *events;
+    CycleResult *result;
+    Ledger ledger;
+    PromptSet prompts;
+    int chat;         /* prompts of text go through a chat template */
+    AdapterAt policy; /* the current one */
+    Estimate metrics[EVALUATE_COUNT]; /* its figures on validation */
+} Loop;
+
+/* RUN/name into out, of IO_PATH_MAX bytes. */
+int loop_path(const Loop *l, char *out, const char *name, Err *e);
+/* The path of an adapter; "" for none. */
+int loop_adapter(const Loop *l, const AdapterAt *a, char *out, Err *e);
+/* folder/name, both relative to RUN. */
+void loop_name(char out[RUN_NAME], const char *folder, const char *name);
+void loop_tell(const Loop *l, CycleProgress p);
+/* Is this stage done? 1 with its entry (may be NULL) when its outputs are as recorded, 0 when it
+ * must run; -1 with ERR_DATA where they were changed, ERR_INTERRUPTED where a stop is asked for. */
+int loop_done(const Loop *l, const char *event, size_t cycle, const char *name,
+              const Json **entry, Err *e);
+
+/* ---- answers (cycle_answer.c) -------------------------------------------------------------- */
+
+/* A policy in memory. */
+typedef struct {
+    Model model;
+    Lora lora;
+    Compute compute;
+    Tokenizer *tokenizer;
+    int has_lora;
+} Policy;
+Policy *policy_open(const Loop *l, const AdapterAt *adapter, Err *e); /* NULL: *e says why */
+void policy_close(Policy *p);
+
+/* Stage "generate": answers to RUN/prompts into RUN/out. A stopped stage leaves RUN/out.part, from
+ * which it goes on. */
+int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
+                   const char *prompts, const GenerateOptions *o, const char *out, Err *e);
+/* Stage "judge": RUN/in with actions into RUN/out. */
+int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
+                const char *out, Err *e);
+/* Stages generate, judge (by the validator) and evaluate in RUN/folder, on prompts that the policy
+ * was not trained on. */
+int examine(Loop *l, size_t cycle, const char *name, const char *folder, const AdapterAt *adapter,
+            const char *prompts, Estimate metrics[EVALUATE_COUNT], Err *e);
+
+/* Stage "prefer" (cycle_prefer.c): RUN/judged to RUN/kto and RUN/dpo. */
+int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *kto, const char *dpo,
+                 PreferenceReport *r, Err *e);
+
+/* ---- choices (cycle_select.c) -------------------------------------------------------------- */
+
+extern const char *const candidate_status_names[]; /* "off" "trained" "skipped" "diverged" */
+/* Stage "select": chooses (cycle_select), writes selection.json and the adapter that is the policy
+ * from here on, in RUN/folder. */
+int select_stage(Loop *l, const char *folder, Selection *s, Err *e);
+/* results.json: the last policy's figures (on the test split where there is one), the first's, and
+ * every cycle's on validation. */
+int put_results(Text *t, const Loop *l, Err *e);
+
+#endif

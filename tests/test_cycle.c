@@ -1,0 +1,677 @@
+/* test_cycle.c - the loop: splitting, preferring, selecting; whole runs, stopped and resumed; what
+ * the ledger notices. */
+#include "cycle_parts.h"
+
+#include "tiny.h"
+
+#include <sys/stat.h>
+
+/* ---- selection ----------------------------------------------------------------------------- */
+
+static Candidate trained(double safety, double refusal, double caution)
+{
+    Candidate x = {.status = CANDIDATE_TRAINED};
+    x.metrics[EVALUATE_SAFETY_SCORE].value = safety;
+    x.metrics[EVALUATE_ERRONEOUS_REFUSAL].value = refusal;
+    x.metrics[EVALUATE_OVER_CAUTION].value = caution;
+    return x;
+}
+
+/* Who is promoted against a parent of safety 0.5 and refusal 0.10? */
+static int selected(Candidate kto, Candidate dpo, Selection *s)
+{
+    *s = (Selection){.cycle = 1, .candidates = {kto, dpo}};
+    s->parent[EVALUATE_SAFETY_SCORE].value = 0.5;
+    s->parent[EVALUATE_ERRONEOUS_REFUSAL].value = 0.10;
+    cycle_select(s, 0.02);
+    return s->promoted;
+}
+
+static void the_safer_candidate_that_keeps_the_rule_is_promoted(void)
+{
+    Selection s;
+    CHECK(selected(trained(0.6, 0.10, 0), trained(0.7, 0.11, 0), &s) == CYCLE_DPO);
+    CHECK(s.candidates[0].eligible && s.candidates[1].eligible);
+    CHECK(selected(trained(0.6, 0.12, 0), trained(0.7, 0.13, 0), &s) == CYCLE_KTO);
+    CHECK(!s.candidates[1].eligible);
+    CHECK(strstr(s.candidates[1].why, "erroneous refusal rises too far") != NULL);
+    CHECK(selected(trained(0.49, 0.0, 0), trained(0.5, 0.12, 0), &s) == -1);
+    CHECK(strstr(s.candidates[0].why, "Safety Score falls") != NULL);
+    CHECK(strstr(s.candidates[1].why, "neither figure is better") != NULL);
+    CHECK(strstr(s.why, "the parent stays") != NULL);
+    CHECK(selected(trained(0.5, 0.09, 0), trained(0.5, 0.10, 0), &s) == CYCLE_KTO);
+}
+
+static void ties_go_to_fewer_refusals_then_less_caution_then_kto(void)
+{
+    Selection s;
+    CHECK(selected(trained(0.6, 0.10, 0.2), trained(0.6, 0.09, 0.3), &s) == CYCLE_DPO);
+    CHECK(selected(trained(0.6, 0.10, 0.2), trained(0.6, 0.10, 0.1), &s) == CYCLE_DPO);
+    CHECK(selected(trained(0.6, 0.10, 0.1), trained(0.6, 0.10, 0.1), &s) == CYCLE_KTO);
+}
+
+static void what_was_not_trained_or_not_measured_is_not_promoted(void)
+{
+    Selection s;
+    Candidate skipped = {.status = CANDIDATE_SKIPPED, .why = "no pair"}, off = {0};
+    CHECK(selected(skipped, trained(0.6, 0.1, 0), &s) == CYCLE_DPO);
+    CHECK_TEXT(s.candidates[0].why, "no pair");
+    CHECK(selected(skipped, off, &s) == -1);
+    CHECK(strstr(s.why, "no trained candidate") != NULL);
+    CHECK(selected(trained((double)NAN, 0, 0), trained(0.6, (double)NAN, 0), &s) == -1);
+}
+
+/* ---- preferences --------------------------------------------------------------------------- */
+
+static char *prefer(const char *judged, int chat, const char *system, int demonstrations,
+                    PreferenceReport *r, char **dpo)
+{
+    Err e = {0};
+    size_t len;
+    files_write("judged.jsonl", judged, strlen(judged));
+    CHECK(cycle_preferences(files_path("judged.jsonl"), files_path("kto.jsonl"),
+                            files_path("dpo.jsonl"), chat, system, demonstrations, r, &e) == 0);
+    if (e.code) printf("%s\n", e.text);
+    *dpo = files_read(files_path("dpo.jsonl"), &len);
+    return files_read(files_path("kto.jsonl"), &len);
+}
+
+#define ROW(index, sample, level, response, action, more)                                          \
+    "{\"index\":" index ",\"sample\":" sample ",\"prompt\":\"P" index                              \
+    "\",\"harmful_level\":" level ",\"response\":\"" response "\",\"action\":\"" action "\"" more  \
+    "}\n"
+
+static void scores_make_rows_and_pairs(void)
+{
+    PreferenceReport r;
+    char *dpo, *kto = prefer(ROW("7", "0", "2", "How.", "accept", "")
+                                 ROW("7", "1", "2", "Hm.", "caution", "")
+                                     ROW("7", "2", "2", "No.", "refuse", "")
+                                         ROW("7", "3", "2", "No.", "refuse", ""),
+                             0, NULL, 1, &r, &dpo);
+    CHECK_TEXT(kto, "{\"prompt\":\"P7\",\"completion\":\"How.\",\"label\":false,\"index\":7,"
+                    "\"harmful_level\":2,\"sample\":0,\"action\":\"accept\",\"score\":0}\n"
+                    "{\"prompt\":\"P7\",\"completion\":\"No.\",\"label\":true,\"index\":7,"
+                    "\"harmful_level\":2,\"sample\":2,\"action\":\"refuse\",\"score\":1}\n");
+    CHECK_TEXT(dpo, "{\"prompt\":\"P7\",\"chosen\":\"No.\",\"rejected\":\"How.\",\"index\":7,"
+                    "\"harmful_level\":2,\"chosen_sample\":2,\"chosen_action\":\"refuse\","
+                    "\"chosen_score\":1,\"rejected_sample\":0,\"rejected_action\":\"accept\","
+                    "\"rejected_score\":0}\n");
+    CHECK(r.prompts == 1 && r.samples == 4 && r.desirable == 1 && r.undesirable == 1);
+    CHECK(r.left_out == 1 && r.repeated == 1 && r.pairs == 1 && !r.demonstrations);
+    mem_free(kto);
+    mem_free(dpo);
+}
+
+static void a_demonstration_helps_where_every_sample_fails(void)
+{
+    const char *rows = ROW("0", "0", "3", "How.", "accept", ",\"demonstration\":\"Never.\"")
+        ROW("0", "1", "3", "Well.", "caution", ",\"demonstration\":\"Never.\"")
+            ROW("1", "0", "0", "Sure.", "accept", ",\"demonstration\":\"Yes.\"");
+    PreferenceReport r;
+    char *dpo, *kto = prefer(rows, 1, "Be kind.", 1, &r, &dpo);
+    CHECK_TEXT(dpo,
+               "{\"prompt\":[{\"role\":\"system\",\"content\":\"Be kind.\"},{\"role\":\"user\","
+               "\"content\":\"P0\"}],\"chosen\":[{\"role\":\"assistant\",\"content\":\"Never.\"}],"
+               "\"rejected\":[{\"role\":\"assistant\",\"content\":\"How.\"}],\"index\":0,"
+               "\"harmful_level\":3,\"chosen_sample\":null,\"chosen_action\":null,"
+               "\"chosen_score\":1,\"rejected_sample\":0,\"rejected_action\":\"accept\","
+               "\"rejected_score\":0}\n");
+    CHECK(r.demonstrations == 1 && r.pairs == 1 && r.desirable == 2 && r.undesirable == 2);
+    CHECK(strstr(kto, "\"Never.\"}],\"label\":true") != NULL);
+    CHECK(strstr(kto, "\"Yes.\"") == NULL); /* its prompt needs none */
+    mem_free(kto);
+    mem_free(dpo);
+    kto = prefer(rows, 1, NULL, 0, &r, &dpo); /* not wanted */
+    CHECK(r.demonstrations == 0 && r.unanswered == 1 && r.pairs == 0 && r.desirable == 1);
+    CHECK_TEXT(dpo, "");
+    mem_free(kto);
+    mem_free(dpo);
+}
+
+static void silence_is_never_a_good_answer(void)
+{
+    PreferenceReport r;
+    char *dpo, *kto = prefer(ROW("0", "0", "3", " ", "refuse", "")
+                                 ROW("0", "1", "3", "How.", "accept", ""),
+                             0, NULL, 1, &r, &dpo);
+    CHECK(r.empty == 1 && r.desirable == 0 && r.undesirable == 1 && r.pairs == 0);
+    CHECK(r.unanswered == 1);
+    mem_free(kto);
+    mem_free(dpo);
+}
+
+static void conversations_keep_their_turns(void)
+{
+    PreferenceReport r;
+    char *dpo, *kto = prefer("{\"index\":0,\"prompt\":[{\"role\":\"system\",\"content\":\"S\"},"
+                             "{\"role\":\"user\",\"content\":\"Q\"}],\"harmful_level\":0,"
+                             "\"response\":\"A\",\"action\":\"accept\"}\n",
+                             1, "X", 1, &r, &dpo);
+    CHECK_TEXT(kto, "{\"prompt\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
+                    "\"content\":\"Q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":"
+                    "\"A\"}],\"label\":true,\"index\":0,\"harmful_level\":0,\"sample\":0,"
+                    "\"action\":\"accept\",\"score\":1}\n");
+    mem_free(kto);
+    mem_free(dpo);
+}
+
+static void bad_judged_rows_are_named(void)
+{
+    static const char *const bad[] = {
+        "{\"prompt\":\"p\",\"response\":\"r\",\"harmful_level\":1,\"action\":\"accept\"}\n",
+        ROW("0", "0", "4", "r", "accept", ""), ROW("0", "0", "1", "r", "shrug", ""),
+        "{\"index\":0,\"prompt\":\"p\",\"harmful_level\":1,\"action\":\"accept\"}\n"};
+    for (size_t i = 0; i < 4; i++) {
+        PreferenceReport r;
+        Err e = {0};
+        files_write("judged.jsonl", bad[i], strlen(bad[i]));
+        CHECK(cycle_preferences(files_path("judged.jsonl"), files_path("kto2.jsonl"),
+                                files_path("dpo2.jsonl"), 0, NULL, 1, &r, &e) == -1);
+        CHECK(e.code == ERR_DATA && strstr(e.text, "judged.jsonl:1"));
+        CHECK(!io_exists(files_path("kto2.jsonl")) && !io_exists(files_path("dpo2.jsonl")));
+    }
+}
+
+/* ---- prompts ------------------------------------------------------------------------------- */
+
+enum { BASES = 40, WORDINGS = 3 };
+
+/* BASES base prompts, levels in turn, each in WORDINGS wordings that stand apart in the file. */
+static void write_prompts(const char *name, int demonstrations)
+{
+    Err e;
+    Text t = {0};
+    for (int w = 0; w < WORDINGS; w++)
+        for (int b = 0; b < BASES; b++)
+            text_addf(&t, &e,
+                      "{\"prompt\":\"w%d b%d\",\"base_prompt\":\"b%d\",\"harmful_level\":%d%s}\n",
+                      w, b, b, b % 4, demonstrations ? ",\"demonstration\":\" no\"" : "");
+    files_write(name, t.data, t.len);
+    text_free(&t);
+}
+
+static CycleConfig usual(const char *run)
+{
+    CycleConfig c = cycle_config_default();
+    static char run_path[IO_PATH_MAX], prompts[IO_PATH_MAX];
+    snprintf(run_path, sizeof run_path, "%.4000s", files_path(run));
+    snprintf(prompts, sizeof prompts, "%.4000s", files_path("prompts.jsonl"));
+    c.run = run_path;
+    c.prompts = prompts;
+    c.model = "none";
+    c.validation = c.test = 0.2;
+    c.seed = 3;
+    return c;
+}
+
+static void splits_keep_base_prompts_together_and_levels_balanced(void)
+{
+    PromptSet p, again;
+    Err e = {0};
+    CycleConfig c = usual("r");
+    write_prompts("prompts.jsonl", 0);
+    CHECK(prompts_open(&p, &c, &e) == 0);
+    CHECK(p.count == BASES * WORDINGS && p.groups == BASES);
+    size_t n[SPLIT_COUNT][4] = {{0}};
+    for (size_t i = 0; i < p.count; i++) {
+        n[p.rows[i].split][p.rows[i].level]++;
+        CHECK(p.rows[i].split == p.rows[i % BASES].split);
+    }
+    for (size_t h = 0; h < 4; h++) /* 10 base prompts of each level: 6, 2, 2 */
+        CHECK(n[0][h] == 6 * WORDINGS && n[1][h] == 2 * WORDINGS && n[2][h] == 2 * WORDINGS);
+    c.seed = 4;
+    CHECK(prompts_open(&again, &c, &e) == 0);
+    size_t moved = 0;
+    for (size_t i = 0; i < p.count; i++) moved += p.rows[i].split != again.rows[i].split;
+    CHECK(moved > 0);
+    prompts_close(&again);
+    prompts_close(&p);
+}
+
+static void cycles_take_the_next_prompts(void)
+{
+    PromptSet p;
+    Err e = {0};
+    CycleConfig c = usual("r");
+    write_prompts("prompts.jsonl", 0);
+    CHECK(prompts_open(&p, &c, &e) == 0);
+    size_t total = p.split_rows[SPLIT_TRAIN], seen[BASES * WORDINGS] = {0};
+    CHECK(total == 72);
+    for (size_t cycle = 1; cycle <= 3; cycle++) {
+        JsonLines lines;
+        Pool pool = {0};
+        Json *row;
+        size_t rows = 0;
+        CHECK(prompts_write(&p, SPLIT_TRAIN, cycle, total / 3, files_path("part.jsonl"), &e) == 0);
+        CHECK(jsonl_open(&lines, files_path("part.jsonl"), &e) == 0);
+        while (jsonl_next(&lines, &pool, &row, &e) > 0) {
+            uint64_t index = BASES * WORDINGS;
+            json_u64(json_get(row, "index"), &index);
+            CHECK(index < BASES * WORDINGS && p.rows[index].split == SPLIT_TRAIN);
+            seen[index]++;
+            rows++;
+        }
+        CHECK(rows == total / 3);
+        jsonl_close(&lines);
+        pool_free(&pool);
+    }
+    for (size_t i = 0; i < p.count; i++) CHECK(seen[i] == (p.rows[i].split == SPLIT_TRAIN));
+    prompts_close(&p);
+}
+
+static void splits_that_cannot_show_both_failures_are_refused(void)
+{
+    static const char *const bad[] = {
+        "{\"prompt\":\"a\",\"harmful_level\":0}\n{\"prompt\":\"b\",\"harmful_level\":0}\n",
+        "{\"prompt\":\"a\",\"harmful_level\":3}\n{\"prompt\":\"b\",\"harmful_level\":0}\n",
+        "{\"prompt\":7,\"harmful_level\":0}\n",
+        "{\"prompt\":\"a\",\"harmful_level\":9}\n",
+        "{\"prompt\":\"a\",\"harmful_level\":0,\"demonstration\":[]}\n",
+        "\n"};
+    for (size_t i = 0; i < 6; i++) {
+        PromptSet p;
+        Err e = {0};
+        CycleConfig c = usual("r");
+        files_write("prompts.jsonl", bad[i], strlen(bad[i]));
+        CHECK(prompts_open(&p, &c, &e) == -1 && e.code == ERR_DATA);
+        CHECK(strstr(e.text, "prompts.jsonl") != NULL);
+    }
+}
+
+static void configurations_that_mean_nothing_are_refused(void)
+{
+    Err e;
+    CycleConfig c = usual("r");
+    CHECK(cycle_config_check(&c, &e) == 0);
+#define REFUSED(change)                                                                            \
+    (c = usual("r"), change, e.code = 0, cycle_config_check(&c, &e) == -1 && e.code == ERR_USAGE)
+    CHECK(REFUSED(c.run = NULL));
+    CHECK(REFUSED(c.model = NULL));
+    CHECK(REFUSED(c.prompts = ""));
+    CHECK(REFUSED(c.cycles = 0));
+    CHECK(REFUSED(c.methods = 0));
+    CHECK(REFUSED(c.methods = 4));
+    CHECK(REFUSED(c.validation = 0));
+    CHECK(REFUSED(c.test = (double)NAN));
+    CHECK(REFUSED((c.validation = 0.6, c.test = 0.5)));
+    CHECK(REFUSED(c.max_added_refusal = -0.1));
+    CHECK(REFUSED(c.sample.samples = 0));
+    CHECK(REFUSED(c.validate.samples = 2));
+    CHECK(REFUSED(c.train[CYCLE_KTO].batch = 1));
+    CHECK(REFUSED(c.train[CYCLE_DPO].lr = -1));
+    CHECK(REFUSED((c.raw = 1, c.system = "s")));
+}
+
+/* ---- whole runs ---------------------------------------------------------------------------- */
+
+static const char *model_dir;
+
+static CycleConfig small_run(const char *run)
+{
+    CycleConfig c = usual(run);
+    c.model = model_dir;
+    c.sample.samples = 2;
+    c.sample.max_tokens = c.validate.max_tokens = 6;
+    c.resamples = 20;
+    c.cycles = 2;
+    for (int m = 0; m < CYCLE_METHODS; m++) {
+        c.train[m].steps = 2;
+        c.train[m].batch = 4;
+        c.train[m].lora.rank = 2;
+        c.train[m].lr = 1e-2;
+        c.train[m].save_every = 1;
+    }
+    return c;
+}
+
+/* Files of a run by name, with their hashes. Left out: what holds times (metrics, the ledger) and
+ * what holds the run's own path (configurations of the training runs). */
+static void list_run(const char *folder, const char *name, Text *out)
+{
+    Pool pool = {0};
+    char **names, path[IO_PATH_MAX], below[512], hex[65];
+    size_t n;
+    Err e;
+    snprintf(path, sizeof path, "%.3000s/%.500s", folder, name);
+    if (io_list(path, &pool, &names, &n, &e)) return;
+    for (size_t i = 0; i < n; i++) {
+        snprintf(below, sizeof below, "%.200s%s%.200s", name, *name ? "/" : "", names[i]);
+        snprintf(path, sizeof path, "%.3000s/%.500s", folder, below);
+        if (io_is_directory(path)) {
+            if (strcmp(names[i], "checkpoints")) list_run(folder, below, out);
+        } else if (strcmp(names[i], "metrics.jsonl") && strcmp(names[i], LEDGER_FILE) &&
+                   (!*name || strcmp(names[i], "config.json"))) {
+            if (!sha256_file(path, hex, &e)) text_addf(out, &e, "%s %s\n", below, hex);
+        }
+    }
+    pool_free(&pool);
+}
+
+static int run_once(const CycleConfig *c, CycleResult *r, Err *e)
+{
+    e->code = 0;
+    int status = cycle_run(c, NULL, r, e);
+    if (status && e->code != ERR_INTERRUPTED) printf("%s\n", e->text);
+    return status;
+}
+
+static void count_wrong(void *ctx, const char *path, const char *why)
+{
+    (void)why;
+    text_addf(ctx, NULL, "%s;", path);
+}
+
+/* The files that verification names, each followed by a semicolon. */
+static const char *wrong_files(const char *run, int *code)
+{
+    static char names[2048];
+    Text t = {0};
+    CycleVerification v;
+    Err e = {0};
+    int status = cycle_verify(run, count_wrong, &t, &v, &e);
+    *code = status ? e.code : 0;
+    snprintf(names, sizeof names, "%s", t.data ? t.data : "");
+    CHECK(!status == !*names);
+    if (*names && e.code == ERR_DATA) /* the message names them, too */
+        for (char *at = t.data, *end; (end = strchr(at, ';')); at = end + 1) {
+            *end = 0;
+            CHECK(strstr(e.text, at) != NULL);
+        }
+    text_free(&t);
+    return names;
+}
+
+static void a_run_leaves_what_the_contract_says(void)
+{
+    static const char *const files[] = {"config.json",
+                                        "ledger.jsonl",
+                                        "validation.jsonl",
+                                        "test.jsonl",
+                                        "results.json",
+                                        "cycle-0/responses.jsonl",
+                                        "cycle-0/judged.jsonl",
+                                        "cycle-0/results.json",
+                                        "cycle-1/prompts.jsonl",
+                                        "cycle-1/responses.jsonl",
+                                        "cycle-1/judged.jsonl",
+                                        "cycle-1/kto.jsonl",
+                                        "cycle-1/dpo.jsonl",
+                                        "cycle-1/selection.json",
+                                        "cycle-1/kto/adapter/adapter_model.safetensors",
+                                        "cycle-1/kto/metrics.jsonl",
+                                        "cycle-1/dpo/adapter/adapter_config.json",
+                                        "cycle-2/validate-dpo/results.json",
+                                        "test-first/results.json",
+                                        "test-last/results.json"};
+    Err e;
+    CycleResult r;
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("whole");
+    CHECK(run_once(&c, &r, &e) == 0);
+    CHECK(r.n_points == 3 && r.tested && strlen(r.head) == 64);
+    CHECK(r.points[0].promoted == -1 && r.points[2].cycle == 2);
+    CHECK(r.first[EVALUATE_SAFETY_SCORE].value >= 0 && r.last[EVALUATE_SAFETY_SCORE].value <= 1);
+    cycle_result_free(&r);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct stat s;
+        char path[IO_PATH_MAX];
+        snprintf(path, sizeof path, "%.3000s/%s", c.run, files[i]);
+        CHECK(stat(path, &s) == 0 && (s.st_mode & 077) == 0);
+    }
+    CHECK(!io_exists(files_path("whole/LOCK")));
+    int code;
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+    CHECK(code == 0);
+}
+
+static void an_existing_run_needs_resume_and_a_finished_one_stays(void)
+{
+    Err e;
+    CycleResult r;
+    Text before = {0}, after = {0};
+    CycleConfig c = small_run("whole"); /* of the test above */
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_CREATE);
+    size_t len, len2;
+    char *ledger = files_read(files_path("whole/ledger.jsonl"), &len);
+    list_run(c.run, "", &before);
+    c.resume = 1;
+    CHECK(run_once(&c, &r, &e) == 0);
+    CHECK(r.n_points == 3 && r.tested);
+    cycle_result_free(&r);
+    list_run(c.run, "", &after);
+    CHECK_TEXT(before.data, after.data);
+    char *ledger2 = files_read(files_path("whole/ledger.jsonl"), &len2);
+    CHECK(len == len2 && !memcmp(ledger, ledger2, len));
+    mem_free(ledger);
+    mem_free(ledger2);
+    c.seed++; /* other options */
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_USAGE);
+    text_free(&before);
+    text_free(&after);
+}
+
+static int stop_after;
+static void stop_sometimes(void *ctx, const CycleProgress *p)
+{
+    (void)ctx;
+    if (!p->kept && --stop_after == 0) stop_requested = 1;
+}
+
+static void a_stopped_run_goes_on_to_the_same_bytes(void)
+{
+    Err e;
+    CycleResult r;
+    Text whole = {0};
+    CycleEvents events = {.progress = stop_sometimes};
+    write_prompts("prompts.jsonl", 1);
+    list_run(files_path("whole"), "", &whole);
+    int stops = 0;
+    CycleConfig c = small_run("stopped");
+    for (int tries = 0; tries < 200; tries++) {
+        stop_after = 1 + tries * 7;
+        int status = cycle_run(&c, &events, &r, &e);
+        stop_requested = 0;
+        if (!status) break;
+        CHECK(e.code == ERR_INTERRUPTED);
+        if (e.code != ERR_INTERRUPTED) printf("%s\n", e.text);
+        c.resume = 1;
+        stops++;
+    }
+    CHECK(stops > 5);
+    Text stopped = {0};
+    list_run(c.run, "", &stopped);
+    CHECK_TEXT(stopped.data, whole.data);
+    cycle_result_free(&r);
+    text_free(&whole);
+    text_free(&stopped);
+}
+
+/* Writes text over the bytes at `at` of a file of the run "whole". */
+static void overwrite(const char *name, size_t at, const char *text)
+{
+    size_t len;
+    char path[256];
+    snprintf(path, sizeof path, "whole/%.200s", name);
+    char *bytes = files_read(files_path(path), &len);
+    CHECK(at + strlen(text) <= len);
+    memcpy(bytes + at, text, strlen(text));
+    files_write(path, bytes, len);
+    mem_free(bytes);
+}
+
+static void what_was_tampered_with_is_named(void)
+{
+    static const char *const files[] = {"cycle-1/judged.jsonl", "config.json",
+                                        "cycle-2/kto/adapter/adapter_model.safetensors",
+                                        "test-last/responses.jsonl", "cycle-1/selection.json"};
+    int code;
+    Err e;
+    CycleResult r;
+    CycleConfig c = small_run("whole");
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[256], expected[256];
+        size_t len;
+        snprintf(path, sizeof path, "whole/%.200s", files[i]);
+        snprintf(expected, sizeof expected, "%s;", files[i]);
+        char *bytes = files_read(files_path(path), &len);
+        overwrite(files[i], len / 2, bytes[len / 2] == 'x' ? "y" : "x");
+        CHECK_TEXT(wrong_files(c.run, &code), expected);
+        CHECK(code == ERR_DATA);
+        c.resume = 1; /* and such a run does not go on */
+        CHECK(cycle_run(&c, NULL, &r, &e) == -1);
+        CHECK(e.code == ERR_DATA && strstr(e.text, files[i]));
+        remove(files_path(path));
+        CHECK_TEXT(wrong_files(c.run, &code), expected);
+        files_write(path, bytes, len);
+        CHECK_TEXT(wrong_files(c.run, &code), "");
+        mem_free(bytes);
+    }
+}
+
+static void a_changed_ledger_shows(void)
+{
+    size_t len;
+    int code;
+    char run[IO_PATH_MAX];
+    snprintf(run, sizeof run, "%.4000s", files_path("whole"));
+    char *bytes = files_read(files_path("whole/ledger.jsonl"), &len);
+    char *second = strchr(bytes, '\n') + 1, *last = bytes + len - 1;
+    while (last[-1] != '\n') last--;
+
+    overwrite(LEDGER_FILE, 12, "7"); /* in the first line */
+    CHECK_TEXT(wrong_files(run, &code), "ledger.jsonl;");
+    files_write("whole/ledger.jsonl", bytes, len);
+    overwrite(LEDGER_FILE, len - 100, "#"); /* in the last */
+    CHECK_TEXT(wrong_files(run, &code), "ledger.jsonl;");
+    files_write("whole/ledger.jsonl", second,
+                len - (size_t)(second - bytes)); /* without the first */
+    CHECK_TEXT(wrong_files(run, &code), "ledger.jsonl;");
+    files_write("whole/ledger.jsonl", bytes, (size_t)(last - bytes)); /* without the last */
+    CHECK_TEXT(wrong_files(run, &code), "ledger.jsonl;");
+    files_write("whole/ledger.jsonl", bytes, len - 3); /* torn */
+    CHECK_TEXT(wrong_files(run, &code), "ledger.jsonl;");
+    files_write("whole/ledger.jsonl", "", 0);
+    CHECK_TEXT(wrong_files(run, &code), "ledger.jsonl;");
+    CHECK(code == ERR_DATA);
+    remove(files_path("whole/ledger.jsonl"));
+    Err e;
+    CycleVerification v;
+    CHECK(cycle_verify(run, NULL, NULL, &v, &e) == -1 && e.code == ERR_NO_INPUT);
+    files_write("whole/ledger.jsonl", bytes, len);
+    CHECK(cycle_verify(run, NULL, NULL, &v, &e) == 0 && v.wrong == 0 && v.files > 20);
+    mem_free(bytes);
+}
+
+static void a_torn_last_entry_is_written_again(void)
+{
+    size_t len, len2;
+    Err e;
+    CycleResult r;
+    int code;
+    CycleConfig c = small_run("whole");
+    char *bytes = files_read(files_path("whole/ledger.jsonl"), &len);
+    files_write("whole/ledger.jsonl", bytes, len - 30); /* the machine died while it appended */
+    c.resume = 1;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+    char *again = files_read(files_path("whole/ledger.jsonl"), &len2);
+    CHECK(len2 == len); /* only its time may differ */
+    mem_free(bytes);
+    mem_free(again);
+}
+
+static void candidates_without_rows_are_skipped_and_the_loop_goes_on(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    write_prompts("prompts.jsonl", 0); /* no demonstrations: this model never refuses */
+    CycleConfig c = small_run("skipped");
+    c.cycles = 1;
+    CHECK(run_once(&c, &r, &e) == 0);
+    CHECK(r.n_points == 2 && r.points[1].promoted == -1);
+    cycle_result_free(&r);
+    char *text = files_read(files_path("skipped/cycle-1/selection.json"), &len);
+    CHECK(strstr(text, "\"method\":\"dpo\",\"status\":\"skipped\",\"why\":\"no pair") != NULL);
+    CHECK(strstr(text, "\"promoted\":null") != NULL);
+    CHECK(!io_exists(files_path("skipped/cycle-1/dpo")));
+    CHECK(!io_exists(files_path("skipped/cycle-1/adapter"))); /* still the base model */
+    mem_free(text);
+}
+
+static void a_diverged_candidate_is_recorded_and_the_loop_goes_on(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("diverged");
+    c.cycles = 1;
+    c.train[CYCLE_DPO].dpo.beta = 1e300; /* no float holds such a gradient */
+    c.train[CYCLE_DPO].steps = 5;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    char *text = files_read(files_path("diverged/cycle-1/selection.json"), &len);
+    CHECK(strstr(text, "\"method\":\"dpo\",\"status\":\"diverged\"") != NULL);
+    CHECK(strstr(text, "\"method\":\"kto\",\"status\":\"trained\"") != NULL);
+    mem_free(text);
+    int code;
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+}
+
+static void a_run_that_cannot_begin_leaves_nothing_promoted(void)
+{
+    Err e;
+    CycleResult r;
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("nomodel");
+    c.model = "/does/not/exist";
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_NO_INPUT);
+    CHECK(!io_exists(files_path("nomodel/results.json")));
+    c = small_run("missing/parent");
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_CREATE);
+    c = small_run("noprompts");
+    c.prompts = "/does/not/exist.jsonl";
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_NO_INPUT);
+}
+
+#define TEST(f)                                                                                    \
+    {                                                                                              \
+#f, f                                                                                      \
+    }
+static const Test tests[] = {
+    TEST(the_safer_candidate_that_keeps_the_rule_is_promoted),
+    TEST(ties_go_to_fewer_refusals_then_less_caution_then_kto),
+    TEST(what_was_not_trained_or_not_measured_is_not_promoted),
+    TEST(scores_make_rows_and_pairs),
+    TEST(a_demonstration_helps_where_every_sample_fails),
+    TEST(silence_is_never_a_good_answer),
+    TEST(conversations_keep_their_turns),
+    TEST(bad_judged_rows_are_named),
+    TEST(splits_keep_base_prompts_together_and_levels_balanced),
+    TEST(cycles_take_the_next_prompts),
+    TEST(splits_that_cannot_show_both_failures_are_refused),
+    TEST(configurations_that_mean_nothing_are_refused),
+    TEST(a_run_leaves_what_the_contract_says),
+    TEST(an_existing_run_needs_resume_and_a_finished_one_stays),
+    TEST(a_stopped_run_goes_on_to_the_same_bytes),
+    TEST(what_was_tampered_with_is_named),
+    TEST(a_changed_ledger_shows),
+    TEST(a_torn_last_entry_is_written_again),
+    TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
+    TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),
+    TEST(a_run_that_cannot_begin_leaves_nothing_promoted),
+};
+
+int main(int argc, char **argv)
+{
+    static char model[IO_PATH_MAX];
+    files_begin();
+    snprintf(model, sizeof model, "%.4000s", tiny_model("model"));
+    model_dir = model;
+    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
+    files_end();
+    return status;
+}
