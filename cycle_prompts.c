@@ -149,7 +149,7 @@ int prompts_open(PromptSet *p, const CycleConfig *c, Err *e)
     size_t *group = NULL;
     int status = read_prompts(p, c->prompts, &base, e);
     if (!status && !(group = mem_alloc(p->count * sizeof *group, e))) status = -1;
-    if (!status) status = evaluate_groups(base, p->count, group, &p->groups, e);
+    if (!status) status = evaluate_group_bases(base, p->count, group, &p->groups, e);
     for (size_t i = 0; !status && i < p->count; i++) p->rows[i].group = group[i];
     mem_free(base);
     mem_free(group);

@@ -172,7 +172,7 @@ static int by_base(const void *x, const void *y)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
-int evaluate_groups(const char *const *base, size_t n, size_t *group, size_t *groups, Err *e)
+int evaluate_group_bases(const char *const *base, size_t n, size_t *group, size_t *groups, Err *e)
 {
     Named *sorted = mem_alloc(n * sizeof *sorted, e);
     if (!sorted) return -1;
@@ -193,7 +193,7 @@ static int number_groups(Evaluation *v, Err *e)
     const char **base = mem_alloc(v->count * sizeof *base, e);
     size_t *group = base ? mem_alloc(v->count * sizeof *group, e) : NULL;
     for (size_t i = 0; group && i < v->count; i++) base[i] = v->rows[i].base;
-    int status = group ? evaluate_groups(base, v->count, group, &v->groups, e) : -1;
+    int status = group ? evaluate_group_bases(base, v->count, group, &v->groups, e) : -1;
     for (size_t i = 0; !status && i < v->count; i++) v->rows[i].group = group[i];
     mem_free(base);
     mem_free(group);

@@ -81,7 +81,7 @@ typedef struct {
  * else one of the row's own. In pool; NULL where memory is short. */
 const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e);
 /* group[i] for each base[i]: equal texts share a number; numbered as they come. */
-int evaluate_groups(const char *const *base, size_t n, size_t *group, size_t *groups, Err *e);
+int evaluate_group_bases(const char *const *base, size_t n, size_t *group, size_t *groups, Err *e);
 
 /* Reads judged rows: "harmful_level" 0..3 and "action"; "base_prompt", "method", "principle_index"
  * where there. resamples 0 = no intervals (low = high = value). ERR_DATA naming file and line; a
