@@ -148,11 +148,10 @@ static const OptionTable kto_table = {
 /* Place of the option's value in a list of names ended by NULL; the table allows no others. */
 static int place_of(const Options *o, const char *option, const char *const *names)
 {
-    for (int i = 0; names[i]; i++) {
-        if (option_is(o, option, names[i])) return i;
-    }
-    assert(!"a word that the table allows but the program does not know");
-    return 0;
+    int i = 0;
+    while (names[i] && !option_is(o, option, names[i])) i++;
+    assert(names[i]); /* the table allows no other word */
+    return i;
 }
 
 static int dpo_from(const Options *o, TrainConfig *c, Err *e)

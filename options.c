@@ -838,19 +838,42 @@ static int markdown_row(const OptionTable *const *tables, size_t count, const Op
     return text_addf(out, e, " | %s%s%s | %s |\n", tick, value, tick, row->help);
 }
 
+/* The i-th row of all tables, one after the other; NULL beyond the last. */
+static const Option *any_row(const OptionTable *const *tables, size_t count, size_t i)
+{
+    for (size_t t = 0; t < count; t++) {
+        size_t rows = 0;
+        while (options_row(tables[t], rows)) rows++;
+        if (i < rows) return options_row(tables[t], i);
+        i -= rows;
+    }
+    return NULL;
+}
+
+/* Was this very row (by_name: one of its name) met before place i? */
+static int row_seen(const OptionTable *const *tables, size_t count, size_t i, const Option *row,
+                    int by_name)
+{
+    for (size_t k = 0; k < i; k++) {
+        const Option *other = any_row(tables, count, k);
+        if (other == row || (by_name && !strcmp(other->name, row->name))) return 1;
+    }
+    return 0;
+}
+
 int options_markdown(const OptionTable *const *tables, size_t count, Text *out, Err *e)
 {
+    const Option *row, *other;
     if (text_addf(out, e,
                   "| option | commands | allowed | default | meaning |\n"
                   "|---|---|---|---|---|\n"))
         return -1;
-    for (size_t t = 0; t < count; t++) {
-        const Option *row;
-        for (size_t i = 0; (row = options_row(tables[t], i)); i++) {
-            int seen = 0;
-            for (size_t before = 0; before < t && !seen; before++)
-                seen = table_has(tables[before], row);
-            if (!seen && markdown_row(tables, count, row, out, e)) return -1;
+    for (size_t i = 0; (row = any_row(tables, count, i)); i++) {
+        if (row_seen(tables, count, i, row, 1)) continue;
+        /* Rows of one name stand together, though commands may mean different things by it. */
+        for (size_t k = i; (other = any_row(tables, count, k)); k++) {
+            if (strcmp(other->name, row->name) || row_seen(tables, count, k, other, 0)) continue;
+            if (markdown_row(tables, count, other, out, e)) return -1;
         }
     }
     return 0;

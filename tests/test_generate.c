@@ -101,7 +101,7 @@ static void filters_agree_with_their_definition(void)
     for (uint64_t round = 0; round < 3000; round++) {
         enum { N = 50 };
         real z[N];
-        double p[N], total = 0;
+        double p[N];
         size_t rank[N];
         for (size_t v = 0; v < N; v++) /* quarters: ties are common */
             z[v] = (real)(floor(rng_unit(1, round, v) * 24) / 4);
@@ -109,7 +109,7 @@ static void filters_agree_with_their_definition(void)
         if (round % 2) o.top_k = 1 + (size_t)(rng_u64(2, round, 0) % N);
         if (round % 3) o.top_p = rng_unit(2, round, 1);
         if (round % 5 == 0) o.min_p = rng_unit(2, round, 2) * 0.5;
-        for (size_t v = 0; v < N; v++) total += p[v] = exp((double)z[v]), rank[v] = v;
+        for (size_t v = 0; v < N; v++) p[v] = exp((double)z[v]), rank[v] = v;
         for (size_t i = 1; i < N; i++) /* insertion: stable, so lower ids come first */
             for (size_t j = i; j && p[rank[j]] > p[rank[j - 1]]; j--) {
                 size_t swap = rank[j];

@@ -1,0 +1,101 @@
+#!/bin/sh
+# Signals, full disks, files that change under the program: the exit code, and what is left.
+. "$(dirname "$0")/lib.sh"
+
+i=0
+while [ $i -lt 400 ]; do
+    echo "{\"prompt\":\"count $i: \",\"completion\":\"a$i b\",\"text\":\"a line of text, number $i\"}"
+    i=$((i + 1))
+done >"$T/rows.jsonl"
+
+# await FILE PATTERN: until the file has such a line (10 s at most).
+await() {
+    n=0
+    while ! grep -q -- "$2" "$1" 2>/dev/null && [ $n -lt 200 ]; do
+        sleep 0.05
+        n=$((n + 1))
+    done
+}
+
+# ended NAME CODE: the program $pid ends with this code.
+ended() {
+    wait "$pid"
+    status=$?
+    if [ $status -eq "$2" ]; then pass; else fail "$1: exit code $status, expected $2" "$T/err"; fi
+}
+
+# A program that waits for input: chat. What is written to fd 9 reaches it.
+chat() {
+    rm -f "$T/in" && mkfifo "$T/in"
+    $ALIGN chat -m "$1" -n 4 --temperature 0 <"$T/in" >"$T/out" 2>"$T/err" &
+    pid=$!
+    exec 9>"$T/in"
+    await "$T/err" "/exit ends"
+}
+
+chat "$MODEL"
+kill -INT $pid
+ended "Ctrl-C at the prompt ends a chat" 0
+exec 9>&-
+
+# Two signals that arrive together: the first asks, the second ends at once.
+chat "$MODEL"
+kill -STOP $pid
+kill -INT $pid
+kill -TERM $pid
+kill -CONT $pid
+ended "a second signal ends at once" 130
+exec 9>&-
+
+# The weights shrink while they are mapped.
+cp -r "$MODEL" "$T/shrinks"
+chat "$T/shrinks"
+: >"$T/shrinks/model.safetensors"
+echo "hello" >&9
+ended "a mapped file that shrinks" 74
+has "a mapped file that shrinks" '^align chat: file changed or disk error' "$T/err"
+exec 9>&-
+cp "$MODEL/model.safetensors" "$T/shrinks"
+gives "weights that were read do not mind" 0 align generate -m "$T/shrinks" -p a -n 2 --no-mmap
+
+# A file-size limit (SIGXFSZ is ignored) and a full device.
+echo '{"text":"old"}' >"$T/ids.jsonl"
+cp "$T/ids.jsonl" "$T/old.jsonl"
+refuses "a file-size limit" 74 "ids.jsonl" sh -c "ulimit -f 1
+    exec $ALIGN tokenize -m $MODEL --data $T/rows.jsonl -o $T/ids.jsonl"
+same "the old file stays" "$T/old.jsonl" "$T/ids.jsonl"
+check "nothing else stays" sh -c "! ls $T | grep -q 'ids.jsonl.tmp'"
+if [ -w /dev/full ]; then
+    $ALIGN score -m "$MODEL" --data "$T/rows.jsonl" >/dev/full 2>"$T/err"
+    [ $? -eq 74 ] && pass || fail "a full device" "$T/err"
+    has "a full device" '^align score: standard output: ' "$T/err"
+fi
+
+# A reader who leaves early is no error to tell, and no death by signal.
+{ $ALIGN tokenize -m "$MODEL" --data "$T/rows.jsonl" 2>"$T/err"; echo $? >"$T/status"; } |
+    head -n 1 >/dev/null
+check "a closed pipe is quiet" test ! -s "$T/err"
+check "a closed pipe is no signal" sh -c "[ \$(cat $T/status) -le 74 ]"
+
+# Two runs in one directory: the second is told who holds it.
+    >/dev/null 2>&1
+sed 's/"completion"/"label":true,"completion"/' "$T/rows.jsonl" >"$T/kto.jsonl"
+$ALIGN kto -m "$MODEL" --data "$T/kto.jsonl" -o "$T/run" --steps 100000 -q >/dev/null 2>"$T/err2" &
+pid=$!
+await "$T/run/metrics.jsonl" step
+refuses "a run directory in use" 73 "run.*$pid" \
+    align kto -m "$MODEL" --data "$T/kto.jsonl" -o "$T/run" --steps 100000 --resume
+kill -HUP $pid
+cp "$T/err2" "$T/err"
+ended "a closed terminal asks to stop" 75
+check "no lock stays" test ! -e "$T/run/LOCK"
+
+# On a terminal progress is a bar, elsewhere nothing for short runs.
+gives "no bar without a terminal" 0 align score -m "$MODEL" --data "$T/rows.jsonl" -o "$T/s.jsonl"
+check "no bar without a terminal" sh -c "! grep -q '\[#' $T/err"
+if command -v script >/dev/null 2>&1 && script -qec true /dev/null >/dev/null 2>&1; then
+    script -qec "$ALIGN score -m $MODEL --data $T/rows.jsonl -o $T/s.jsonl" /dev/null >"$T/tty" 2>&1
+    has "a bar on a terminal" '\[########################\] score 400/400 .* tokens/s' "$T/tty"
+fi
+
+finish
