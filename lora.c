@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-const char *const target_names[TARGET_COUNT + 1] = {
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"};
+const char *const target_names[TARGET_COUNT + 1] = {"q_proj",    "k_proj",  "v_proj",    "o_proj",
+                                                    "gate_proj", "up_proj", "down_proj", "lm_head"};
 const char *const target_modules[TARGET_COUNT + 1] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",    "lm_head"};
@@ -13,8 +13,11 @@ const char *const target_modules[TARGET_COUNT + 1] = {
 #define PEFT_VERSION "0.21.2"
 #define CONFIG_FILE "adapter_config.json"
 #define WEIGHTS_FILE "adapter_model.safetensors"
-enum { CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */, MODULE_NAME = 96,
-       MERGE_COLS = 256 /* doubles of a merged row held at a time */ };
+enum {
+    CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */,
+    MODULE_NAME = 96,
+    MERGE_COLS = 256 /* doubles of a merged row held at a time */
+};
 
 /* ---- names --------------------------------------------------------------------------------- */
 
@@ -246,8 +249,7 @@ static void merge_row(void *ctx, size_t n)
         double sum[MERGE_COLS] = {0};
         real *w = m->w + n * K + first;
         for (size_t r = 0; r < R; r++)
-            for (size_t k = 0; k < cols; k++)
-                sum[k] += (double)b[r] * (double)A[r * K + first + k];
+            for (size_t k = 0; k < cols; k++) sum[k] += (double)b[r] * (double)A[r * K + first + k];
         for (size_t k = 0; k < cols; k++) w[k] = (real)((double)w[k] + m->a->scale * sum[k]);
     }
 }
@@ -264,12 +266,21 @@ void lora_merge_into(real *w, const Adapter *a)
  * than the harmless one is refused by name rather than ignored. */
 static const struct {
     const char *key, *harmless;
-} refused[] = {
-    {"use_dora", "false"},          {"bias", "none"},          {"modules_to_save", NULL},
-    {"layer_replication", NULL},    {"fan_in_fan_out", "false"}, {"target_parameters", NULL},
-    {"trainable_token_indices", NULL}, {"alora_invocation_tokens", NULL}, {"use_qalora", "false"},
-    {"lora_bias", "false"},         {"use_bdlora", NULL},      {"arrow_config", NULL},
-    {"kasa_config", NULL},          {"monteclora_config", NULL}, {"velora_config", NULL}};
+} refused[] = {{"use_dora", "false"},
+               {"bias", "none"},
+               {"modules_to_save", NULL},
+               {"layer_replication", NULL},
+               {"fan_in_fan_out", "false"},
+               {"target_parameters", NULL},
+               {"trainable_token_indices", NULL},
+               {"alora_invocation_tokens", NULL},
+               {"use_qalora", "false"},
+               {"lora_bias", "false"},
+               {"use_bdlora", NULL},
+               {"arrow_config", NULL},
+               {"kasa_config", NULL},
+               {"monteclora_config", NULL},
+               {"velora_config", NULL}};
 
 /* null, false, [], {}, or the named harmless string */
 static int is_harmless(const Json *j, const char *harmless)
@@ -288,7 +299,8 @@ static int read_config_numbers(Lora *l, const Json *root, const char *path, Err 
         return err_set(e, ERR_DATA, "%s: \"r\" must be a whole number from 1 on", path);
     if ((j = json_get(root, "lora_alpha")) && (json_f64(j, &alpha) || !(fabs(alpha) < 1e9)))
         return err_set(e, ERR_DATA, "%s: \"lora_alpha\" must be a number", path);
-    if ((j = json_get(root, "lora_dropout")) && (json_f64(j, &dropout) || !(dropout >= 0 && dropout < 1)))
+    if ((j = json_get(root, "lora_dropout")) &&
+        (json_f64(j, &dropout) || !(dropout >= 0 && dropout < 1)))
         return err_set(e, ERR_DATA, "%s: \"lora_dropout\" must be a number in [0, 1)", path);
     j = json_get(root, "use_rslora");
     l->config.rslora = j && j->type == JSON_TRUE;
@@ -322,11 +334,15 @@ static int pattern_matches(const Json *member, const char *module, const char *p
     size_t n = 0, len = strlen(module);
     for (size_t i = 0; i < member->key_len; i++) {
         char c = member->key[i];
-        if (c == '\\' && i + 1 < member->key_len && member->key[i + 1] == '.') c = '.', i++;
-        else if (i == 0 && c == '^') continue;
+        if (c == '\\' && i + 1 < member->key_len && member->key[i + 1] == '.')
+            c = '.', i++;
+        else if (i == 0 && c == '^')
+            continue;
         else if (c == '\\' || strchr("*+?[](){}|^$", c))
-            return err_set(e, ERR_DATA, "%s: pattern \"%s\" is a regular expression; only module "
-                           "names are supported", path, member->key);
+            return err_set(e, ERR_DATA,
+                           "%s: pattern \"%s\" is a regular expression; only module "
+                           "names are supported",
+                           path, member->key);
         if (n + 1 < sizeof key) key[n++] = c;
     }
     key[n] = 0;
@@ -334,7 +350,8 @@ static int pattern_matches(const Json *member, const char *module, const char *p
     return 0;
 }
 
-/* The value that `pattern` (rank_pattern, alpha_pattern) gives a module; `value` stays otherwise. */
+/* The value that `pattern` (rank_pattern, alpha_pattern) gives a module; `value` stays otherwise.
+ */
 static int pattern_value(const Json *root, const char *pattern, const char *module,
                          const char *path, double *value, Err *e)
 {
@@ -343,8 +360,8 @@ static int pattern_value(const Json *root, const char *pattern, const char *modu
         int match;
         if (pattern_matches(m, module, path, &match, e)) return -1;
         if (!match) continue;
-        if (json_f64(m, value)) return err_set(e, ERR_DATA, "%s: %s[\"%s\"] must be a number", path,
-                                               pattern, m->key);
+        if (json_f64(m, value))
+            return err_set(e, ERR_DATA, "%s: %s[\"%s\"] must be a number", path, pattern, m->key);
         return 0;
     }
     return 0;
@@ -385,8 +402,10 @@ static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShap
         same = ours == theirs;
     }
     if (same) return 1;
-    return err_set(e, ERR_DATA, "%s: %s differs from this model's head: the adapter belongs to "
-                   "another model", st->map.path, name);
+    return err_set(e, ERR_DATA,
+                   "%s: %s differs from this model's head: the adapter belongs to "
+                   "another model",
+                   st->map.path, name);
 }
 
 /* Finds each slot's rank from the shape of its A; every tensor must be one half of a slot. */
@@ -400,8 +419,10 @@ static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, E
         if (copy < 0) return -1;
         if (copy) continue;
         if (name_slot(s, t->name, &slot, &b))
-            return err_set(e, ERR_DATA, "%s: tensor %s fits no linear map of this model (%zu "
-                           "layers)", st->map.path, t->name, s->layers);
+            return err_set(e, ERR_DATA,
+                           "%s: tensor %s fits no linear map of this model (%zu "
+                           "layers)",
+                           st->map.path, t->name, s->layers);
         slot_place(s, slot, &layer, &target);
         size_t inner = b ? 0 : 1, outer = 1 - inner;
         uint64_t want = b ? s->outputs[target] : s->inputs[target];
@@ -424,11 +445,14 @@ static int read_tensors(Lora *l, const Safetensors *st, Err *e)
         NamedParam p;
         lora_param(l, i, &p);
         const StTensor *t = safetensors_find(st, p.name);
-        if (!t) return err_set(e, ERR_DATA, "%s: %s is missing, its other half is there",
-                               st->map.path, p.name);
+        if (!t)
+            return err_set(e, ERR_DATA, "%s: %s is missing, its other half is there", st->map.path,
+                           p.name);
         if (!t->supported)
-            return err_set(e, ERR_DATA, "%s: %s: dtype %s is not supported here; F32, BF16 and F16 "
-                           "are", st->map.path, p.name, t->dtype_text);
+            return err_set(e, ERR_DATA,
+                           "%s: %s: dtype %s is not supported here; F32, BF16 and F16 "
+                           "are",
+                           st->map.path, p.name, t->dtype_text);
         if (safetensors_check_finite(st, t, e)) return -1;
         dtype_to_real(p.w, t->data, t->dtype, p.rows * p.cols);
     }
@@ -451,8 +475,10 @@ static int read_scales(Lora *l, const Json *root, const char *path, Err *e)
             pattern_value(root, "alpha_pattern", module, path, &alpha, e))
             return -1;
         if (rank != (double)a->a.w.rows)
-            return err_set(e, ERR_DATA, "%s: %s has rank %zu in the weights, %g in the "
-                           "configuration", path, module, a->a.w.rows, rank);
+            return err_set(e, ERR_DATA,
+                           "%s: %s has rank %zu in the weights, %g in the "
+                           "configuration",
+                           path, module, a->a.w.rows, rank);
         a->scale = adapter_scale(alpha, a->a.w.rows, l->config.rslora);
         l->config.targets |= 1u << target;
     }
@@ -468,8 +494,9 @@ static int load_parsed(Lora *l, const Json *root, const char *config_path, const
         io_path(path, sizeof path, dir, WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
         return -1;
     size_t *rank = mem_calloc(slot_count(&l->shape), sizeof *rank, e);
-    int bad = !rank || read_ranks(&st, &l->shape, rank, e) || lora_allocate(l, rank, trainable, e) ||
-              read_tensors(l, &st, e) || read_scales(l, root, config_path, e);
+    int bad = !rank || read_ranks(&st, &l->shape, rank, e) ||
+              lora_allocate(l, rank, trainable, e) || read_tensors(l, &st, e) ||
+              read_scales(l, root, config_path, e);
     mem_free(rank);
     safetensors_close(&st);
     return bad ? -1 : 0;
@@ -555,33 +582,37 @@ static int put_config(Text *out, const Lora *l, Err *e)
     const LoraConfig *c = &l->config;
     return text_addf(out, e, "{\n  \"alora_invocation_tokens\": null,\n  \"alpha_pattern\": {") ||
            put_pattern(out, l, 1, e) ||
-           text_addf(out, e, "},\n  \"arrow_config\": null,\n  \"auto_mapping\": null,\n"
-                             "  \"base_model_name_or_path\": ") ||
+           text_addf(out, e,
+                     "},\n  \"arrow_config\": null,\n  \"auto_mapping\": null,\n"
+                     "  \"base_model_name_or_path\": ") ||
            json_put_string(out, c->base, strlen(c->base), e) ||
-           text_addf(out, e, ",\n  \"bias\": \"none\",\n  \"corda_config\": null,\n"
-                             "  \"ensure_weight_tying\": false,\n  \"eva_config\": null,\n"
-                             "  \"exclude_modules\": null,\n  \"fan_in_fan_out\": false,\n"
-                             "  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n"
-                             "  \"kasa_config\": null,\n  \"layer_replication\": null,\n"
-                             "  \"layers_pattern\": null,\n  \"layers_to_transform\": null,\n"
-                             "  \"loftq_config\": {},\n  \"lora_alpha\": ") ||
+           text_addf(out, e,
+                     ",\n  \"bias\": \"none\",\n  \"corda_config\": null,\n"
+                     "  \"ensure_weight_tying\": false,\n  \"eva_config\": null,\n"
+                     "  \"exclude_modules\": null,\n  \"fan_in_fan_out\": false,\n"
+                     "  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n"
+                     "  \"kasa_config\": null,\n  \"layer_replication\": null,\n"
+                     "  \"layers_pattern\": null,\n  \"layers_to_transform\": null,\n"
+                     "  \"loftq_config\": {},\n  \"lora_alpha\": ") ||
            json_put_f64(out, c->alpha, e) ||
            text_addf(out, e, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": ") ||
            json_put_f64(out, c->dropout, e) ||
-           text_addf(out, e, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
-                             "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n"
-                             "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n"
-                             "  \"peft_version\": \"" PEFT_VERSION "\",\n"
-                             "  \"qalora_group_size\": 16,\n  \"r\": %zu,\n  \"rank_pattern\": {",
+           text_addf(out, e,
+                     ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
+                     "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n"
+                     "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n"
+                     "  \"peft_version\": \"" PEFT_VERSION "\",\n"
+                     "  \"qalora_group_size\": 16,\n  \"r\": %zu,\n  \"rank_pattern\": {",
                      c->rank) ||
            put_pattern(out, l, 0, e) ||
            text_addf(out, e, "},\n  \"revision\": null,\n  \"target_modules\": [") ||
            put_targets(out, l, e) ||
-           text_addf(out, e, "\n  ],\n  \"target_parameters\": null,\n"
-                             "  \"task_type\": \"CAUSAL_LM\",\n"
-                             "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n"
-                             "  \"use_dora\": false,\n  \"use_qalora\": false,\n"
-                             "  \"use_rslora\": %s,\n  \"velora_config\": null\n}",
+           text_addf(out, e,
+                     "\n  ],\n  \"target_parameters\": null,\n"
+                     "  \"task_type\": \"CAUSAL_LM\",\n"
+                     "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n"
+                     "  \"use_dora\": false,\n  \"use_qalora\": false,\n"
+                     "  \"use_rslora\": %s,\n  \"velora_config\": null\n}",
                      c->rslora ? "true" : "false");
 }
 
@@ -597,8 +628,11 @@ static int save_weights(const Lora *l, const char *path, Err *e)
         lora_param(l, i, &params[i]);
         const NamedParam *p = &params[i];
         for (size_t j = 0; j < p->rows * p->cols; j++) values[at + j] = (float)p->w[j];
-        outs[i] = (StOut){.name = p->name, .dtype = DTYPE_F32, .n_dims = 2,
-                          .shape = {p->rows, p->cols}, .data = values + at};
+        outs[i] = (StOut){.name = p->name,
+                          .dtype = DTYPE_F32,
+                          .n_dims = 2,
+                          .shape = {p->rows, p->cols},
+                          .data = values + at};
         at += p->rows * p->cols;
     }
     const char *const metadata[] = {"format", "pt", NULL};

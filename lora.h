@@ -12,7 +12,14 @@
 
 /* The linear maps of a layer, in the order PyTorch lists a block's modules. */
 typedef enum {
-    TARGET_Q, TARGET_K, TARGET_V, TARGET_O, TARGET_GATE, TARGET_UP, TARGET_DOWN, TARGET_COUNT,
+    TARGET_Q,
+    TARGET_K,
+    TARGET_V,
+    TARGET_O,
+    TARGET_GATE,
+    TARGET_UP,
+    TARGET_DOWN,
+    TARGET_COUNT,
     TARGET_HEAD = TARGET_COUNT /* lm_head: one for the model, not one a layer */
 } Target;
 extern const char *const target_names[TARGET_COUNT + 1];   /* "q_proj" ... "lm_head" */
@@ -29,9 +36,9 @@ typedef struct {
 typedef struct {
     size_t rank;
     double alpha;
-    int rslora;         /* scale = alpha / sqrt(rank) instead of alpha / rank */
+    int rslora; /* scale = alpha / sqrt(rank) instead of alpha / rank */
     double dropout;
-    unsigned targets;   /* bit 1 << Target */
+    unsigned targets;       /* bit 1 << Target */
     char base[IO_PATH_MAX]; /* base_model_name_or_path */
 } LoraConfig;
 
@@ -40,7 +47,7 @@ typedef struct {
     LoraShape shape;
     Adapter *slots; /* [layers][TARGET_COUNT] then the head; a.w.data == NULL = not targeted */
     real *weights, *gradients; /* all A and B in the order of lora_each; gradients may be NULL */
-    size_t count;   /* numbers in weights */
+    size_t count;              /* numbers in weights */
 } Lora;
 
 /* "q_proj,v_proj", "all-linear" -> bits; unknown names are ERR_USAGE with the nearest. */

@@ -47,7 +47,7 @@ static Var *layer_forward(Tape *t, void *ctx, size_t l, Var *x)
     Var *v = project(t, p, l, TARGET_V, h);                           /* [T, G x D] */
     if (last) x = asked_rows(t, p, x), h = asked_rows(t, p, h);
     const Rotary *rotary = last ? &p->asked_rotary : &p->rotary;
-    Var *q = tape_rope(t, project(t, p, l, TARGET_Q, h), rotary);     /* [T, Q x D] */
+    Var *q = tape_rope(t, project(t, p, l, TARGET_Q, h), rotary); /* [T, Q x D] */
     Var *o = tape_attention(t, q, k, v, last ? &p->asked_plan : &p->plan, l);
     x = tape_add(t, x, project(t, p, l, TARGET_O, o));
 
@@ -103,8 +103,8 @@ static void fill_ranges(const Batch *b, size_t segment, KeyRange *ranges, size_t
 }
 
 /* One part: queries [first, first + count) of a segment, the first of which is row `row` of q. */
-static int plan_part(Tape *t, const Batch *b, size_t segment, size_t first, size_t count, size_t row,
-                     AttentionPart *part)
+static int plan_part(Tape *t, const Batch *b, size_t segment, size_t first, size_t count,
+                     size_t row, AttentionPart *part)
 {
     size_t n = range_count(b, segment);
     KeyRange *ranges = tape_memory(t, n * sizeof *ranges);
@@ -203,8 +203,10 @@ static int check_batch(const Model *m, const Batch *b, Err *e)
     for (size_t i = 0; i < b->T + b->n_scores; i++) {
         int32_t id = i < b->T ? b->ids[i] : b->score_target[i - b->T];
         if (id < 0 || (size_t)id >= V)
-            return err_set(e, ERR_DATA, "token id %ld is not in the model's vocabulary of %zu: "
-                           "tokenizer and model do not belong together", (long)id, V);
+            return err_set(e, ERR_DATA,
+                           "token id %ld is not in the model's vocabulary of %zu: "
+                           "tokenizer and model do not belong together",
+                           (long)id, V);
     }
     for (size_t i = 0; i < b->n_segments; i++)
         if (b->segments[i].pos + b->segments[i].count > m->rope_positions)
@@ -221,8 +223,8 @@ static int pass_plan(Tape *t, Pass *p, const Batch *b, const uint32_t *rows, siz
     const ModelConfig *c = &m->config;
     uint32_t *position = positions(t, b);
     p->rotary = (Rotary){m->rope_cos, m->rope_sin, position, c->D};
-    p->plan.shape = (AttentionShape){.Q = c->Q, .G = c->G, .D = c->D, .window = c->window,
-                                     .scale = 1.0 / sqrt((double)c->D)};
+    p->plan.shape = (AttentionShape){
+        .Q = c->Q, .G = c->G, .D = c->D, .window = c->window, .scale = 1.0 / sqrt((double)c->D)};
     if (!position || plan_all(t, b, &p->plan) || choose_asked(t, p, b, rows, n, place)) return -1;
     if (!p->asked) return 0;
     uint32_t *asked_position = tape_memory(t, p->n_asked * sizeof *asked_position);
@@ -279,7 +281,8 @@ Var *model_logprob(Tape *t, Model *m, const Lora *lora, const Batch *b, real *sq
     if (!p) return &t->nothing;
     size_t live = b->live_T ? b->live_scores : b->n_scores;
     Var *h = hidden(t, p, b, rows, b->n_scores, live);
-    return tape_logprob(t, h, model_head(m), lora_at(lora, 0, TARGET_HEAD), b->score_target, square);
+    return tape_logprob(t, h, model_head(m), lora_at(lora, 0, TARGET_HEAD), b->score_target,
+                        square);
 }
 
 Var *model_logits(Tape *t, Model *m, const Lora *lora, const Batch *b, const uint32_t *asked,
@@ -288,8 +291,8 @@ Var *model_logits(Tape *t, Model *m, const Lora *lora, const Batch *b, const uin
     const uint32_t *rows;
     Pass *p = pass_begin(t, m, lora, b, asked, n, &rows);
     if (!p) return &t->nothing;
-    Var *z = tape_linear(t, hidden(t, p, b, rows, n, n), model_head(m),
-                         lora_at(lora, 0, TARGET_HEAD));
+    Var *z =
+        tape_linear(t, hidden(t, p, b, rows, n, n), model_head(m), lora_at(lora, 0, TARGET_HEAD));
     if (!t->counting && !t->failed) caches_grow(b);
     return z;
 }

@@ -44,7 +44,7 @@ typedef struct {
     ModelLayer *layers;
     Safetensors *files;
     size_t n_files;
-    size_t weight_bytes;   /* mapped */
+    size_t weight_bytes;       /* mapped */
     real *rope_cos, *rope_sin; /* [rope_positions, D/2] */
     size_t rope_positions;
     real *trained, *trained_d; /* --full: copies of all weights and their gradients, else NULL */
@@ -86,7 +86,7 @@ typedef struct {
 
 typedef struct {
     size_t T;
-    int32_t *ids;        /* [T] */
+    int32_t *ids; /* [T] */
     size_t n_segments;
     Segment *segments;
     size_t n_scores;     /* scored tokens: log p(target | row) */

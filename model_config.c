@@ -54,7 +54,8 @@ static int must_be_false(const Reader *r, const char *key)
 static int read_family(const Reader *r, ModelConfig *c)
 {
     const Json *type = json_get(r->root, "model_type"), *act = json_get(r->root, "hidden_act");
-    if (!type || type->type != JSON_STRING || (!json_is(type, "llama") && !json_is(type, "mistral")))
+    if (!type || type->type != JSON_STRING ||
+        (!json_is(type, "llama") && !json_is(type, "mistral")))
         return err_set(r->e, ERR_DATA, "%s: \"model_type\" is \"%.40s\"; supported: llama, mistral",
                        r->path, type && type->text ? type->text : "missing");
     snprintf(c->family, sizeof c->family, "%s", type->text);
@@ -63,12 +64,15 @@ static int read_family(const Reader *r, ModelConfig *c)
                        act->text ? act->text : "no text");
     const Json *quantized = json_get(r->root, "quantization_config");
     if (quantized && quantized->type != JSON_NULL)
-        return err_set(r->e, ERR_DATA, "%s: \"quantization_config\" is set: quantized checkpoints "
-                       "are not supported; use the original weights", r->path);
+        return err_set(r->e, ERR_DATA,
+                       "%s: \"quantization_config\" is set: quantized checkpoints "
+                       "are not supported; use the original weights",
+                       r->path);
     if (must_be_false(r, "attention_bias") || must_be_false(r, "mlp_bias")) return -1;
     const Json *tied = json_get(r->root, "tie_word_embeddings");
     if (tied && tied->type != JSON_TRUE && tied->type != JSON_FALSE && tied->type != JSON_NULL)
-        return err_set(r->e, ERR_DATA, "%s: \"tie_word_embeddings\" must be true or false", r->path);
+        return err_set(r->e, ERR_DATA, "%s: \"tie_word_embeddings\" must be true or false",
+                       r->path);
     c->tied = tied && tied->type == JSON_TRUE;
     return 0;
 }
@@ -90,17 +94,21 @@ static int read_sizes(const Reader *r, ModelConfig *c)
         read_size(r, "max_position_embeddings", 1, MOST_POSITIONS, 2048, &c->max_positions))
         return -1;
     if (c->Q % c->G)
-        return err_set(r->e, ERR_DATA, "%s: \"num_attention_heads\" %zu is no multiple of "
-                       "\"num_key_value_heads\" %zu", r->path, c->Q, c->G);
+        return err_set(r->e, ERR_DATA,
+                       "%s: \"num_attention_heads\" %zu is no multiple of "
+                       "\"num_key_value_heads\" %zu",
+                       r->path, c->Q, c->G);
     const Json *d = json_get(r->root, "head_dim");
     if ((!d || d->type == JSON_NULL) && c->H % c->Q)
-        return err_set(r->e, ERR_DATA, "%s: \"hidden_size\" %zu is no multiple of "
-                       "\"num_attention_heads\" %zu, and there is no \"head_dim\"", r->path, c->H,
-                       c->Q);
+        return err_set(r->e, ERR_DATA,
+                       "%s: \"hidden_size\" %zu is no multiple of "
+                       "\"num_attention_heads\" %zu, and there is no \"head_dim\"",
+                       r->path, c->H, c->Q);
     if (read_size(r, "head_dim", 2, 4096, c->H / c->Q ? c->H / c->Q : 1, &c->D)) return -1;
     if (c->D % 2 || c->D == 0)
-        return err_set(r->e, ERR_DATA, "%s: heads have width %zu; rotary positions need an even one",
-                       r->path, c->D);
+        return err_set(r->e, ERR_DATA,
+                       "%s: heads have width %zu; rotary positions need an even one", r->path,
+                       c->D);
     if (c->Q * c->D > MOST_WIDTH)
         return err_set(r->e, ERR_DATA, "%s: %zu heads of width %zu are too wide", r->path, c->Q,
                        c->D);
@@ -161,9 +169,10 @@ static int read_llama3(const Reader *r, const Json *scaling, ModelConfig *c)
                            fields[i].key);
     }
     if (c->rope.high_freq_factor <= c->rope.low_freq_factor)
-        return err_set(r->e, ERR_DATA, "%s: \"high_freq_factor\" %g must be above "
-                       "\"low_freq_factor\" %g", r->path, c->rope.high_freq_factor,
-                       c->rope.low_freq_factor);
+        return err_set(r->e, ERR_DATA,
+                       "%s: \"high_freq_factor\" %g must be above "
+                       "\"low_freq_factor\" %g",
+                       r->path, c->rope.high_freq_factor, c->rope.low_freq_factor);
     return 0;
 }
 
@@ -175,8 +184,10 @@ static int read_scaling(const Reader *r, const Json *scaling, ModelConfig *c)
     c->rope.factor = 1;
     if (!type || json_is(type, "default")) return 0;
     if (!json_is(type, "linear") && !json_is(type, "llama3"))
-        return err_set(r->e, ERR_DATA, "%s: rope type \"%.40s\" is not supported; supported: "
-                       "default, linear, llama3", r->path, type->text ? type->text : "no text");
+        return err_set(r->e, ERR_DATA,
+                       "%s: rope type \"%.40s\" is not supported; supported: "
+                       "default, linear, llama3",
+                       r->path, type->text ? type->text : "no text");
     snprintf(c->rope.type, sizeof c->rope.type, "%s", type->text);
     int found = read_positive(r, scaling, "factor", &c->rope.factor);
     if (found == 0)
@@ -190,7 +201,7 @@ static int read_rope(const Reader *r, ModelConfig *c)
     const Json *old = json_get(r->root, "rope_scaling");
     const Json *new = json_get(r->root, "rope_parameters");
     if (old && old->type != JSON_OBJECT) old = NULL; /* null = none */
-    if (new && new->type != JSON_OBJECT) new = NULL;
+    if (new &&new->type != JSON_OBJECT) new = NULL;
     if (read_theta(r, new, c)) return -1;
     if (old && new) {
         ModelConfig other = *c;

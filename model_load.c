@@ -1,9 +1,14 @@
-/* model_load.c - weights: which files, which tensors, every shape checked; hashing; training all. */
+/* model_load.c - weights: which files, which tensors, every shape checked; hashing; training all.
+ */
 #include "model_config.h"
 
 #include <string.h>
 
-enum { INDEX_LIMIT = 256 << 20 /* bytes of an index */, TENSOR_NAME = MODEL_TENSOR_NAME, MAX_SHARDS = 4096 };
+enum {
+    INDEX_LIMIT = 256 << 20 /* bytes of an index */,
+    TENSOR_NAME = MODEL_TENSOR_NAME,
+    MAX_SHARDS = 4096
+};
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_FILE "model.safetensors.index.json"
 
@@ -23,8 +28,10 @@ static int no_weights(const char *dir, Err *e)
     for (size_t i = 0; i < n; i++) {
         const char *dot = strrchr(names[i], '.');
         if (dot && (!strcmp(dot, ".bin") || !strcmp(dot, ".pth") || !strcmp(dot, ".pt")))
-            err_set(e, ERR_NO_INPUT, "%s: has only %s; pickle files are not read: convert with "
-                    "tools/export.py", dir, names[i]);
+            err_set(e, ERR_NO_INPUT,
+                    "%s: has only %s; pickle files are not read: convert with "
+                    "tools/export.py",
+                    dir, names[i]);
     }
     pool_free(&pool);
     return -1;
@@ -36,9 +43,10 @@ static int check_shard_name(const Json *name, const char *index_path, Err *e)
     if (name->type == JSON_STRING && name->len && !strchr(name->text, '/') &&
         !strchr(name->text, '\\') && strcmp(name->text, "..") && strlen(name->text) == name->len)
         return 0;
-    return err_set(e, ERR_DATA, "%s: weight_map[\"%s\"] is \"%s\"; allowed: a file name in the same "
-                   "directory", index_path, name->key,
-                   name->type == JSON_STRING ? name->text : "no text");
+    return err_set(e, ERR_DATA,
+                   "%s: weight_map[\"%s\"] is \"%s\"; allowed: a file name in the same "
+                   "directory",
+                   index_path, name->key, name->type == JSON_STRING ? name->text : "no text");
 }
 
 /* The place of an open shard in m->files, opening it on first sight. */
@@ -154,8 +162,10 @@ static int take(Model *m, const char *name, size_t rows, size_t cols, int flags,
     int vector = rows == 1 && t->n_dims == 1;
     if (!(vector && t->shape[0] == cols) &&
         !(t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols))
-        return err_set(e, ERR_DATA, "%s: %s: expected [%zu,%zu] by config.json, found [%llu%s%llu] "
-                       "%s", file->map.path, name, rows, cols,
+        return err_set(e, ERR_DATA,
+                       "%s: %s: expected [%zu,%zu] by config.json, found [%llu%s%llu] "
+                       "%s",
+                       file->map.path, name, rows, cols,
                        (unsigned long long)(t->n_dims ? t->shape[0] : 0), t->n_dims > 1 ? "," : "",
                        (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0), t->dtype_text);
     if (!t->supported)
@@ -339,11 +349,13 @@ int model_hash(const Model *m, char hex[65], Err *e)
     Sha256 s;
     Text head = {0};
     char name[TENSOR_NAME];
-    int bad = text_addf(&head, e, "%s %zu %zu %zu %zu %zu %zu %zu %zu %.17g %s %.17g %.17g %.17g "
-                        "%.17g %.17g\n", c->family, c->layers, c->H, c->F, c->V, c->Q, c->G, c->D,
-                        c->window, c->norm_eps, c->rope.type, c->rope.theta, c->rope.factor,
-                        c->rope.low_freq_factor, c->rope.high_freq_factor,
-                        c->rope.original_max_positions);
+    int bad =
+        text_addf(&head, e,
+                  "%s %zu %zu %zu %zu %zu %zu %zu %zu %.17g %s %.17g %.17g %.17g "
+                  "%.17g %.17g\n",
+                  c->family, c->layers, c->H, c->F, c->V, c->Q, c->G, c->D, c->window, c->norm_eps,
+                  c->rope.type, c->rope.theta, c->rope.factor, c->rope.low_freq_factor,
+                  c->rope.high_freq_factor, c->rope.original_max_positions);
     sha256_begin(&s);
     for (size_t i = 0; !bad && i < tensors_used(m); i++) {
         const Mat *w = &weight_at(m, i, name)->w;

@@ -31,8 +31,10 @@ static void store(void *out, const real *values, Dtype t, size_t n)
     for (size_t i = 0; i < n; i++) {
         float x = (float)values[i];
         uint16_t half = t == DTYPE_BF16 ? bf16_from_float(x) : f16_from_float(x);
-        if (t == DTYPE_BF16 || t == DTYPE_F16) memcpy(to + i * sizeof half, &half, sizeof half);
-        else memcpy(to + i * sizeof x, &x, sizeof x);
+        if (t == DTYPE_BF16 || t == DTYPE_F16)
+            memcpy(to + i * sizeof half, &half, sizeof half);
+        else
+            memcpy(to + i * sizeof x, &x, sizeof x);
     }
 }
 
@@ -83,9 +85,12 @@ static int save_weights(const Model *m, const Lora *lora, const char *path, Err 
     for (size_t i = 0; !bad && i < n; i++) {
         const Mat *w = model_weight(m, i, names[i]);
         sources[i] = (Source){m, lora, i};
-        outs[i] = (StOut){.name = names[i], .dtype = disk_dtype(w), .n_dims = w->rows == 1 ? 1 : 2,
+        outs[i] = (StOut){.name = names[i],
+                          .dtype = disk_dtype(w),
+                          .n_dims = w->rows == 1 ? 1 : 2,
                           .shape = {w->rows == 1 ? w->cols : w->rows, w->rows == 1 ? 0 : w->cols},
-                          .produce = produce, .ctx = &sources[i]};
+                          .produce = produce,
+                          .ctx = &sources[i]};
     }
     const char *const metadata[] = {"format", "pt", NULL};
     bad = bad || safetensors_write(path, outs, n, metadata, e);
@@ -111,12 +116,14 @@ static int copy_file(const char *from_dir, const char *to_dir, const char *name,
 int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)
 {
     static const char *const beside[] = {
-        "config.json",    "generation_config.json",  "tokenizer.json",      "tokenizer_config.json",
+        "config.json",     "generation_config.json",  "tokenizer.json",     "tokenizer_config.json",
         "tokenizer.model", "special_tokens_map.json", "chat_template.jinja"};
     char path[IO_PATH_MAX];
     if (m->config.tied && lora_at(lora, 0, TARGET_HEAD))
-        return err_set(e, ERR_DATA, "%s: the adapter changes lm_head, which this model shares with "
-                       "its embedding: it cannot be merged", m->path);
+        return err_set(e, ERR_DATA,
+                       "%s: the adapter changes lm_head, which this model shares with "
+                       "its embedding: it cannot be merged",
+                       m->path);
     if (io_make_directory(dir, 0, e) || io_path(path, sizeof path, dir, "model.safetensors", e) ||
         save_weights(m, lora, path, e))
         return -1;

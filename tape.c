@@ -55,8 +55,10 @@ int tape_check(const Tape *t, Err *e)
 {
     if (!t->failed) return 0;
     if (t->fault.code) return err_set(e, t->fault.code, "%s", t->fault.text);
-    return err_set(e, ERR_INTERNAL, "tape: the planned memory (%zu bytes, %zu for records) is too "
-                   "small for this batch", t->arena.size, t->nodes.size);
+    return err_set(e, ERR_INTERNAL,
+                   "tape: the planned memory (%zu bytes, %zu for records) is too "
+                   "small for this batch",
+                   t->arena.size, t->nodes.size);
 }
 
 void tape_fail(Tape *t, const Err *fault)
@@ -216,7 +218,7 @@ typedef struct {
     Var *x;
     Param *w;
     Adapter *a;
-    real *u; /* [T,R] scale drop(x) A^T, NULL without adapter */
+    real *u;      /* [T,R] scale drop(x) A^T, NULL without adapter */
     uint64_t key; /* of the dropout mask; 0 = none */
 } LinearNode;
 
@@ -249,7 +251,8 @@ static real *adapter_down(Tape *t, const Var *x, const Adapter *a, uint64_t key)
     return u;
 }
 
-/* Given du = d loss / d (u / scale):   dA[r,k] += sum_t du[t,r] drop(x)[t,k];   dx += drop'(du A) */
+/* Given du = d loss / d (u / scale):   dA[r,k] += sum_t du[t,r] drop(x)[t,k];   dx += drop'(du A)
+ */
 static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const real *du)
 {
     size_t T = x->live, K = x->cols, R = a->a.w.rows;
@@ -574,7 +577,8 @@ static void head_row_add(HeadRow *r, const real *z, size_t v0, size_t count, int
         r->sum += p;
         r->sum2 += p * p;
     }
-    if ((size_t)target >= v0 && (size_t)target < v0 + count) r->target = (double)z[(size_t)target - v0];
+    if ((size_t)target >= v0 && (size_t)target < v0 + count)
+        r->target = (double)z[(size_t)target - v0];
 }
 
 /* Forward of a trained or adapted head. */
@@ -597,8 +601,7 @@ static void head_forward(Tape *t, LogprobNode *n, real *logp, real *square)
             n->norm[first + i] = row[i].max + maths_log(row[i].sum);
             logp[first + i] = (real)(row[i].target - n->norm[first + i]);
             if (square)
-                square[first + i] =
-                    (real)(maths_log(row[i].sum2) - 2 * maths_log(row[i].sum));
+                square[first + i] = (real)(maths_log(row[i].sum2) - 2 * maths_log(row[i].sum));
         }
     }
     arena_release(&t->arena, mark);
@@ -748,8 +751,10 @@ static void layer_back(Tape *t, Node *node)
     if (n->x->wants) border_gradient(t, n->x, n->index);
     size_t mark = arena_mark(&t->arena), node_mark = arena_mark(&t->nodes);
     Node *here = t->last;
-    if (n->inner_last) walk(t, n->inner_last, n->inner_stop);
-    else layer_again(t, n);
+    if (n->inner_last)
+        walk(t, n->inner_last, n->inner_stop);
+    else
+        layer_again(t, n);
     t->last = here;
     arena_release(&t->arena, mark);
     arena_release(&t->nodes, node_mark);

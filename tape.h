@@ -43,13 +43,13 @@ typedef struct Node Node;
 
 typedef struct {
     const Compute *compute;
-    Arena arena;  /* values, saved numbers, gradients: planned, then allocated */
-    Arena nodes;  /* the records themselves: small, always real memory */
-    Node *last;   /* the newest node */
-    int record;   /* leave nodes? (0: inference and reference) */
-    int counting; /* measure only: no kernel runs */
-    int keep;     /* layers keep their activations (0: recompute them) */
-    int failed;   /* memory was too small, or tape_fail; nothing was computed since */
+    Arena arena;          /* values, saved numbers, gradients: planned, then allocated */
+    Arena nodes;          /* the records themselves: small, always real memory */
+    Node *last;           /* the newest node */
+    int record;           /* leave nodes? (0: inference and reference) */
+    int counting;         /* measure only: no kernel runs */
+    int keep;             /* layers keep their activations (0: recompute them) */
+    int failed;           /* memory was too small, or tape_fail; nothing was computed since */
     uint64_t dropout_key; /* changes with every micro-batch; 0 = dropout off (evaluation) */
     Compute exact;        /* as compute, in f32: adapters are never rounded to bf16 */
     real *boundary[2];    /* gradients at the borders between layers, see tape_layer */

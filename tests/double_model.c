@@ -122,8 +122,8 @@ static void pack_side(Pairs *b, const Json *pair, size_t i, int side, int prompt
     int32_t ids[MOST];
     Err e;
     size_t n = golden_ids(json_get(pair, side ? "rejected" : "chosen"), ids, MOST);
-    CHECK(!packer_add_completion(&b->packer, prompt, ids, n, &b->first[i][side],
-                                 &b->count[i][side], &e));
+    CHECK(!packer_add_completion(&b->packer, prompt, ids, n, &b->first[i][side], &b->count[i][side],
+                                 &e));
 }
 
 static void pack_pairs(Pairs *b, int shared)
@@ -399,9 +399,13 @@ static void adamw_steps(const char *name)
         double norm = sqrt(tensor_sum_squares(&compute, lora.gradients, lora.count));
         CHECK_NEAR(norm, golden_number(row, "grad_norm"), 1e-8);
         double clip = golden_number(a, "max_grad_norm") / (norm + 1e-6);
-        AdamW step = {.lr = golden_number(row, "learning_rate"), .beta1 = 0.9, .beta2 = 0.999,
-                      .eps = 1e-8, .weight_decay = golden_number(a, "weight_decay"),
-                      .step = (uint64_t)golden_number(row, "step"), .clip = fmin(1, clip)};
+        AdamW step = {.lr = golden_number(row, "learning_rate"),
+                      .beta1 = 0.9,
+                      .beta2 = 0.999,
+                      .eps = 1e-8,
+                      .weight_decay = golden_number(a, "weight_decay"),
+                      .step = (uint64_t)golden_number(row, "step"),
+                      .clip = fmin(1, clip)};
         tensor_adamw(&compute, lora.weights, lora.gradients, m, v, lora.count, &step);
     }
     check_adapter("adamw", 1);

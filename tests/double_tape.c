@@ -258,8 +258,8 @@ static void attention_window(void)
 static const int32_t targets[T] = {1, 10, 0, 4, 4, 9, 2};
 static Var *run_logprob(Tape *t, Program *p)
 {
-    return tape_logprob(t, source(t, p), &p->param[1],
-                        p->adapter.scale != 0 ? &p->adapter : NULL, targets, NULL);
+    return tape_logprob(t, source(t, p), &p->param[1], p->adapter.scale != 0 ? &p->adapter : NULL,
+                        targets, NULL);
 }
 
 static void logprob_trained_head(void)

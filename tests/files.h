@@ -82,8 +82,8 @@ static inline void files_edit(const char *from, const char *name, const char *fi
 }
 
 /* A failed call: its code, and a part of its one line. */
-#define CHECK_ERR(e, want, part) \
-    (CHECK((e).code == (want)), CHECK(strstr((e).text, (part)) != NULL), \
+#define CHECK_ERR(e, want, part)                                                                   \
+    (CHECK((e).code == (want)), CHECK(strstr((e).text, (part)) != NULL),                           \
      (strstr((e).text, (part)) ? (void)0 : (void)printf("  message: %s\n", (e).text)))
 
 #endif

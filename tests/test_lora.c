@@ -58,7 +58,8 @@ static void peft_draws(void)
         check_case(c);
 }
 
-static const LoraShape llama = {.layers = 2, .outputs = {32, 16, 16, 16, 24, 24, 16, 37},
+static const LoraShape llama = {.layers = 2,
+                                .outputs = {32, 16, 16, 16, 24, 24, 16, 37},
                                 .inputs = {16, 16, 16, 32, 16, 16, 24, 16}};
 
 static int load(const char *dir, Lora *l, Err *e)
@@ -84,7 +85,8 @@ static void round_trip(void)
         char one[300], two[300], hex[2][65];
         snprintf(one, sizeof one, "one/%s", names[i]);
         snprintf(two, sizeof two, "two/%s", names[i]);
-        CHECK(!sha256_file(files_path(one), hex[0], &e) && !sha256_file(files_path(two), hex[1], &e));
+        CHECK(!sha256_file(files_path(one), hex[0], &e) &&
+              !sha256_file(files_path(two), hex[1], &e));
         CHECK_TEXT(hex[0], hex[1]);
     }
     lora_close(&a);
@@ -134,7 +136,8 @@ static void patterns(void)
     with_config("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"layers.1.self_attn.q_proj\": 12}");
     CHECK(!load(files_path("edited"), &l, &e));
     CHECK(lora_at(&l, 0, TARGET_Q)->scale == 2 && lora_at(&l, 1, TARGET_Q)->scale == 4);
-    CHECK(!lora_save(&l, files_path("patterned"), &e) && !load(files_path("patterned"), &again, &e));
+    CHECK(!lora_save(&l, files_path("patterned"), &e) &&
+          !load(files_path("patterned"), &again, &e));
     CHECK(lora_at(&again, 0, TARGET_Q)->scale == 2 && lora_at(&again, 1, TARGET_Q)->scale == 4);
     lora_close(&l);
     lora_close(&again);
@@ -220,8 +223,8 @@ static void merging(void)
     for (int i = 0; i < 6; i++) CHECK(w[i] == want[i]);
 }
 
-const Test tests[] = {{"peft_draws", peft_draws}, {"round_trip", round_trip},
-                      {"refusals", refusals},     {"patterns", patterns},
+const Test tests[] = {{"peft_draws", peft_draws},   {"round_trip", round_trip},
+                      {"refusals", refusals},       {"patterns", patterns},
                       {"bad_weights", bad_weights}, {"not_finite", not_finite},
                       {"bad_options", bad_options}, {"merging", merging}};
 

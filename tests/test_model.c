@@ -65,7 +65,8 @@ static void config_refusals(void)
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers");
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 2.5", "2.5");
     refused("\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"2\"", "num_hidden_layers");
-    refused("\"vocab_size\": 37", "\"vocab_size\": 40", "expected [40,16] by config.json, found [37,16]");
+    refused("\"vocab_size\": 37", "\"vocab_size\": 40",
+            "expected [40,16] by config.json, found [37,16]");
     refused("\"vocab_size\": 37", "\"vocab_size\": 37, \"rope_theta\": 600", "600");
     refused("\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "yarn");
     refused("\"factor\": 8.0,", "", "factor");
@@ -236,8 +237,9 @@ static void weight_faults(void)
     Err e;
     with_tensor("model.layers.1.self_attn.q_proj.weight", transpose_shape);
     CHECK(load(files_path("w"), 0, &m, &e) == -1);
-    CHECK_ERR(e, ERR_DATA, "model.layers.1.self_attn.q_proj.weight: expected [32,16] by "
-                           "config.json, found [16,32] F32");
+    CHECK_ERR(e, ERR_DATA,
+              "model.layers.1.self_attn.q_proj.weight: expected [32,16] by "
+              "config.json, found [16,32] F32");
     with_tensor("lm_head.weight", rename_tensor);
     CHECK(load(files_path("w"), 0, &m, &e) == -1);
     CHECK_ERR(e, ERR_DATA, "lm_head.weight is missing");
@@ -408,7 +410,8 @@ static void cached_bits(void)
     free(all);
 }
 
-/* An id outside the vocabulary, a target, a position not reserved: refused before memory is read. */
+/* An id outside the vocabulary, a target, a position not reserved: refused before memory is read.
+ */
 static void outside(void)
 {
     Model m;
@@ -416,8 +419,13 @@ static void outside(void)
     int32_t ids[] = {1, 2, 3}, target = 5;
     uint32_t row = 2;
     Segment s = {0, 3, 0, -1, NULL, NULL};
-    Batch b = {.T = 3, .ids = ids, .n_segments = 1, .segments = &s, .n_scores = 1,
-               .score_row = &row, .score_target = &target};
+    Batch b = {.T = 3,
+               .ids = ids,
+               .n_segments = 1,
+               .segments = &s,
+               .n_scores = 1,
+               .score_row = &row,
+               .score_target = &target};
     CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
     CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
     CHECK(!load(golden_path("llama"), 0, &m, &e) && !model_reserve_positions(&m, 3, &e));
