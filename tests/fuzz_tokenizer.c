@@ -49,8 +49,8 @@ static const char *const fixed_seeds[] = {
     "{\"pre_tokenizer\":{\"type\":\"Digits\",\"individual_digits\":false},"
     "\"model\":{\"type\":\"BPE\",\"vocab\":{\"1\":0,\"a\":1,\"b\":2,\"ab\":3,\"11\":4},"
     "\"merges\":[\"1 1\",\"a b\"]}}",
-    "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},"
-    "\"chat_template\":[{\"name\":\"default\",\"template\":\"x\"}]}"};
+    ("{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},"
+     "\"chat_template\":[{\"name\":\"default\",\"template\":\"x\"}]}")};
 /* clang-format on */
 
 int fuzz_seed(size_t i, Text *out)
