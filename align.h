@@ -33,6 +33,8 @@ extern const Command command_sft, command_dpo, command_kto;
 extern const Command command_explain;
 /* align_loop.c */
 extern const Command command_judge, command_evaluate;
+/* align_cycle.c */
+extern const Command command_cycle;
 /* align_model.c */
 extern const Command command_merge;
 /* align_selftest.c */
@@ -50,16 +52,25 @@ extern const OptionGroup group_engine;  /* --precision --kernel --threads --no-m
 extern const OptionGroup group_rows;    /* --map --chat-template --parse-special */
 extern const OptionGroup group_quiet;   /* --quiet */
 
-/* Of training and explain (align_train.c). */
-extern const OptionGroup group_beta, group_dpo, group_kto, group_reference, group_length;
+extern const OptionGroup group_seed; /* --seed */
+
+/* Of training, explain and cycle (align_train.c). */
+extern const OptionGroup group_beta, group_dpo, group_kto_weights, group_kto_pairing;
+extern const OptionGroup group_reference, group_length;
+extern const OptionGroup group_new_adapter, group_optimiser, group_saving;
 #define DPO_LOSS_WORDS                                                                             \
     "sigmoid|hinge|ipo|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|apo_zero|"     \
     "apo_down|discopop|sft|sigmoid_norm|cdpo"
 #define KTO_LOSS_WORDS "kto|apo_zero_unpaired"
-/* What those groups, group_model, group_rows and group_engine say; the rest is the default. */
-int train_config_from(const Options *o, TrainMethod method, TrainConfig *c, Err *e);
+/* A configuration by defaults, then by the groups of the loss (group_dpo, ... and the option named
+ * `loss`), group_length, group_rows, group_engine and group_seed. */
+int train_config_begin(const Options *o, TrainMethod method, const char *loss, TrainConfig *c,
+                       Err *e);
+/* Further, by group_reference; and by group_new_adapter, group_optimiser and group_saving. */
+void train_config_reference(const Options *o, TrainConfig *c);
+int train_config_steps(const Options *o, TrainConfig *c, Err *e);
 
-/* --max-tokens --temperature --top-k --top-p --min-p --seed, and what they say */
+/* --max-tokens --temperature --top-k --top-p --min-p, and what they and --seed say */
 extern const OptionGroup group_sampling;
 GenerateOptions sampling_from(const Options *o);
 
@@ -108,6 +119,13 @@ void progress_show(Progress *p, uint64_t done, uint64_t total, uint64_t units, c
 void progress_draw(Progress *p, uint64_t done, uint64_t total, double passed, double left,
                    double rate, const char *tail);
 void progress_end(Progress *p);
+
+/* Shows the progress of a training run: ctx of TrainEvents.progress is a TrainShow from {0}. */
+typedef struct {
+    Progress progress;
+    const char *phase;
+} TrainShow;
+void train_show(void *ctx, const TrainProgress *p);
 
 /* ---- results -------------------------------------------------------------------------------- */
 

@@ -41,6 +41,12 @@ static const Option row_rows[] = {
 };
 const OptionGroup group_rows = OPTION_GROUP("Rows", row_rows);
 
+static const Option seed_rows[] = {
+    {"seed", 's', OPTION_COUNT, "42", NULL,
+     "of every draw: new adapters, order, dropout, pairing, samples, splits, resamples"},
+};
+const OptionGroup group_seed = OPTION_GROUP("Chance", seed_rows);
+
 static const Option quiet_rows[] = {
     {"quiet", 'q', OPTION_FLAG, NULL, NULL, "warnings and errors only"},
 };
@@ -49,9 +55,10 @@ const OptionGroup group_quiet = OPTION_GROUP("Notes", quiet_rows);
 DataOptions row_options(const Options *o, DataKind kind)
 {
     return (DataOptions){.kind = kind,
-                         .map = option_text(o, "map"),
+                         .map = option_exists(o, "map") ? option_text(o, "map") : NULL,
                          .chat_template = option_text(o, "chat-template"),
-                         .parse_special = option_flag(o, "parse-special")};
+                         .parse_special =
+                             option_exists(o, "parse-special") && option_flag(o, "parse-special")};
 }
 
 int model_flags(const Options *o)

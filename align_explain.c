@@ -13,13 +13,13 @@ static const Option explain_rows[] = {
     {"adapter", 0, OPTION_DIR, NULL, NULL, "the policy is the model with this adapter"},
     {"init-adapter", 0, OPTION_DIR, NULL, NULL, "the same, by its name in training"},
     {"batch", 0, OPTION_COUNT, "8", "[1,65536]", "rows of a block, which kto's z0 is taken from"},
-    {"seed", 's', OPTION_COUNT, "42", NULL, "of kto's pairing"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of a lesson"},
 };
 static const OptionGroup explain_group = OPTION_GROUP("Explain", explain_rows);
 static const OptionGroup *const explain_groups[] = {
-    &group_model,  &explain_group, &group_beta,   &group_dpo,   &group_kto, &group_reference,
-    &group_length, &group_rows,    &group_engine, &group_quiet, NULL};
+    &group_model,       &explain_group,   &group_beta, &group_dpo,    &group_kto_weights,
+    &group_kto_pairing, &group_reference, &group_seed, &group_length, &group_rows,
+    &group_engine,      &group_quiet,     NULL};
 static const OptionTable explain_table = {
     "explain", "one row, every term of its loss", NULL,
     "align explain -m MODEL --data pairs.jsonl --row 0 --method dpo", explain_groups};
@@ -178,10 +178,12 @@ static int explain_run(const Options *o, Err *e)
     const char *adapter = option_text(o, "adapter"), *init = option_text(o, "init-adapter");
     if (adapter && init)
         return err_set(e, ERR_USAGE, "--adapter and --init-adapter are the same; give one of them");
-    if (train_config_from(o, method, &c, e)) return -1;
+    if (train_config_begin(o, method, "loss", &c, e)) return -1;
+    train_config_reference(o, &c);
+    c.model = option_text(o, "model");
+    c.data = option_text(o, "data");
     c.init_adapter = adapter ? adapter : init;
     c.batch = (size_t)option_count(o, "batch");
-    c.seed = option_count(o, "seed");
     threads_from(o);
     if (train_explain(&c, (size_t)option_count(o, "row"), &x, notes(), e)) return -1;
     int status;

@@ -15,7 +15,6 @@ static const Option sampling_rows[] = {
     {"top-p", 0, OPTION_NUMBER, "1", "[0,1]", "draw from the fewest tokens with this share"},
     {"min-p", 0, OPTION_NUMBER, "0", "[0,1]",
      "draw from tokens with at least this share of the best one's probability"},
-    {"seed", 's', OPTION_COUNT, "42", NULL, "of the draws: (seed, index, sample, position)"},
 };
 const OptionGroup group_sampling = OPTION_GROUP("Sampling", sampling_rows);
 
@@ -41,15 +40,15 @@ static const Option generate_rows[] = {
 };
 static const OptionGroup generate_group = OPTION_GROUP("Generate", generate_rows);
 static const OptionGroup *const generate_groups[] = {
-    &group_model,    &group_adapter, &generate_group, &prompt_group,
-    &group_sampling, &group_engine,  &group_quiet,    NULL};
+    &group_model, &group_adapter, &generate_group, &prompt_group, &group_sampling,
+    &group_seed,  &group_engine,  &group_quiet,    NULL};
 static const OptionTable generate_table = {
     "generate", "answers to prompts", NULL,
     "align generate -m MODEL --data prompts.jsonl -o responses.jsonl", generate_groups};
 
 static const OptionGroup *const chat_groups[] = {
-    &group_model,  &group_adapter, &prompt_group, &group_sampling,
-    &group_engine, &group_quiet,   NULL};
+    &group_model, &group_adapter, &prompt_group, &group_sampling,
+    &group_seed,  &group_engine,  &group_quiet,  NULL};
 static const OptionTable chat_table = {"chat", "interactive conversation", NULL,
                                        "align chat -m MODEL --adapter RUN/adapter", chat_groups};
 

@@ -3,6 +3,7 @@
  * Facts are gathered once and shown twice: as lines for people, as one JSON object with --json.
  */
 #include "align.h"
+#include "cycle.h"
 
 #include <string.h>
 
@@ -339,6 +340,38 @@ static int inspect_training(Facts *f, const char *dir, Err *e)
     return status ? -1 : facts_directory(f, dir, e);
 }
 
+/* ---- cycle runs ---------------------------------------------------------------------------- */
+
+/* Prints the files that do not agree with the ledger, as they are met. */
+static void show_wrong(void *ctx, const char *path, const char *why)
+{
+    (void)ctx;
+    printf("%s: %s\n", path, why);
+}
+
+/* RUN's ledger: what happened, how it ended, whether the files are still those it names. */
+static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
+{
+    CycleVerification v;
+    Pool pool = {0};
+    Err wrong = {0};
+    int agrees = !cycle_verify(dir, verify ? show_wrong : NULL, NULL, &v, &wrong);
+    if (verify && !agrees) return *e = wrong, -1;
+    const Json *results = has_file(dir, "results.json") ? read_object(dir, "results.json", &pool, e)
+                                                        : &(const Json){.type = JSON_OBJECT};
+    const Json *cycles = json_get(results, "cycles");
+    int status = !results || fact_text(f, "kind", "cycle run", e) ||
+                 fact_flag(f, "finished", has_file(dir, "results.json"), e) ||
+                 (cycles && fact_count(f, "cycles", cycles->len - 1, e)) ||
+                 fact_count(f, "entries", v.entries, e) || fact_text(f, "ledger head", v.head, e) ||
+                 fact_text(f, "ledger and files", agrees ? "agree" : wrong.text, e);
+    static const char *const metrics[] = {"safety_score", "erroneous_refusal"};
+    for (size_t i = 0; i < 2 && !status; i++)
+        status = fact_member(f, metrics[i], json_get(results, metrics[i]), "value", e);
+    pool_free(&pool);
+    return status ? -1 : facts_directory(f, dir, e);
+}
+
 /* ---- data sets ----------------------------------------------------------------------------- */
 
 /* A column of a JSONL file: how many rows have it, and as what. */
@@ -464,9 +497,10 @@ static int ends_with(const char *text, const char *end)
     return n >= m && !strcmp(text + n - m, end);
 }
 
-static int inspect_path(Facts *f, const char *path, Err *e)
+static int inspect_path(Facts *f, const char *path, int verify, Err *e)
 {
     if (!io_exists(path)) return err_set(e, ERR_NO_INPUT, "%s: there is no such file", path);
+    if (verify || has_file(path, "ledger.jsonl")) return inspect_cycle(f, path, verify, e);
     if (!io_is_directory(path))
         return ends_with(path, ".safetensors") ? inspect_safetensors(f, path, e)
                                                : inspect_data(f, path, e);
@@ -501,7 +535,10 @@ static int inspect_run(const Options *o, Err *e)
     Facts f = {.json = option_flag(o, "json")};
     if (!o->operand == !option_flag(o, "cpu"))
         return err_set(e, ERR_USAGE, "PATH or --cpu is needed, and only one of them");
-    int status = o->operand ? inspect_path(&f, o->operand, e) : inspect_cpu(&f, e);
+    int verify = option_flag(o, "verify");
+    if (verify && !o->operand)
+        return err_set(e, ERR_USAGE, "--verify needs the PATH of a cycle run");
+    int status = o->operand ? inspect_path(&f, o->operand, verify, e) : inspect_cpu(&f, e);
     if (!status && f.json) status = text_add(&f.text, "}\n", 2, e);
     if (!status) status = print_text(&f.text, e);
     text_free(&f.text);

@@ -1,4 +1,4 @@
-/* align_loop.c - the commands of the loop: judge, evaluate. */
+/* align_loop.c - the commands of the loop: judge and evaluate; cycle is in align_cycle.c. */
 #include "align.h"
 #include "evaluate.h"
 #include "judge.h"
@@ -105,11 +105,11 @@ static const Option evaluate_rows[] = {
     {"output", 'o', OPTION_FILE, NULL, NULL, "results.json"},
     {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
      "of the bootstrap that gives 95 % intervals; 0 = none"},
-    {"seed", 's', OPTION_COUNT, "42", NULL, "of the bootstrap"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "the results as one JSON object"},
 };
 static const OptionGroup evaluate_group = OPTION_GROUP("Evaluate", evaluate_rows);
-static const OptionGroup *const evaluate_groups[] = {&evaluate_group, &group_quiet, NULL};
+static const OptionGroup *const evaluate_groups[] = {&evaluate_group, &group_seed, &group_quiet,
+                                                     NULL};
 static const OptionTable evaluate_table = {
     "evaluate", "CARES safety score and erroneous refusal, with intervals", NULL,
     "align evaluate --data judged.jsonl -o results.json", evaluate_groups};

@@ -15,7 +15,6 @@ static const Option run_rows[] = {
     {"resume", 0, OPTION_FLAG, NULL, NULL,
      "go on from the newest valid checkpoint of the run directory, or begin where there is none"},
     {"dry-run", 0, OPTION_FLAG, NULL, NULL, "plan and report: rows, steps, memory; write nothing"},
-    {"force", 0, OPTION_FLAG, NULL, NULL, "go on where the memory plan does not fit"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object"},
 };
 static const OptionGroup run_group = OPTION_GROUP("Run", run_rows);
@@ -57,11 +56,15 @@ static const Option kto_rows[] = {
      "weight of rows with label true; auto balances the classes by KTO's rule"},
     {"undesirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto",
      "weight of rows with label false"},
+};
+const OptionGroup group_kto_weights = OPTION_GROUP("KTO's weights", kto_rows);
+
+static const Option pairing_rows[] = {
     {"kl-pairing", 0, OPTION_CHOICE, "distinct", "distinct|trl|halos",
      "whose completion a row borrows for the KL estimate: another prompt's, drawn by --seed; the "
      "row before in its block (TRL); the row after (HALOs)"},
 };
-const OptionGroup group_kto = OPTION_GROUP("KTO's weights", kto_rows);
+const OptionGroup group_kto_pairing = OPTION_GROUP("KTO's pairing", pairing_rows);
 
 static const Option reference_rows[] = {
     {"reference", 0, OPTION_TEXT, "base", NULL,
@@ -69,9 +72,15 @@ static const Option reference_rows[] = {
 };
 const OptionGroup group_reference = OPTION_GROUP("Reference", reference_rows);
 
-static const Option adapter_rows[] = {
+static const Option start_rows[] = {
     {"init-adapter", 0, OPTION_DIR, NULL, NULL,
      "adapter to begin with; its own rank, alpha, targets and rslora hold"},
+    {"full", 0, OPTION_FLAG, NULL, NULL,
+     "train all weights instead of an adapter (small models); the result is RUN/model"},
+};
+static const OptionGroup start_group = OPTION_GROUP("What is trained", start_rows);
+
+static const Option new_adapter_rows[] = {
     {"rank", 0, OPTION_COUNT, "16", "[1,65536]", "rank of a new adapter"},
     {"alpha", 0, OPTION_NUMBER, "32", "(0,inf)", "scale = alpha / rank"},
     {"targets", 0, OPTION_WORDS, "all-linear",
@@ -79,10 +88,8 @@ static const Option adapter_rows[] = {
      "linear maps that get an adapter; all-linear = the seven of a layer"},
     {"dropout", 0, OPTION_NUMBER, "0", "[0,1)", "share of an adapter's inputs dropped"},
     {"rslora", 0, OPTION_FLAG, NULL, NULL, "scale = alpha / sqrt(rank)"},
-    {"full", 0, OPTION_FLAG, NULL, NULL,
-     "train all weights instead of an adapter (small models); the result is RUN/model"},
 };
-static const OptionGroup adapter_group = OPTION_GROUP("What is trained", adapter_rows);
+const OptionGroup group_new_adapter = OPTION_GROUP("New adapter", new_adapter_rows);
 
 static const Option optimiser_rows[] = {
     {"lr", 0, OPTION_NUMBER, "auto", "(0,1000]|auto",
@@ -98,9 +105,8 @@ static const Option optimiser_rows[] = {
     {"steps", 0, OPTION_COUNT, NULL, "[1,1000000000]", "optimiser steps, instead of --epochs"},
     {"order", 0, OPTION_CHOICE, "shuffle", "shuffle|trl|file",
      "order of rows: our permutation, PyTorch's (TRL's order), or as in the file"},
-    {"seed", 's', OPTION_COUNT, "42", NULL, "of adapter, order, dropout and pairing"},
 };
-static const OptionGroup optimiser_group = OPTION_GROUP("Steps", optimiser_rows);
+const OptionGroup group_optimiser = OPTION_GROUP("Steps", optimiser_rows);
 
 static const Option length_rows[] = {
     {"max-length", 'c', OPTION_COUNT, "1024", "[0,1000000]",
@@ -112,27 +118,37 @@ const OptionGroup group_length = OPTION_GROUP("Length", length_rows);
 static const Option saving_rows[] = {
     {"save-every", 0, OPTION_COUNT, "100", NULL, "steps between checkpoints; 0 = only at the end"},
     {"keep", 0, OPTION_COUNT, "2", "[1,1000000]", "checkpoints kept"},
-    {"eval-every", 0, OPTION_COUNT, "0", NULL, "steps between evaluations; 0 = only at the end"},
     {"log-every", 0, OPTION_COUNT, "1", "[1,1000000]", "steps between lines of metrics.jsonl"},
-    {"dump-gradients", 0, OPTION_FILE, NULL, NULL,
-     "gradients of the first step, before clipping, as safetensors"},
     {"memory", 0, OPTION_SIZE, "auto", "[1M,inf)|auto",
      "most memory to plan with; activations that do not fit are computed twice; auto: what is "
      "free"},
+    {"force", 0, OPTION_FLAG, NULL, NULL, "go on where the memory plan does not fit"},
 };
-static const OptionGroup saving_group = OPTION_GROUP("Saving, measuring, memory", saving_rows);
+const OptionGroup group_saving = OPTION_GROUP("Saving, memory", saving_rows);
+
+static const Option measuring_rows[] = {
+    {"eval-every", 0, OPTION_COUNT, "0", NULL, "steps between evaluations; 0 = only at the end"},
+    {"dump-gradients", 0, OPTION_FILE, NULL, NULL,
+     "gradients of the first step, before clipping, as safetensors"},
+};
+static const OptionGroup measuring_group = OPTION_GROUP("Measuring", measuring_rows);
 
 static const OptionGroup *const sft_groups[] = {
-    &group_model, &run_group,    &adapter_group, &optimiser_group, &group_length,
-    &group_rows,  &saving_group, &group_engine,  &group_quiet,     NULL};
+    &group_model,  &run_group,    &start_group, &group_new_adapter, &group_optimiser,
+    &group_seed,   &group_length, &group_rows,  &group_saving,      &measuring_group,
+    &group_engine, &group_quiet,  NULL};
 static const OptionGroup *const dpo_groups[] = {
-    &group_model,     &run_group,     &dpo_loss_group,  &group_beta,   &group_dpo,
-    &group_reference, &adapter_group, &optimiser_group, &group_length, &group_rows,
-    &saving_group,    &group_engine,  &group_quiet,     NULL};
+    &group_model,     &run_group,   &dpo_loss_group,    &group_beta,      &group_dpo,
+    &group_reference, &start_group, &group_new_adapter, &group_optimiser, &group_seed,
+    &group_length,    &group_rows,  &group_saving,      &measuring_group, &group_engine,
+    &group_quiet,     NULL};
 static const OptionGroup *const kto_groups[] = {
-    &group_model,     &run_group,     &kto_loss_group,  &group_beta,   &group_kto,
-    &group_reference, &adapter_group, &optimiser_group, &group_length, &group_rows,
-    &saving_group,    &group_engine,  &group_quiet,     NULL};
+    &group_model,     &run_group,         &kto_loss_group,
+    &group_beta,      &group_kto_weights, &group_kto_pairing,
+    &group_reference, &start_group,       &group_new_adapter,
+    &group_optimiser, &group_seed,        &group_length,
+    &group_rows,      &group_saving,      &measuring_group,
+    &group_engine,    &group_quiet,       NULL};
 
 static const OptionTable sft_table = {"sft", "train on given answers", NULL,
                                       "align sft -m MODEL --data answers.jsonl -o RUN", sft_groups};
@@ -154,20 +170,20 @@ static int place_of(const Options *o, const char *option, const char *const *nam
     return i;
 }
 
-static int dpo_from(const Options *o, TrainConfig *c, Err *e)
+static int dpo_from(const Options *o, const char *loss, TrainConfig *c, Err *e)
 {
     DpoConfig *d = &c->dpo;
     char word[32];
     int unknown = f_divergence_parse(option_text(o, "f-divergence"), &d->f);
     assert(!unknown);
     (void)unknown;
-    if (option_text(o, "loss")) d->n_losses = 0;
-    for (size_t i = 0; option_word(o, "loss", i, word, sizeof word); i++) {
+    if (option_text(o, loss)) d->n_losses = 0;
+    for (size_t i = 0; option_word(o, loss, i, word, sizeof word); i++) {
         if (i == DPO_LOSS_COUNT)
-            return err_set(e, ERR_USAGE, "--loss: at most %d losses", DPO_LOSS_COUNT);
+            return err_set(e, ERR_USAGE, "--%s: at most %d losses", loss, DPO_LOSS_COUNT);
         if (dpo_loss_parse(word, &d->loss[i]))
-            return err_set(e, ERR_USAGE, "--loss: %s is no loss of dpo; allowed: " DPO_LOSS_WORDS,
-                           word);
+            return err_set(e, ERR_USAGE, "--%s: %s is no loss of dpo; allowed: " DPO_LOSS_WORDS,
+                           loss, word);
         d->weight[d->n_losses++] = 1;
     }
     double weight;
@@ -187,14 +203,14 @@ static int dpo_from(const Options *o, TrainConfig *c, Err *e)
     return 0;
 }
 
-static int kto_from(const Options *o, TrainConfig *c, Err *e)
+static int kto_from(const Options *o, const char *option, TrainConfig *c, Err *e)
 {
-    const char *loss = option_text(o, "loss");
+    const char *loss = option_text(o, option);
     int unknown = kto_pairing_parse(option_text(o, "kl-pairing"), &c->kl_pairing);
     assert(!unknown);
     (void)unknown;
     if (loss && kto_loss_parse(loss, &c->kto.loss))
-        return err_set(e, ERR_USAGE, "--loss: %s is no loss of kto; allowed: " KTO_LOSS_WORDS,
+        return err_set(e, ERR_USAGE, "--%s: %s is no loss of kto; allowed: " KTO_LOSS_WORDS, option,
                        loss);
     c->kto.beta = option_number(o, "beta");
     c->auto_desirable = option_is(o, "desirable-weight", "auto");
@@ -204,11 +220,10 @@ static int kto_from(const Options *o, TrainConfig *c, Err *e)
     return 0;
 }
 
-int train_config_from(const Options *o, TrainMethod method, TrainConfig *c, Err *e)
+int train_config_begin(const Options *o, TrainMethod method, const char *loss, TrainConfig *c,
+                       Err *e)
 {
     *c = train_config_default(method);
-    c->model = option_text(o, "model");
-    c->data = option_text(o, "data");
     c->model_flags = model_flags(o);
     c->rows = row_options(o, c->rows.kind);
     c->rows.append_eos = 1;
@@ -216,43 +231,29 @@ int train_config_from(const Options *o, TrainMethod method, TrainConfig *c, Err 
     c->rows.drop_identical = option_flag(o, "drop-identical");
     c->precision = precision_of(o);
     c->kernel = option_text(o, "kernel");
-    if (method == TRAIN_SFT) return 0;
+    c->seed = option_count(o, "seed");
+    return method == TRAIN_DPO   ? dpo_from(o, loss, c, e)
+           : method == TRAIN_KTO ? kto_from(o, loss, c, e)
+                                 : 0;
+}
+
+void train_config_reference(const Options *o, TrainConfig *c)
+{
     const char *reference = option_text(o, "reference");
     c->reference = !strcmp(reference, "base")   ? REFERENCE_BASE
                    : !strcmp(reference, "init") ? REFERENCE_INIT
                                                 : REFERENCE_DIR;
     if (c->reference == REFERENCE_DIR) c->reference_dir = reference;
-    return method == TRAIN_DPO ? dpo_from(o, c, e) : kto_from(o, c, e);
 }
 
-/* What is trained. Choices for a new adapter say nothing about one that exists. */
-static int adapter_from(const Options *o, TrainConfig *c, Err *e)
+int train_config_steps(const Options *o, TrainConfig *c, Err *e)
 {
-    static const char *const new_only[] = {"rank", "alpha", "targets", "rslora"};
-    c->init_adapter = option_text(o, "init-adapter");
-    c->full = option_flag(o, "full");
+    static const char *const orders[] = {"shuffle", "trl", "file", NULL};
+    static const char *const schedules[] = {"linear", "cosine", "constant", NULL};
     c->lora.rank = (size_t)option_count(o, "rank");
     c->lora.alpha = option_number(o, "alpha");
     c->lora.rslora = option_flag(o, "rslora");
     c->lora.dropout = option_number(o, "dropout");
-    for (size_t i = 0; i < sizeof new_only / sizeof *new_only; i++) {
-        if (option_given(o, new_only[i]) && (c->init_adapter || c->full))
-            log_note(notes(), 'w', "--%s has no effect with %s", new_only[i],
-                     c->full ? "--full" : "--init-adapter, whose own holds");
-    }
-    return lora_parse_targets(option_text(o, "targets"), &c->lora.targets, e);
-}
-
-static int config_from(const Options *o, TrainMethod method, TrainConfig *c, Err *e)
-{
-    static const char *const orders[] = {"shuffle", "trl", "file", NULL};
-    static const char *const schedules[] = {"linear", "cosine", "constant", NULL};
-    if (train_config_from(o, method, c, e) || adapter_from(o, c, e)) return -1;
-    c->eval = option_text(o, "eval");
-    c->run = option_text(o, "output");
-    c->resume = option_flag(o, "resume");
-    c->dry_run = option_flag(o, "dry-run");
-    c->force = option_flag(o, "force");
     c->lr = option_is(o, "lr", "auto") ? 0 : option_number(o, "lr");
     c->schedule = (Schedule)place_of(o, "schedule", schedules);
     c->warmup = option_number(o, "warmup");
@@ -263,29 +264,50 @@ static int config_from(const Options *o, TrainMethod method, TrainConfig *c, Err
     c->epochs = option_number(o, "epochs");
     c->steps = option_text(o, "steps") ? (size_t)option_count(o, "steps") : 0;
     c->order = (Order)place_of(o, "order", orders);
-    c->seed = option_count(o, "seed");
     c->save_every = (size_t)option_count(o, "save-every");
     c->keep = (size_t)option_count(o, "keep");
-    c->eval_every = (size_t)option_count(o, "eval-every");
     c->log_every = (size_t)option_count(o, "log-every");
-    c->dump_gradients = option_text(o, "dump-gradients");
     c->memory = option_is(o, "memory", "auto") ? 0 : option_count(o, "memory");
+    c->force = option_flag(o, "force");
     if (option_given(o, "epochs") && c->steps)
         return err_set(e, ERR_USAGE, "--steps and --epochs both say how long; give one of them");
+    return lora_parse_targets(option_text(o, "targets"), &c->lora.targets, e);
+}
+
+/* Choices for a new adapter say nothing about one that exists, or about --full. */
+static void warn_unused(const Options *o, const TrainConfig *c)
+{
+    static const char *const new_only[] = {"rank", "alpha", "targets", "rslora"};
+    if (!c->init_adapter && !c->full) return;
+    for (size_t i = 0; i < sizeof new_only / sizeof *new_only; i++)
+        if (option_given(o, new_only[i]))
+            log_note(notes(), 'w', "--%s has no effect with %s", new_only[i],
+                     c->full ? "--full" : "--init-adapter, whose own holds");
+}
+
+static int config_from(const Options *o, TrainMethod method, TrainConfig *c, Err *e)
+{
+    if (train_config_begin(o, method, "loss", c, e) || train_config_steps(o, c, e)) return -1;
+    if (method != TRAIN_SFT) train_config_reference(o, c);
+    c->model = option_text(o, "model");
+    c->data = option_text(o, "data");
+    c->eval = option_text(o, "eval");
+    c->run = option_text(o, "output");
+    c->init_adapter = option_text(o, "init-adapter");
+    c->full = option_flag(o, "full");
+    c->resume = option_flag(o, "resume");
+    c->dry_run = option_flag(o, "dry-run");
+    c->eval_every = (size_t)option_count(o, "eval-every");
+    c->dump_gradients = option_text(o, "dump-gradients");
+    warn_unused(o, c);
     return 0;
 }
 
 /* ---- what a run tells ---------------------------------------------------------------------- */
 
-/* What the events of a run are shown with. */
-typedef struct {
-    Progress progress;
-    const char *phase;
-} Show;
-
-static void show_progress(void *ctx, const TrainProgress *p)
+void train_show(void *ctx, const TrainProgress *p)
 {
-    Show *s = ctx;
+    TrainShow *s = ctx;
     char tail[64] = "";
     if (!s->phase || strcmp(s->phase, p->phase)) {
         progress_end(&s->progress);
@@ -369,10 +391,10 @@ static int train(const Options *o, TrainMethod method, Err *e)
 {
     TrainConfig c;
     TrainResult result;
-    Show show = {.phase = NULL};
+    TrainShow show = {.phase = NULL};
     Text text = {0};
     if (config_from(o, method, &c, e)) return -1;
-    TrainEvents events = {.ctx = &show, .log = *notes(), .progress = show_progress};
+    TrainEvents events = {.ctx = &show, .log = *notes(), .progress = train_show};
     int json = option_flag(o, "json");
     threads_from(o);
     if (note_options(o, e)) return -1;

@@ -16,42 +16,23 @@ typedef struct {
     Text line;
 } Answers;
 
-/* {"index","sample",<columns of the prompt>,"response","token_ids","finish"} */
-static int put_answer_row(Text *t, const Json *source, size_t sample, const Continuation *c,
-                          const Text *response, Err *e)
+/* The place of a prompt in the prompts file; a split carries it along as "index". */
+static uint64_t index_of(const Row *row)
 {
-    static const char *const ours[] = {"index", "sample", "response", "token_ids", "finish"};
-    const Json *index = json_get(source, "index");
-    t->len = 0;
-    if (text_addf(t, e, "{\"index\":%s,\"sample\":%zu", index ? index->text : "0", sample))
-        return -1;
-    for (const Json *m = source->child; m; m = m->next) {
-        size_t k = 0;
-        while (k < sizeof ours / sizeof *ours && strcmp(m->key, ours[k])) k++;
-        if (k < sizeof ours / sizeof *ours) continue;
-        if (text_add(t, ",", 1, e) || json_put_string(t, m->key, m->key_len, e) ||
-            text_add(t, ":", 1, e) || json_put(t, m, e))
-            return -1;
-    }
-    if (text_addf(t, e, ",\"response\":") ||
-        json_put_string(t, response->data ? response->data : "", response->len, e) ||
-        text_addf(t, e, ",\"token_ids\":["))
-        return -1;
-    for (size_t i = 0; i < c->count; i++)
-        if (text_addf(t, e, "%s%ld", i ? "," : "", (long)c->ids[i])) return -1;
-    return text_addf(t, e, "],\"finish\":\"%s\"}", generate_finish_names[c->finish]);
+    uint64_t index = row->index;
+    json_u64(json_get(row->source, "index"), &index);
+    return index;
 }
 
 static int answer_done(void *ctx, const Continuation *c, Err *e)
 {
     Answers *a = ctx;
-    Text response = {0};
     int last = ++a->progress.done == a->progress.total;
-    const Json *source = a->data->rows[a->first + c->prompt].source;
-    int status = tokenizer_decode(a->tokenizer, c->ids, c->count, 1, &response, e) ||
-                 put_answer_row(&a->line, source, c->sample, c, &response, e) ||
+    const Row *row = &a->data->rows[a->first + c->prompt];
+    a->line.len = 0;
+    int status = generate_put_row(&a->line, a->tokenizer, index_of(row), row->source, "prompt", c,
+                                  e) ||
                  io_append_line(a->part, a->line.data, a->line.len, last, e);
-    text_free(&response);
     a->progress.seconds = time_now() - a->began;
     loop_tell(a->l, a->progress);
     return status ? -1 : 0;
@@ -117,9 +98,7 @@ static int answer_rows(Answers *a, Policy *p, const GenerateOptions *o, Err *e)
     if (!prompts) return -1;
     for (size_t i = 0; i < n; i++) {
         const Row *r = &a->data->rows[a->first + i];
-        uint64_t index = r->index;
-        json_u64(json_get(r->source, "index"), &index);
-        prompts[i] = (Prompt){r->prompt, r->n_prompt, index};
+        prompts[i] = (Prompt){r->prompt, r->n_prompt, index_of(r)};
     }
     Generator g = {.model = &p->model,
                    .lora = p->has_lora ? &p->lora : NULL,

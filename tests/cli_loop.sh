@@ -56,4 +56,39 @@ for pair in accept:0.25 caution:0.375 refuse:0.75; do
     has "always $action" "\"safety_score\":\{\"value\":${pair#*:}," "$T/out"
 done
 
+# ---- the whole loop, on a model that knows nothing: every stage runs, and the ledger holds
+i=0
+while [ $i -lt 16 ]; do
+    echo "{\"prompt\":\"p$i\",\"base_prompt\":\"b$i\",\"harmful_level\":$((i % 4)),\"demonstration\":\"I cannot help with that, sorry.\"}"
+    i=$((i + 1))
+done >"$T/prompts.jsonl"
+loop="-m $MODEL --data $T/prompts.jsonl --samples 2 -n 6 --steps 2 --rank 2 --lr 1e-3"
+# shellcheck disable=SC2086
+gives "cycle" 0 align cycle $loop -o "$T/loop" --cycles 2 --test 0.25 --validation 0.25
+has "cycle: first policy" '^cycle 0  +[0-9.]* \[.*first policy$' "$T/out"
+has "cycle: on the test prompts" '^test .*last policy$' "$T/out"
+head=$(sed -n 's/^ledger head //p' "$T/out")
+for f in ledger.jsonl results.json config.json cycle-0/judged.jsonl cycle-1/kto.jsonl \
+    cycle-1/dpo/adapter/adapter_model.safetensors cycle-2/selection.json; do
+    check "cycle wrote $f" test -s "$T/loop/$f"
+done
+gives "verify" 0 align inspect "$T/loop" --verify
+has "verify: the head" "^ledger head +$head\$" "$T/out"
+gives "inspect a cycle run" 0 align inspect "$T/loop" --json
+has "inspect a cycle run" '^\{"kind":"cycle run","finished":true,"cycles":2,' "$T/out"
+# shellcheck disable=SC2086
+gives "resuming a finished loop" 0 align cycle $loop -o "$T/loop" --cycles 2 --test 0.25 \
+    --validation 0.25 --resume
+has "resuming a finished loop" "^ledger head $head\$" "$T/out"
+# shellcheck disable=SC2086
+refuses "a loop that exists" 73 "loop.*exists" align cycle $loop -o "$T/loop"
+echo >>"$T/loop/cycle-1/kto.jsonl"
+refuses "a changed file shows" 65 "cycle-1/kto.jsonl" align inspect "$T/loop" --verify
+has "a changed file is named on a line" '^cycle-1/kto.jsonl: ' "$T/out"
+sed -i.bak 's/"event":"select"/"event":"elected"/' "$T/loop/ledger.jsonl"
+refuses "a changed past shows" 65 "ledger.jsonl" align inspect "$T/loop" --verify
+refuses "no ledger" 66 "ledger.jsonl" align inspect "$T" --verify
+# shellcheck disable=SC2086
+refuses "an unknown method" 64 "nearest: kto" align cycle $loop -o "$T/x" --methods ktp
+
 finish

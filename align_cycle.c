@@ -1,0 +1,305 @@
+/* align_cycle.c - align cycle: the whole loop, and what it tells while it goes. */
+#include "align.h"
+#include "cycle.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+static const Option loop_rows[] = {
+    {"data", 0, OPTION_FILE, option_required, NULL,
+     "prompts, JSONL rows {\"prompt\",\"harmful_level\"}; base_prompt, method, demonstration if "
+     "there"},
+    {"output", 'o', OPTION_DIR, option_required, NULL, "run directory, made new"},
+    {"cycles", 0, OPTION_COUNT, "1", "[1,1000]", "times through the loop"},
+    {"methods", 0, OPTION_WORDS, "kto,dpo", "kto|dpo", "candidates of a cycle"},
+    {"validation", 0, OPTION_NUMBER, "0.2", "[0.01,0.9]",
+     "share of the base prompts that candidates are compared on"},
+    {"test", 0, OPTION_NUMBER, "0.2", "[0,0.9]",
+     "share of the base prompts that nothing sees before the end"},
+    {"prompts-per-cycle", 0, OPTION_COUNT, "0", NULL, "training prompts of a cycle; 0 = all"},
+    {"resume", 0, OPTION_FLAG, NULL, NULL, "go on where the run stopped"},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object"},
+};
+static const OptionGroup loop_group = OPTION_GROUP("Loop", loop_rows);
+
+static const Option judging_rows[] = {
+    {"judge", 0, OPTION_CHOICE, "rules", "rules", "who labels the training samples"},
+    {"rules", 0, OPTION_FILE, NULL, NULL, "its phrase table, JSONL; default: the built-in one"},
+    {"validator", 0, OPTION_CHOICE, "rules", "rules", "who labels the answers that are compared"},
+    {"validator-rules", 0, OPTION_FILE, NULL, NULL, "its phrase table"},
+    {"max-added-refusal", 0, OPTION_NUMBER, "0.02", "[0,1]",
+     "erroneous refusal of a promoted candidate may exceed its parent's by so much"},
+    {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]", "of the bootstrap; 0 = no intervals"},
+};
+static const OptionGroup judging_group = OPTION_GROUP("Judging", judging_rows);
+
+static const Option answer_rows[] = {
+    {"samples", 0, OPTION_COUNT, "4", "[1,1048576]", "answers to each training prompt"},
+    {"at-once", 0, OPTION_COUNT, "32", "[1,4096]", "sequences that run together: changes no text"},
+    {"raw", 0, OPTION_FLAG, NULL, NULL, "no chat template: continue the text after BOS"},
+    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates"},
+    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
+     "use a built-in template instead of the model's own"},
+};
+static const OptionGroup answer_group = OPTION_GROUP("Answers", answer_rows);
+
+static const Option candidate_rows[] = {
+    {"reference", 0, OPTION_CHOICE, "parent", "parent|base",
+     "what candidates are held to: the policy they begin with, or the base model"},
+    {"beta", 0, OPTION_NUMBER, "0.1", "(0,inf)", "strength of the tie to the reference"},
+    {"dpo-loss", 0, OPTION_WORDS, "sigmoid", DPO_LOSS_WORDS, "of the DPO candidate"},
+    {"kto-loss", 0, OPTION_CHOICE, "kto", KTO_LOSS_WORDS, "of the KTO candidate"},
+    {"dpo-lr", 0, OPTION_NUMBER, NULL, "(0,1000]", "instead of --lr, for the DPO candidate"},
+    {"kto-lr", 0, OPTION_NUMBER, NULL, "(0,1000]", "instead of --lr, for the KTO candidate"},
+    {"dpo-beta", 0, OPTION_NUMBER, NULL, "(0,inf)", "instead of --beta, for the DPO candidate"},
+    {"kto-beta", 0, OPTION_NUMBER, NULL, "(0,inf)", "instead of --beta, for the KTO candidate"},
+    {"desirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto", "weight of KTO's good rows"},
+    {"undesirable-weight", 0, OPTION_NUMBER, "auto", "[0,inf)|auto",
+     "weight of KTO's bad rows; auto balances the classes by KTO's rule"},
+    {"no-demonstrations", 0, OPTION_FLAG, NULL, NULL,
+     "leave the column \"demonstration\" alone where every sample fails"},
+};
+static const OptionGroup candidate_group = OPTION_GROUP("Candidates", candidate_rows);
+
+static const OptionGroup *const cycle_groups[] = {&group_model,
+                                                  &group_adapter,
+                                                  &loop_group,
+                                                  &judging_group,
+                                                  &answer_group,
+                                                  &group_sampling,
+                                                  &candidate_group,
+                                                  &group_dpo,
+                                                  &group_kto_pairing,
+                                                  &group_new_adapter,
+                                                  &group_optimiser,
+                                                  &group_seed,
+                                                  &group_length,
+                                                  &group_saving,
+                                                  &group_engine,
+                                                  &group_quiet,
+                                                  NULL};
+static const OptionTable cycle_table = {
+    "cycle", "the loop: generate, judge, prefer, train, validate, select", NULL,
+    "align cycle -m MODEL --data prompts.jsonl -o RUN --cycles 3", cycle_groups};
+
+/* A candidate's own value where it was given, else the shared one. */
+static double own_or_shared(const Options *o, const char *own, const char *shared)
+{
+    return option_text(o, own) ? option_number(o, own) : option_number(o, shared);
+}
+
+static int training_from(const Options *o, CycleConfig *c, Err *e)
+{
+    TrainConfig *kto = &c->train[CYCLE_KTO], *dpo = &c->train[CYCLE_DPO];
+    if (train_config_begin(o, TRAIN_KTO, "kto-loss", kto, e) || train_config_steps(o, kto, e) ||
+        train_config_begin(o, TRAIN_DPO, "dpo-loss", dpo, e) || train_config_steps(o, dpo, e))
+        return -1;
+    kto->kto.beta = own_or_shared(o, "kto-beta", "beta");
+    dpo->dpo.beta = own_or_shared(o, "dpo-beta", "beta");
+    if (option_text(o, "kto-lr")) kto->lr = option_number(o, "kto-lr");
+    if (option_text(o, "dpo-lr")) dpo->lr = option_number(o, "dpo-lr");
+    return 0;
+}
+
+static int config_from(const Options *o, CycleConfig *c, Err *e)
+{
+    char word[8];
+    *c = cycle_config_default();
+    c->run = option_text(o, "output");
+    c->model = option_text(o, "model");
+    c->prompts = option_text(o, "data");
+    c->adapter = option_text(o, "adapter");
+    c->chat_template = option_text(o, "chat-template");
+    c->system = option_text(o, "system");
+    c->raw = option_flag(o, "raw");
+    c->model_flags = model_flags(o);
+    c->cycles = (size_t)option_count(o, "cycles");
+    c->methods = 0;
+    for (size_t i = 0; option_word(o, "methods", i, word, sizeof word); i++)
+        for (unsigned m = 0; m < CYCLE_METHODS; m++)
+            if (!strcmp(word, cycle_method_names[m])) c->methods |= 1u << m;
+    c->seed = option_count(o, "seed");
+    c->validation = option_number(o, "validation");
+    c->test = option_number(o, "test");
+    c->prompts_per_cycle = (size_t)option_count(o, "prompts-per-cycle");
+    c->sample = sampling_from(o);
+    c->sample.samples = (size_t)option_count(o, "samples");
+    c->sample.at_once = c->validate.at_once = (size_t)option_count(o, "at-once");
+    c->validate.max_tokens = c->sample.max_tokens; /* greedy, one answer each */
+    c->judge = (JudgeConfig){option_text(o, "judge"), option_text(o, "rules")};
+    c->validator = (JudgeConfig){option_text(o, "validator"), option_text(o, "validator-rules")};
+    c->demonstrations = !option_flag(o, "no-demonstrations");
+    c->reference_base = option_is(o, "reference", "base");
+    c->max_added_refusal = option_number(o, "max-added-refusal");
+    c->resamples = (size_t)option_count(o, "resamples");
+    c->kernel = option_text(o, "kernel");
+    c->precision = precision_of(o);
+    c->resume = option_flag(o, "resume");
+    return training_from(o, c, e);
+}
+
+/* ---- what the loop tells ------------------------------------------------------------------- */
+
+/* What its events are shown with: a bar for the stage at work, a line for what is decided. */
+typedef struct {
+    Progress progress;
+    const char *stage, *name;
+    size_t cycle;
+    TrainShow train;
+} Show;
+
+static void show_progress(void *ctx, const CycleProgress *p)
+{
+    Show *s = ctx;
+    int same = s->stage && !strcmp(s->stage, p->stage) && !strcmp(s->name, p->name) &&
+               s->cycle == p->cycle;
+    if (!same) {
+        progress_end(&s->progress);
+        progress_end(&s->train.progress);
+        log_note(notes(), 'i', "cycle %zu: %s%s%s%s", p->cycle, p->stage, *p->name ? ", " : "",
+                 p->name, p->kept ? " (done before)" : "");
+        progress_begin(&s->progress, p->stage, "rows");
+        s->stage = p->stage;
+        s->name = p->name;
+        s->cycle = p->cycle;
+        s->train.phase = NULL;
+    }
+    if (p->kept || !p->total) return;
+    double left = p->done ? p->seconds / (double)p->done * (double)(p->total - p->done) : 0;
+    double rate = p->seconds > 0 ? (double)p->done / p->seconds : 0;
+    progress_draw(&s->progress, p->done, p->total, p->seconds, left, rate, NULL);
+}
+
+static void show_preferences(void *ctx, size_t cycle, const PreferenceReport *r)
+{
+    Show *s = ctx;
+    progress_end(&s->progress);
+    log_note(notes(), 'i',
+             "cycle %zu: %zu samples of %zu prompts give %zu desirable and %zu undesirable rows "
+             "(%zu left out) and %zu pairs (%zu with a demonstration; %zu prompts without any)",
+             cycle, r->samples, r->prompts, r->desirable, r->undesirable, r->left_out, r->pairs,
+             r->demonstrations, r->unanswered);
+}
+
+static void show_selected(void *ctx, const Selection *s)
+{
+    Show *show = ctx;
+    progress_end(&show->progress);
+    for (int m = 0; m < CYCLE_METHODS; m++)
+        if (s->candidates[m].status != CANDIDATE_OFF)
+            log_note(notes(), 'i', "cycle %zu: %s: %s", s->cycle, cycle_method_names[m],
+                     s->candidates[m].why);
+    log_note(notes(), 'i', "cycle %zu: %s", s->cycle, s->why);
+}
+
+/* ---- the result ---------------------------------------------------------------------------- */
+
+/* "0.712 [0.680, 0.744]" */
+static int put_cell(Text *out, const Estimate *x, Err *e)
+{
+    char cell[48];
+    if (isfinite(x->value))
+        snprintf(cell, sizeof cell, "%.3f [%.3f, %.3f]", x->value, x->low, x->high);
+    else
+        snprintf(cell, sizeof cell, "n/a");
+    return text_addf(out, e, "  %-22s", cell);
+}
+
+static int put_line(Text *out, const char *name, const Estimate *metrics, const char *what, Err *e)
+{
+    return text_addf(out, e, "%-10s", name) || put_cell(out, &metrics[EVALUATE_SAFETY_SCORE], e) ||
+                   put_cell(out, &metrics[EVALUATE_ERRONEOUS_REFUSAL], e) ||
+                   text_addf(out, e, "  %s\n", what)
+               ? -1
+               : 0;
+}
+
+/* The policy after a cycle, in a word. */
+static const char *promoted_name(const CyclePoint *p)
+{
+    return p->cycle == 0     ? "first policy"
+           : p->promoted < 0 ? "parent stays"
+                             : cycle_method_names[p->promoted];
+}
+
+static int put_table(Text *out, const CycleResult *r, Err *e)
+{
+    char name[32];
+    if (text_addf(out, e, "%-10s  %-22s  %-22s  %s\n", "validation", "safety score",
+                  "erroneous refusal", "policy"))
+        return -1;
+    for (size_t i = 0; i < r->n_points; i++) {
+        const CyclePoint *p = &r->points[i];
+        snprintf(name, sizeof name, "cycle %zu", p->cycle);
+        if (put_line(out, name, p->metrics, promoted_name(p), e)) return -1;
+    }
+    if (r->tested && (put_line(out, "test", r->first, "first policy", e) ||
+                      put_line(out, "test", r->last, "last policy", e)))
+        return -1;
+    return text_addf(out, e, "ledger head %s\n", r->head);
+}
+
+/* "name":{"safety_score":{"value","low","high"},"erroneous_refusal":{...}} */
+static int put_metrics(Text *out, const char *name, const Estimate *metrics, Err *e)
+{
+    static const EvaluateMetric shown[] = {EVALUATE_SAFETY_SCORE, EVALUATE_ERRONEOUS_REFUSAL};
+    if (text_addf(out, e, "\"%s\":{", name)) return -1;
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        const Estimate *x = &metrics[shown[i]];
+        if (text_addf(out, e, "%s\"%s\":{\"value\":", i ? "," : "", evaluate_names[shown[i]]) ||
+            json_put_f64(out, x->value, e) || text_addf(out, e, ",\"low\":") ||
+            json_put_f64(out, x->low, e) || text_addf(out, e, ",\"high\":") ||
+            json_put_f64(out, x->high, e) || text_add(out, "}", 1, e))
+            return -1;
+    }
+    return text_add(out, "}", 1, e);
+}
+
+static int put_json(Text *out, const CycleResult *r, Err *e)
+{
+    if (text_addf(out, e, "{\"cycles\":[")) return -1;
+    for (size_t i = 0; i < r->n_points; i++) {
+        const CyclePoint *p = &r->points[i];
+        if (text_addf(out, e, "%s{\"cycle\":%zu,\"policy\":\"%s\",", i ? "," : "", p->cycle,
+                      promoted_name(p)) ||
+            put_metrics(out, "validation", p->metrics, e) || text_add(out, "}", 1, e))
+            return -1;
+    }
+    if (text_addf(out, e, "],")) return -1;
+    if (r->tested && (put_metrics(out, "test_first", r->first, e) || text_add(out, ",", 1, e) ||
+                      put_metrics(out, "test_last", r->last, e) || text_add(out, ",", 1, e)))
+        return -1;
+    return text_addf(out, e, "\"ledger_head\":\"%s\"}\n", r->head);
+}
+
+/* ---- the command --------------------------------------------------------------------------- */
+
+static int cycle_command(const Options *o, Err *e)
+{
+    CycleConfig c;
+    CycleResult result = {0};
+    Show show = {.stage = NULL};
+    Text out = {0};
+    if (config_from(o, &c, e)) return -1;
+    threads_from(o);
+    if (note_options(o, e)) return -1;
+    CycleEvents events = {.ctx = &show,
+                          .log = *notes(),
+                          .progress = show_progress,
+                          .preferences = show_preferences,
+                          .selected = show_selected,
+                          .train = {.ctx = &show.train, .log = *notes(), .progress = train_show}};
+    int status = cycle_run(&c, &events, &result, e);
+    progress_end(&show.progress);
+    progress_end(&show.train.progress);
+    if (!status)
+        status = option_flag(o, "json") ? put_json(&out, &result, e) : put_table(&out, &result, e);
+    if (!status) status = print_text(&out, e);
+    text_free(&out);
+    cycle_result_free(&result);
+    return status;
+}
+
+const Command command_cycle = {&cycle_table, cycle_command};
