@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* In the order in which a newcomer meets them. */
@@ -137,6 +138,24 @@ static const Command *command_find(const char *name, Err *e)
     return NULL;
 }
 
+/* No output may take the place of an input. */
+static int check_output(const Options *o, Err *e)
+{
+    struct stat out, in;
+    const char *path = option_exists(o, "output") ? option_text(o, "output") : NULL;
+    if (!path || stat(path, &out)) return 0;
+    for (size_t i = 0; i < o->count; i++) {
+        const Option *row = o->values[i].row;
+        const char *text = o->values[i].text;
+        if ((row->type != OPTION_FILE && row->type != OPTION_DIR) || !text) continue;
+        if (!strcmp(row->name, "output") || stat(text, &in)) continue;
+        if (in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+            return err_set(e, ERR_USAGE, "--output %s is also --%s; an input is not written over",
+                           path, row->name);
+    }
+    return 0;
+}
+
 static int command_run(const Command *c, int argc, const char *const *argv, Err *e)
 {
     Options o;
@@ -148,10 +167,10 @@ static int command_run(const Command *c, int argc, const char *const *argv, Err 
         text_free(&t);
     } else if (!status) {
         notes_quiet(option_flag(&o, "quiet"));
-        status = c->run(&o, e);
+        status = check_output(&o, e) || c->run(&o, e);
     }
     options_free(&o);
-    return status;
+    return status ? -1 : 0;
 }
 
 /* What argv asks for; *name = the command, for messages. */

@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 static const Option merge_rows[] = {
@@ -17,22 +16,6 @@ static const OptionGroup *const merge_groups[] = {&group_model, &merge_group, &g
 static const OptionTable merge_table = {
     "merge", "an adapter folded into a new model directory", NULL,
     "align merge -m MODEL --adapter RUN/adapter -o NEWMODEL", merge_groups};
-
-static int same_directory(const char *a, const char *b)
-{
-    struct stat x, y;
-    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* The new model must not be found half written, nor take the place of something. */
-static int check_output(const char *model, const char *adapter, const char *out, Err *e)
-{
-    if (same_directory(out, model) || same_directory(out, adapter))
-        return err_set(e, ERR_USAGE, "--output %s is an input, too; take a new directory", out);
-    if (io_exists(out))
-        return err_set(e, ERR_CREATE, "%s: exists already; take a new directory", out);
-    return 0;
-}
 
 /* Room for the weights where the new directory stands. */
 static int check_space(const char *made, uint64_t bytes, Err *e)
@@ -74,7 +57,9 @@ static int merge_run(const Options *o, Err *e)
     Model m;
     Lora lora;
     LoraShape shape;
-    if (check_output(dir, adapter, out, e) || model_load(&m, dir, flags, notes(), e)) return -1;
+    if (io_exists(out))
+        return err_set(e, ERR_CREATE, "%s: exists already; take a new directory", out);
+    if (model_load(&m, dir, flags, notes(), e)) return -1;
     model_lora_shape(&m, &shape);
     int status = lora_load(&lora, adapter, &shape, 0, e);
     if (!status) {

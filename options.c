@@ -641,7 +641,7 @@ int option_list_number(const Options *o, const char *name, size_t i, double *val
 #define HELP_COLUMN 30
 
 /* What stands for the value in help: a list of words where it is short, else a noun. */
-static const char *placeholder(const Option *row)
+static const char *value_noun(const Option *row)
 {
     switch (row->type) {
     case OPTION_FILE: return "FILE";
@@ -704,7 +704,7 @@ static int help_row(const Option *row, Text *out, Err *e)
 {
     size_t start = out->len;
     char letter[] = {'-', row->letter, ',', 0};
-    const char *value = placeholder(row);
+    const char *value = value_noun(row);
     if (text_addf(out, e, "  %-3s --%s%s%s", row->letter ? letter : "", row->name,
                   *value ? " " : "", value))
         return -1;
@@ -827,7 +827,7 @@ static int markdown_row(const OptionTable *const *tables, size_t count, const Op
         if (!table_has(tables[t], row)) continue;
         if (text_addf(out, e, "%s%s", takers++ ? " " : "", tables[t]->command)) return -1;
     }
-    if (text_addf(out, e, " | %s", row->allowed ? "" : placeholder(row))) return -1;
+    if (text_addf(out, e, " | %s", row->allowed ? "" : value_noun(row))) return -1;
     const char *rest = row->allowed, *part;
     size_t n;
     while (next_part(&rest, '|', &part, &n)) {

@@ -70,6 +70,18 @@ gives "spaces and UTF-8 in a path" 0 align tokenize -m "$T/mö del" -p a
 gives "selftest" 0 align selftest
 has "selftest" '^[1-9][0-9]* passed, 0 failed$' "$T/out"
 
+# An input is never written over.
+printf '{"text":"a"}\n' >"$T/in.jsonl"
+ln -s in.jsonl "$T/link.jsonl"
+cp "$T/in.jsonl" "$T/kept.jsonl"
+refuses "output onto input" 64 '--output .*link.jsonl is also --data' \
+    align tokenize -m "$MODEL" --data "$T/in.jsonl" -o "$T/link.jsonl"
+refuses "a run onto the model" 64 'is also --model' \
+    align dpo -m "$MODEL" --data "$T/in.jsonl" -o "$MODEL/"
+same "output onto input" "$T/in.jsonl" "$T/kept.jsonl"
+refuses "no such adapter" 66 "nowhere" \
+    align score -m "$MODEL" --adapter "$T/nowhere" --data "$T/in.jsonl"
+
 # Standard output that cannot be written.
 if [ -w /dev/full ]; then
     $ALIGN --help >/dev/full 2>"$T/err"
