@@ -27,6 +27,7 @@ ended() {
 # A program that waits for input: chat. What is written to fd 9 reaches it.
 chat() {
     rm -f "$T/in" && mkfifo "$T/in"
+    : >"$T/err" # the last chat's lines must not be taken for this one's
     $ALIGN chat -m "$1" -n 4 --temperature 0 <"$T/in" >"$T/out" 2>"$T/err" &
     pid=$!
     exec 9>"$T/in"
