@@ -151,7 +151,8 @@ static void nearest_counts_edits(void)
 {
     const char *const words[] = {"beta", "batch", "alpha"};
     CHECK_TEXT(nearest_word("batc", words, 3), "batch");
-    CHECK_TEXT(nearest_word("ebta", words, 3), "beta"); /* a swap is one edit */
+    const char *const two_edits_or_a_swap[] = {"ebxx", "beta"};
+    CHECK_TEXT(nearest_word("ebta", two_edits_or_a_swap, 2), "beta"); /* a swap is one edit */
     CHECK_TEXT(nearest_word("alphabet", words, 3), "alpha");
     CHECK_TEXT(nearest_word("", words, 3), "beta"); /* the shortest */
     CHECK(nearest_word("x", words, 0) == NULL);
@@ -329,22 +330,22 @@ static void freeing_twice_is_harmless(void)
 }
 
 const Test tests[] = {
-    {"reads every form", reads_every_form},
-    {"reads lists", reads_lists},
-    {"reads sizes", reads_sizes},
-    {"ranges have open and closed ends", ranges_have_open_and_closed_ends},
-    {"names the nearest", names_the_nearest},
-    {"nearest counts edits", nearest_counts_edits},
-    {"values may begin with a dash", values_may_begin_with_a_dash},
-    {"missing things are named", missing_things_are_named},
-    {"the last of two counts", the_last_of_two_counts},
-    {"help needs nothing else", help_needs_nothing_else},
-    {"a file supplies any option", a_file_supplies_any_option},
-    {"faults of a file are named", faults_of_a_file_are_named},
-    {"the resolved configuration reads back", the_resolved_configuration_reads_back},
-    {"describes what was given first", describes_what_was_given_first},
-    {"help shows every row with its default", help_shows_every_row_with_its_default},
-    {"markdown joins commands that share a row", markdown_joins_commands_that_share_a_row},
-    {"freeing twice is harmless", freeing_twice_is_harmless},
+    {"reads_every_form", reads_every_form},
+    {"reads_lists", reads_lists},
+    {"reads_sizes", reads_sizes},
+    {"ranges_have_open_and_closed_ends", ranges_have_open_and_closed_ends},
+    {"names_the_nearest", names_the_nearest},
+    {"nearest_counts_edits", nearest_counts_edits},
+    {"values_may_begin_with_a_dash", values_may_begin_with_a_dash},
+    {"missing_things_are_named", missing_things_are_named},
+    {"the_last_of_two_counts", the_last_of_two_counts},
+    {"help_needs_nothing_else", help_needs_nothing_else},
+    {"a_file_supplies_any_option", a_file_supplies_any_option},
+    {"faults_of_a_file_are_named", faults_of_a_file_are_named},
+    {"the_resolved_configuration_reads_back", the_resolved_configuration_reads_back},
+    {"describes_what_was_given_first", describes_what_was_given_first},
+    {"help_shows_every_row_with_its_default", help_shows_every_row_with_its_default},
+    {"markdown_joins_commands_that_share_a_row", markdown_joins_commands_that_share_a_row},
+    {"freeing_twice_is_harmless", freeing_twice_is_harmless},
 };
 TEST_MAIN(tests)

@@ -166,9 +166,9 @@ static void stops_when_told(void)
 }
 
 const Test tests[] = {
-    {"company changes no bit", company_changes_no_bit},
-    {"what cannot be scored is left out", what_cannot_be_scored_is_left_out},
-    {"equals pytorch", equals_pytorch},
-    {"stops when told", stops_when_told},
+    {"company_changes_no_bit", company_changes_no_bit},
+    {"what_cannot_be_scored_is_left_out", what_cannot_be_scored_is_left_out},
+    {"equals_pytorch", equals_pytorch},
+    {"stops_when_told", stops_when_told},
 };
 TEST_MAIN(tests)
