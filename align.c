@@ -180,7 +180,8 @@ static int dispatch(int argc, const char *const *argv, const char **name, Err *e
     if (!strcmp(first, "--help") || !strcmp(first, "-h")) return print_help(e);
     if (!strcmp(first, "--options")) return print_option_table(e);
     if (!strcmp(first, "--version")) {
-        printf("align %s\n", ALIGN_VERSION);
+        printf("align %s (kernels: %s; %d threads)\n", ALIGN_VERSION, compute_available(),
+               threads_count());
         return 0;
     }
     if (argc < 2) return err_set(e, ERR_USAGE, "no command given; align --help lists them");
