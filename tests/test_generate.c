@@ -2,7 +2,7 @@
  */
 #include "generate.h"
 
-#include "golden.h"
+#include "tiny.h"
 
 /* ---- the choice ---------------------------------------------------------------------------- */
 
@@ -431,6 +431,97 @@ static void a_sink_that_fails_ends_the_run(void)
     end();
 }
 
+/* ---- with a tokenizer ---------------------------------------------------------------------- */
+
+static void tokens_that_the_tokenizer_lacks_are_never_chosen(void)
+{
+    Err e = {0};
+    size_t at = 0;
+    static char json[8192]; /* the 256 bytes and nothing else; the model's head has 266 rows */
+    at = (size_t)snprintf(
+        json, sizeof json,
+        "{\"decoder\":{\"type\":\"ByteLevel\"},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+        "\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
+    unsigned spare = 0x100;
+    for (unsigned b = 0; b < 256; b++) {
+        int printable = (b > 0x20 && b < 0x7f) || (b > 0xa0 && b != 0xad);
+        at += (size_t)snprintf(json + at, sizeof json - at, "%s\"\\u%04x\":%u", b ? "," : "",
+                               printable ? b : spare++, b);
+    }
+    at += (size_t)snprintf(json + at, sizeof json - at, "}}}");
+    Tokenizer *t = tokenizer_parse(json, at, "bytes", NULL, 0, NULL, &e);
+    CHECK(t && tokenizer_size(t) == 256);
+    if (!t) printf("%s\n", e.text);
+    compute_open(&compute, "auto", PRECISION_F32, &e);
+    CHECK(model_load(&model, tiny_model("wide"), 0, NULL, &e) == 0);
+    GenerateOptions o = generate_defaults();
+    o.temperature = 50; /* nearly even: some of 10 rows in 266 would come up */
+    o.max_tokens = NEW;
+    o.samples = 20;
+    int32_t one = 1;
+    Prompt p = {&one, 1, 0};
+    for (int masked = 0; masked < 2; masked++) {
+        size_t beyond = 0;
+        memset(&other, 0, sizeof other);
+        other.samples = o.samples;
+        Generator g = {
+            .model = &model, .tokenizer = masked ? t : NULL, .compute = &compute, .options = o};
+        model.config.n_eos = 0;
+        GenerateSink sink = {&other, take, count_token};
+        CHECK(generate_run(&g, &p, 1, &sink, &e) == 0);
+        for (size_t i = 0; i < o.samples; i++)
+            for (size_t k = 0; k < other.count[i]; k++) beyond += other.ids[i][k] >= 256;
+        CHECK(masked ? beyond == 0 : beyond > 0);
+    }
+    tokenizer_free(t);
+    model_close(&model);
+    compute_close(&compute);
+}
+
+typedef struct {
+    Text text;
+    size_t pieces;
+} Streamed;
+
+static int take_text(void *ctx, const char *bytes, size_t len, Err *e)
+{
+    Streamed *s = ctx;
+    s->pieces++;
+    CHECK(utf8_check(bytes, len) == len); /* whole characters only */
+    return text_add(&s->text, bytes, len, e);
+}
+
+static void streamed_text_is_the_decoded_text(void)
+{
+    Err e = {0};
+    Streamed s = {{0}, 0};
+    Ids ids = {0};
+    Text whole = {0};
+    GenerateFinish finish;
+    compute_open(&compute, "auto", PRECISION_F32, &e);
+    const char *dir = tiny_model("stream");
+    Tokenizer *t = tokenizer_load(dir, NULL, &e);
+    CHECK(t && model_load(&model, dir, 0, NULL, &e) == 0);
+    GenerateOptions o = generate_defaults();
+    o.max_tokens = 60;
+    o.seed = 2;
+    int32_t prompt[3] = {TINY_BOS, 259, 263};
+    Prompt p = {prompt, 3, 0};
+    Generator g = {.model = &model, .tokenizer = t, .compute = &compute, .options = o};
+    CHECK(generate_stream(&g, &p, take_text, &s, &ids, &finish, &e) == 0);
+    CHECK(ids.count > 0 && s.pieces > 3);
+    CHECK(finish == (ids.count == o.max_tokens ? GENERATE_LENGTH : GENERATE_STOP));
+    CHECK(tokenizer_decode(t, ids.ids, ids.count, 1, &whole, &e) == 0);
+    CHECK_TEXT(s.text.data, whole.data);
+    text_free(&s.text);
+    text_free(&whole);
+    ids_free(&ids);
+    tokenizer_free(t);
+    model_close(&model);
+    compute_close(&compute);
+}
+
 static const Test tests[] = {
     {"greedy_takes_the_largest_and_the_lowest_of_equals",
      greedy_takes_the_largest_and_the_lowest_of_equals},
@@ -454,5 +545,15 @@ static const Test tests[] = {
      long_prompts_are_read_in_pieces_with_the_same_bits},
     {"bad_prompts_are_named", bad_prompts_are_named},
     {"a_sink_that_fails_ends_the_run", a_sink_that_fails_ends_the_run},
+    {"tokens_that_the_tokenizer_lacks_are_never_chosen",
+     tokens_that_the_tokenizer_lacks_are_never_chosen},
+    {"streamed_text_is_the_decoded_text", streamed_text_is_the_decoded_text},
 };
-TEST_MAIN(tests)
+
+int main(int argc, char **argv)
+{
+    files_begin();
+    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
+    files_end();
+    return status;
+}
