@@ -370,6 +370,23 @@ static int run_cycles(Loop *l, Err *e)
     return test_policies(l, e) || finish_stage(l, e) ? -1 : 0;
 }
 
+/* Removes what writers of a run that was killed left behind: "name.tmp.<pid>", in every folder. */
+static int sweep(const char *folder, Err *e)
+{
+    Pool pool = {0};
+    char **names, path[IO_PATH_MAX];
+    size_t n;
+    int status = io_list(folder, &pool, &names, &n, e);
+    for (size_t i = 0; !status && i < n; i++) {
+        status = io_path(path, sizeof path, folder, names[i], e);
+        if (status) break;
+        if (io_is_directory(path)) status = sweep(path, e);
+        else if (strstr(names[i], ".tmp.")) remove(path);
+    }
+    pool_free(&pool);
+    return status;
+}
+
 int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e)
 {
     static const CycleEvents silent;
@@ -385,7 +402,7 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
         l->c = c;
         l->events = events ? events : &silent;
         l->result = result;
-        status = run_cycles(l, e);
+        status = sweep(c->run, e) || run_cycles(l, e) ? -1 : 0;
         memcpy(result->head, l->ledger.head, sizeof result->head);
         io_unlock(c->run);
         ledger_close(&l->ledger);
