@@ -82,21 +82,28 @@ def type_name(w):
     return str(w.dtype).removeprefix("torch.")
 
 
-# ---- PyTorch ----------------------------------------------------------------------------------------
+# ---- PyTorch -------------------------------------------------------------------------------------
 
 HF_NAME = re.compile(r"(model|lm_head)\.")
 BACKBONE_NAME = re.compile(r"(embed_tokens|layers|norm)\.")  # saved without its head
 META_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 META_PARTS = {
-    "attention.wq.weight": "self_attn.q_proj.weight", "attention.wk.weight": "self_attn.k_proj.weight",
-    "attention.wv.weight": "self_attn.v_proj.weight", "attention.wo.weight": "self_attn.o_proj.weight",
+    "attention.wq.weight": "self_attn.q_proj.weight",
+    "attention.wk.weight": "self_attn.k_proj.weight",
+    "attention.wv.weight": "self_attn.v_proj.weight",
+    "attention.wo.weight": "self_attn.o_proj.weight",
     "feed_forward.w1.weight": "mlp.gate_proj.weight",
-    "feed_forward.w2.weight": "mlp.down_proj.weight", "feed_forward.w3.weight": "mlp.up_proj.weight",
+    "feed_forward.w2.weight": "mlp.down_proj.weight",
+    "feed_forward.w3.weight": "mlp.up_proj.weight",
     "attention_norm.weight": "input_layernorm.weight",
     "ffn_norm.weight": "post_attention_layernorm.weight"}
-META_WHOLE = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight",
-              "output.weight": "lm_head.weight"}
+META_WHOLE = {"tok_embeddings.weight": "model.embed_tokens.weight",
+              "norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
 COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|rope\.freqs|freqs_cos|freqs_sin|freqs_cis)$")
+
+
+def first_line(error):
+    return str(error).strip().split("\n")[0][:200]
 
 
 def load_pickle(path):
@@ -107,18 +114,16 @@ def load_pickle(path):
         content = torch.load(path, map_location="cpu", weights_only=True,
                              mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
-        reason = str(e).strip().split("\n")[0]
-        raise ExportError(DATA, f"{path}: refused: it holds more than tensors ({reason[:200]})") \
+        raise ExportError(DATA, f"{path}: refused: it holds more than tensors ({first_line(e)})") \
             from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as e:
-        raise ExportError(DATA, f"{path}: not a PyTorch file: {str(e).strip().split(chr(10))[0][:200]}") \
-            from None
+        raise ExportError(DATA, f"{path}: not a PyTorch file: {first_line(e)}") from None
     other = {}
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         other, content = content, content["model"]  # llama2.c training checkpoints
     if not isinstance(content, dict):
-        raise ExportError(DATA, f"{path}: holds a {type(content).__name__}, a dictionary of tensors "
-                                "is expected")
+        raise ExportError(DATA, f"{path}: holds a {type(content).__name__}; a dictionary of "
+                                "tensors is expected")
     tensors = {}
     for name, w in content.items():
         if not isinstance(w, torch.Tensor):
@@ -224,14 +229,16 @@ def pickle_entries(source, config, dropped):
         dropped.append((head.source, "tied: the same numbers as the embedding"))
         entries.remove(head)
     elif not tied and not head:
-        raise ExportError(DATA, "no lm_head.weight, and config.json does not say tie_word_embeddings")
+        raise ExportError(DATA, "no lm_head.weight, and config.json does not say "
+                                "tie_word_embeddings")
     return entries
 
 
 def config_number(config, key, default=None):
     value = config.get(key, default)
     if not isinstance(value, int) or value <= 0:
-        raise ExportError(DATA, f"config.json: {key} is {value!r}, a positive whole number is expected")
+        raise ExportError(DATA, f"config.json: {key} is {value!r}; a positive whole number is "
+                                "expected")
     return value
 
 
@@ -244,16 +251,16 @@ def meta_name(name, config):
         raise ExportError(DATA, f"{name}: not a tensor of a Llama model")
     part = META_PARTS[m.group(2)]
     query = config_number(config, "num_attention_heads")
-    heads = {"self_attn.q_proj.weight": query,
-             "self_attn.k_proj.weight": config_number(config, "num_key_value_heads", query)}.get(part)
+    key_value = config_number(config, "num_key_value_heads", query)
+    heads = {"self_attn.q_proj.weight": query, "self_attn.k_proj.weight": key_value}.get(part)
     return f"model.layers.{m.group(1)}.{part}", heads
 
 
 def meta_config(params, tensors):
     """config.json from Meta's params.json, or from llama2.c's model_args."""
     if params.get("use_scaled_rope"):
-        raise ExportError(USAGE, "params.json says use_scaled_rope without its factor (8 for 3.1, 32 "
-                                 "for 3.2): give transformers' config.json with --config")
+        raise ExportError(USAGE, "params.json says use_scaled_rope without its factor (8 for 3.1, "
+                                 "32 for 3.2): give transformers' config.json with --config")
     words, hidden = tensors["tok_embeddings.weight"].shape
     heads = params["n_heads"]
     return llama_config(
@@ -278,7 +285,7 @@ def llama_config(hidden, intermediate, layers, heads, kv_heads, words, positions
             "torch_dtype": dtype}
 
 
-# ---- llama2.c ---------------------------------------------------------------------------------------
+# ---- llama2.c ------------------------------------------------------------------------------------
 
 MAGIC = 0x616b3432  # "ak42"
 HEADER_V1 = 256
@@ -382,8 +389,8 @@ class Llama2c:
         return Llama2c(path)
 
     def config(self):
-        """Norm epsilon and rotary base are not in the file: llama2.c fixes 1e-5 and 10000. The first
-        format stores the angles' cosines, which must agree."""
+        """Norm epsilon and rotary base are not in the file: llama2.c fixes 1e-5 and 10000. The
+        first format stores the angles' cosines, which must agree."""
         p = self.params
         if self.version == 0 and p["max_seq_len"] > 1:
             head = p["dim"] // p["n_heads"]
@@ -414,7 +421,7 @@ def is_pickle(path):
         return zipfile.is_zipfile(path) or f.read(1) == b"\x80"
 
 
-# ---- writing and proving ------------------------------------------------------------------------------
+# ---- writing and proving -------------------------------------------------------------------------
 
 
 def open_source(path):
@@ -488,8 +495,8 @@ def write_shards(folder, shards):
         save_file(tensors, os.path.join(folder, file), metadata={"format": "pt"})
     if len(shards) > 1:
         with open(os.path.join(folder, "model.safetensors.index.json"), "w", encoding="utf-8") as f:
-            json.dump({"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))},
-                      f, indent=2)
+            json.dump({"metadata": {"total_size": total},
+                       "weight_map": dict(sorted(where.items()))}, f, indent=2)
             f.write("\n")
     return where
 
@@ -554,8 +561,8 @@ def export(args):
         raise
     for name, why in dropped:
         print(f"left out: {name} ({why})")
-    print(f"{len(where)} tensors in {len(set(where.values()))} file(s); each read back and equal to "
-          "the source bit for bit")
+    print(f"{len(where)} tensors in {len(set(where.values()))} file(s); each read back and equal "
+          "to the source bit for bit")
 
 
 def main(arguments=None):

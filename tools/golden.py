@@ -36,7 +36,7 @@ from tiny_models import ALL_LINEAR, fill
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 
-# ---- losses: TRL's _compute_loss on a model that returns the log-probs it is given -----------------
+# ---- losses: TRL's _compute_loss on a model that returns the log-probs it is given ---------------
 
 DELTA_LOSSES = ["sigmoid", "hinge", "ipo", "exo_pair", "robust", "discopop", "sigmoid_norm"]
 ALL_LOSSES = DELTA_LOSSES + ["nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -350,7 +350,7 @@ def kto_losses():
     return {"batches": batches, "cases": results}
 
 
-# ---- tiny models ------------------------------------------------------------------------------------
+# ---- tiny models ---------------------------------------------------------------------------------
 
 VOCABULARY = 37
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24,
@@ -544,7 +544,7 @@ def model_golden(folder, name):
     print(f"{name}: transformers float32 and the plain model differ by at most {worst:.1e} nats")
 
 
-# ---- PEFT's first A, PyTorch's orders ------------------------------------------------------------------
+# ---- PEFT's first A, PyTorch's orders ------------------------------------------------------------
 
 
 def peft_init_case(name, seed, rank, targets, config, lm_head=False):
@@ -603,7 +603,7 @@ def randperm():
             "uniform": {"seed": 42, "low": -0.125, "high": 0.375, "values": low_high.tolist()}}
 
 
-# ---- writing and checking -----------------------------------------------------------------------------
+# ---- writing and checking ------------------------------------------------------------------------
 
 
 def write_json(path, value):

@@ -100,7 +100,7 @@ def prepare():
     logging.disable(logging.WARNING)
 
 
-# ---- rows -------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def plain_tokenizer(model):
@@ -124,7 +124,7 @@ def read_rasbt(path):
 
 
 def read_xstest(folder):
-    """Completions with their human label; desirable = a safe prompt answered, an unsafe one refused."""
+    """Completions with their human label; desirable: a safe prompt answered, an unsafe refused."""
     for model in ("gpt4", "mistralinstruct", "mistralguard"):
         path = os.path.join(folder, f"completions_{model}_gpteval.csv")
         with open(path, encoding="utf-8", newline="") as f:
@@ -150,9 +150,9 @@ def read_made(kind, count=200):
 
 def job_select(job, folder):
     """`count` rows whose tokens (prompt and completion) number at most `longest`, in an order drawn
-    from `seed`; of labels, half of each; no prompt twice, no answer four times. A row whose ids transformers' AutoTokenizer
-    sees differently from `tokenizers` is passed over: transformers 5 rebuilds Llama tokenizers and
-    loses, for one, double spaces. `skipped` counts those."""
+    from `seed`; of labels, half of each; no prompt twice, no answer four times. A row whose ids
+    transformers' AutoTokenizer sees differently from `tokenizers` is passed over: transformers 5
+    rebuilds Llama tokenizers and loses, for one, double spaces. `skipped` counts those."""
     from transformers import AutoTokenizer
     readers = {"rasbt": read_rasbt, "xstest": read_xstest}
     rows = list(readers[job["source"]](job["data_file"]) if job["source"] in readers
@@ -192,7 +192,7 @@ def job_select(job, folder):
     return {"rows": len(chosen), "skipped": skipped}
 
 
-# ---- training ----------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def load_model(path, dtype="float32"):
@@ -235,7 +235,9 @@ def job_train(job, folder):
     model, tokenizer = load_model(job["model"]), AutoTokenizer.from_pretrained(job["model"])
     peft_config = reference = None
     if job.get("adapter") and job["reference"] == "given":
-        reference = PeftModel.from_pretrained(load_model(job["model"]), job["reference_adapter"])
+        # merged, because TRL's head does not find the backbone inside a PeftModel it did not wrap
+        reference = PeftModel.from_pretrained(load_model(job["model"]),
+                                              job["reference_adapter"]).merge_and_unload()
     if job.get("adapter") and job["reference"] != "base":
         model = PeftModel.from_pretrained(model, job["adapter"], is_trainable=True)
     elif job.get("adapter"):
@@ -246,7 +248,8 @@ def job_train(job, folder):
     evaluation = Dataset.from_json(job["eval_rows"]) if job.get("eval_rows") else None
     trainer = make_trainer(model=model, args=args, train_dataset=Dataset.from_json(job["rows"]),
                            eval_dataset=evaluation, processing_class=tokenizer,
-                           peft_config=peft_config, **({"ref_model": reference} if reference else {}))
+                           peft_config=peft_config,
+                           **({"ref_model": reference} if reference else {}))
     if job.get("adapter") and job["reference"] == "base":
         got = set_peft_model_state_dict(
             trainer.model, load_file(os.path.join(job["adapter"], "adapter_model.safetensors")))
@@ -281,7 +284,7 @@ def job_train(job, folder):
             "ids": [{c: row[c] for c in columns} for row in trainer.train_dataset]}
 
 
-# ---- scores, text, merging ----------------------------------------------------------------------------
+# ---- scores, text, merging -----------------------------------------------------------------------
 
 
 def common_prefix(*lists):
@@ -352,7 +355,7 @@ def job_generate(job, folder):
 
 
 def job_merge(job, folder):
-    """PEFT's merge_and_unload in the stored type; the exact sum in float64 and what bounds its error."""
+    """PEFT's merge_and_unload in the stored type; the sum in float64, and a bound of its error."""
     import torch
     from safetensors.torch import save_file
     base = {n: p.detach().clone() for n, p in load_model(job["model"], "auto").named_parameters()}

@@ -61,7 +61,8 @@ def check_failure(result, code, *words, output):
     check(err.count("\n") == 1, f"not one line: {err}")
     for w in words:
         check(w in err, f"{w!r} is not in: {err}")
-    check(not os.path.exists(output) and not os.path.exists(output + ".partial"), "output left behind")
+    check(not os.path.exists(output), "output left behind")
+    check(not os.path.exists(output + ".partial"), "half an output left behind")
 
 
 def check_model(folder, model):
@@ -82,7 +83,7 @@ def check_model(folder, model):
         check(torch.equal(loaded(ids).logits, model(ids).logits), "logits differ")
 
 
-# ---- PyTorch files ----------------------------------------------------------------------------------
+# ---- PyTorch files -------------------------------------------------------------------------------
 
 
 def test_single_bin(folder):
@@ -92,10 +93,10 @@ def test_single_bin(folder):
     code, out, err = run(folder, "-o", folder + "/out")
     check(code == 0, err)
     check_model(folder + "/out", model)
-    lines = [line for line in out.split("\n") if line.startswith("model.layers.1.mlp.up_proj.weight ")]
+    name = "model.layers.1.mlp.up_proj.weight"
+    lines = [line for line in out.split("\n") if line.startswith(name)]
     w = model.model.layers[1].mlp.up_proj.weight
-    check(lines == [f"model.layers.1.mlp.up_proj.weight  [40, 32]  float32  {export.sha256(w)}"],
-          f"listing: {lines}")
+    check(lines == [f"{name}  [40, 32]  float32  {export.sha256(w)}"], f"listing: {lines}")
     check("note: no tokenizer.json" in out, out)
 
 
@@ -250,7 +251,8 @@ def test_code_in_a_pickle_is_refused(folder):
     check_failure(run(folder, "-o", folder + "/out"), 65, "refused", output=folder + "/out")
     with open(os.path.join(folder, "pytorch_model.bin"), "wb") as f:
         pickle.dump(Evil(), f, protocol=2)
-    check_failure(run(folder, "-o", folder + "/out"), 65, "pytorch_model.bin", output=folder + "/out")
+    check_failure(run(folder, "-o", folder + "/out"), 65, "pytorch_model.bin",
+                  output=folder + "/out")
     check(not os.path.exists(mark), "the code ran")
     with open(os.path.join(folder, "pytorch_model.bin"), "rb") as f:
         pickle.load(f)
@@ -284,7 +286,8 @@ def test_cut_pickle(folder):
 
 def test_missing_inputs(folder):
     check_failure(run(folder + "/no", "-o", folder + "/out"), 66, "no such", output=folder + "/out")
-    check_failure(run(folder, "-o", folder + "/out"), 66, "pytorch_model.bin", output=folder + "/out")
+    check_failure(run(folder, "-o", folder + "/out"), 66, "pytorch_model.bin",
+                  output=folder + "/out")
     torch.save(made_model().state_dict(), os.path.join(folder, "pytorch_model.bin"))
     check_failure(run(folder, "-o", folder + "/out"), 66, "config.json", output=folder + "/out")
 
@@ -295,7 +298,7 @@ def test_existing_output(folder):
     check(got == 73 and "exists" in err, err)
 
 
-# ---- Meta's names, llama2.c ---------------------------------------------------------------------------
+# ---- Meta's names, llama2.c ----------------------------------------------------------------------
 
 
 def meta_state(model):
@@ -360,7 +363,8 @@ def check_witness(folder, state):
     ids = [1, 7, 30, 12, 9, 44, 3, 3, 21]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
-        worst = (model(torch.tensor([ids])).logits[0].double() - rotated_logits(state, ids)).abs().max()
+        logits = model(torch.tensor([ids])).logits[0].double()
+    worst = (logits - rotated_logits(state, ids)).abs().max()
     check(worst < 1e-4, f"logits differ from the source model's by {worst:.2g}")
 
 
@@ -424,7 +428,7 @@ def llama2c_file(model, version, shared, cosines=True):
     numbers[5] = WORDS if shared else -WORDS
     size = DIM // HEADS
     angle = torch.arange(POSITIONS)[:, None] * 10000.0 ** (-torch.arange(0, size, 2) / size)[None]
-    tables = angle.cos().numpy().astype("<f4").tobytes() + angle.sin().numpy().astype("<f4").tobytes()
+    tables = b"".join(t.numpy().astype("<f4").tobytes() for t in (angle.cos(), angle.sin()))
     if not cosines:
         tables = bytes(len(tables))
     return struct.pack("<7i", *numbers) + flat("tok_embeddings.weight") + norms[0] + attention \
@@ -460,7 +464,8 @@ def test_llama2c_other_rotary_base(folder):
     struct.pack_into("<f", data, at + 4, 0.5)
     with open(folder + "/m.bin", "wb") as f:
         f.write(data)
-    check_failure(run(folder + "/m.bin", "-o", folder + "/out"), 65, "10000", output=folder + "/out")
+    check_failure(run(folder + "/m.bin", "-o", folder + "/out"), 65, "10000",
+                  output=folder + "/out")
 
 
 def test_llama2c_bad_files(folder):
@@ -473,7 +478,8 @@ def test_llama2c_bad_files(folder):
 
     bad = {"empty": (b"", "too short"), "cut": (good[:-4], "header asks for"),
            "longer": (good + b"\0", "header asks for"), "header": (good[:100], "header cut"),
-           "version 2": (changed(4, 2), "version 2"), "no layers": (changed(16, 0), "n_layers is 0"),
+           "version 2": (changed(4, 2), "version 2"),
+           "no layers": (changed(16, 0), "n_layers is 0"),
            "negative": (changed(8, -5), "dim is -5"), "heads": (changed(20, 5), "heads"),
            "text": (b"version https://git-lfs.github.com/spec/v1\n" * 3, "not a llama2.c file"),
            "flag": (good[:36] + b"\7" + good[37:], "flag 7")}

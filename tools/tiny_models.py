@@ -1,11 +1,11 @@
 """tiny_models.py - random Llama and Mistral models, small enough to train in seconds.
 
-    python tools/tiny_models.py OUT [--data DIR] [--only NAME]    makes OUT/NAME for each, lists them
+    python tools/tiny_models.py OUT [--data DIR] [--only NAME]    makes and lists OUT/NAME
 
 Each is a Hugging Face model directory as transformers writes it, with a tokenizer. The tokenizers
 are copied from the data directory (default: $ALIGN_DATA or ../shared/data) into OUT, never into
-this project; without that directory a small byte-level BPE tokenizer, trained here on sentences made
-here, takes the place of all of them. Same seed, same bytes.
+this project; without that directory a small byte-level BPE tokenizer, trained here on sentences
+made here, takes the place of all of them. Same seed, same bytes.
 """
 import argparse
 import hashlib
@@ -25,7 +25,7 @@ def data_directory():
     return os.environ.get("ALIGN_DATA") or os.path.join(ROOT, "..", "shared", "data")
 
 
-# ---- weights ----------------------------------------------------------------------------------------
+# ---- weights -------------------------------------------------------------------------------------
 
 
 def fill(parameters, generator, embedding=0.5, matrix=1.5):
@@ -38,7 +38,7 @@ def fill(parameters, generator, embedding=0.5, matrix=1.5):
                     noise * (embedding if "embed" in name else matrix / math.sqrt(width)))
 
 
-# ---- tokenizers -------------------------------------------------------------------------------------
+# ---- tokenizers ----------------------------------------------------------------------------------
 
 # name -> (tokenizer.json, tokenizer_config.json, chat template or None) below the data directory
 TOKENIZERS = {
@@ -48,15 +48,15 @@ TOKENIZERS = {
                 "tokenizers/mistral/tokenizer_config.json.v0.1", None),
     "mistral-v0.3": ("tokenizers/mistral/tokenizer.json.v0.3",
                      "tokenizers/mistral/tokenizer_config.json.v0.3", None),
-    "llama3": ("tokenizers/llama3/tokenizer.json", "configs/Llama-3.2-3B-base/tokenizer_config.json",
-               None),
+    "llama3": ("tokenizers/llama3/tokenizer.json",
+               "configs/Llama-3.2-3B-base/tokenizer_config.json", None),
     "llama3-instruct": ("tokenizers/llama3/tokenizer.json",
                         "tokenizers/llama3/tokenizer_config.Llama-3.1-8B-finetune.json",
                         "chat/templates/llama.cpp/meta-llama-Llama-3.2-3B-Instruct.jinja"),
 }
 
-SUBJECTS = ("The nurse", "A small boat", "My neighbour", "The old clock", "Our teacher", "A grey cat",
-            "The river", "Somebody", "The last train", "Each pupil")
+SUBJECTS = ("The nurse", "A small boat", "My neighbour", "The old clock", "Our teacher",
+            "A grey cat", "The river", "Somebody", "The last train", "Each pupil")
 VERBS = ("counts", "finds", "does not want", "will carry", "remembers", "cannot open", "paints",
          "asks about", "waits for", "measures")
 OBJECTS = ("the red box", "seven apples", "a letter from home", "the wrong answer", "every window",
@@ -72,7 +72,8 @@ def sentence(draw):
 
 def made_tokenizer(folder, words=384):
     """A byte-level BPE tokenizer with a BOS in its post-processor, trained on made sentences."""
-    from tokenizers import (Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers)
+    from tokenizers import (Regex, Tokenizer, decoders, models, pre_tokenizers, processors,
+                            trainers)
     draw = random.Random(5)
     texts = [sentence(draw) for _ in range(400)]
     special = ["<|begin|>", "<|end|>"]
@@ -126,7 +127,7 @@ def vocabulary(folder):
     return len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
-# ---- models -----------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
                "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
@@ -153,7 +154,7 @@ MODELS = {
 
 
 def make(name, out, data):
-    """Makes OUT/name (unless it is there) and returns its path and whether its tokenizer is real."""
+    """Makes OUT/name, unless it is there; returns its path and whether its tokenizer is real."""
     from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
     folder = os.path.join(out, name)
     mark = os.path.join(folder, "made.json")
