@@ -13,6 +13,8 @@ largest |g|), 1e-3 |g|); weights after ten AdamW steps 1e-5; grad_norm 1e-3, rew
 5e-3, kl 2e-3, relative beyond a magnitude of 10. What is counted or copied is equal exactly.
 """
 import argparse
+import contextlib
+import io
 import json
 import math
 import os
@@ -549,11 +551,11 @@ def training_cases():
     cases["first adapter from seed 4294967295"] = seed_case(ts, two, 2 ** 32 - 1)
     cases["first adapter, explicit heads"] = seed_case("llama-linear", seven, 3)
     for model in MADE:
-        heavy = model in ("mistral-32000", "llama3-128256")
+        words = {"steps": 4} if model == "llama3-128256" else {}  # TRL takes seconds a step
         first = model in ("llama-gqa", "mistral-window")
-        cases[f"dpo sigmoid @{model}"] = train_case("dpo", model, quick=first)
-        cases[f"kto kto @{model}"] = train_case("kto", model, loss="kto", quick=first)
-        if not heavy:
+        cases[f"dpo sigmoid @{model}"] = train_case("dpo", model, quick=first, **words)
+        cases[f"kto kto @{model}"] = train_case("kto", model, loss="kto", quick=first, **words)
+        if model not in ("mistral-32000", "llama3-128256"):
             cases[f"dpo mpo @{model}"] = train_case(
                 "dpo", model, loss=["sigmoid", "bco_pair", "sft"], weights=[0.8, 0.2, 1.0])
             cases[f"dpo from the seed @{model}"] = train_case("dpo", model, lora=seven)
@@ -850,9 +852,43 @@ def generate_case(model, adapter=None, max_tokens=48, quick=False, **setup):
     return run
 
 
+def script_case(*command, quick=False):
+    """A script of tools/ that ends in "N passed, N failed"."""
+    def run(bench, worst, name):
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", command[0]),
+                               *command[1:]], capture_output=True, text=True)
+        lines = done.stdout.strip().split("\n")
+        if done.returncode:
+            raise Failure("; ".join(lines[-3:]) + done.stderr.strip()[-200:])
+        worst.equal("its last line ends", lines[-1].endswith(" passed, 0 failed"), True)
+        worst.add("of " + lines[-1].split(" passed")[0] + " failed", 0, 0)
+    run.quick = quick
+    return run
+
+
+def export_case(bench, worst, name):
+    """A pickled checkpoint goes through tools/export.py and scores as the model it was."""
+    import export
+    folder, source = bench.model("llama-linear"), bench.out(name + " source")
+    os.makedirs(source)
+    torch.save(read_model(folder), os.path.join(source, "pytorch_model.bin"))
+    for f in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(os.path.join(folder, f), os.path.join(source, f))
+    out = bench.out(name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        worst.equal("exit code", export.main([source, "-o", out]), 0)
+    score_with(bench, worst, name, out, score_rows(bench, "llama-linear"))
+
+
+export_case.quick = True
+
+
 def text_cases():
     """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
-    cases = {"score reference log-probs": reference_logprobs_case,
+    cases = {"golden files made again": script_case("golden.py", "--check"),
+             "tests of export.py": script_case("test_export.py", quick=True),
+             "score what export.py made": export_case,
+             "score reference log-probs": reference_logprobs_case,
              "score @tinystories-656k": score_case("tinystories-656k", quick=True),
              "score adapter @tinystories-656k": score_case("tinystories-656k", "start-dpo")}
     for model in MADE + ["llama-gqa-f16", "llama-sharded", "mistral-window-bf16"]:

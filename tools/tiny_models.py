@@ -78,7 +78,8 @@ def made_tokenizer(folder, words=384):
     texts = [sentence(draw) for _ in range(400)]
     special = ["<|begin|>", "<|end|>"]
     tokenizer = Tokenizer(models.BPE())
-    pattern = Regex(r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+")
+    pattern = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+                    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")  # Llama-3's
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(pattern, behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -95,13 +96,17 @@ def made_tokenizer(folder, words=384):
                    "tokenizer_class": "PreTrainedTokenizerFast"}, f, indent=2)
 
 
+def has_tokenizer(name, data):
+    """Are all files of the real tokenizer there?"""
+    return all(os.path.exists(os.path.join(data, p)) for p in TOKENIZERS[name] if p)
+
+
 def put_tokenizer(folder, name, data):
-    """Copies tokenizer `name` into folder, or makes one where there is no data; returns whether
-    it is the real one."""
-    paths = [p and os.path.join(data, p) for p in TOKENIZERS[name]]
-    if not all(os.path.exists(p) for p in paths if p):
+    """Copies tokenizer `name` into folder, or makes one where there is no data."""
+    if not has_tokenizer(name, data):
         made_tokenizer(folder)
-        return False
+        return
+    paths = [p and os.path.join(data, p) for p in TOKENIZERS[name]]
     with open(paths[0], encoding="utf-8") as f:
         tokenizer = json.load(f)
     with open(paths[1], encoding="utf-8") as f:
@@ -117,7 +122,6 @@ def put_tokenizer(folder, name, data):
             config["chat_template"] = f.read()
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
         json.dump(config, f, indent=2, ensure_ascii=False)
-    return True
 
 
 def vocabulary(folder):
@@ -153,18 +157,32 @@ MODELS = {
 }
 
 
+def is_made(folder, recipe):
+    """Was the folder made by this very recipe?"""
+    try:
+        with open(os.path.join(folder, "made.json"), encoding="utf-8") as f:
+            return json.load(f) == json.loads(json.dumps(recipe))
+    except (OSError, ValueError):
+        return False
+
+
+def mark_made(folder, recipe):
+    with open(os.path.join(folder, "made.json"), "w", encoding="utf-8") as f:
+        json.dump(recipe, f)
+
+
 def make(name, out, data):
     """Makes OUT/name, unless it is there; returns its path and whether its tokenizer is real."""
     from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
     folder = os.path.join(out, name)
-    mark = os.path.join(folder, "made.json")
-    if os.path.exists(mark):
-        with open(mark, encoding="utf-8") as f:
-            return folder, json.load(f)["real_tokenizer"]
+    tokenizer, dtype, changes = MODELS[name]
+    real = has_tokenizer(tokenizer, data)
+    recipe = [tokenizer, dtype, changes, real]
+    if is_made(folder, recipe):
+        return folder, real
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    tokenizer, dtype, changes = MODELS[name]
-    real = put_tokenizer(folder, tokenizer, data)
+    put_tokenizer(folder, tokenizer, data)
     words, bos, eos = vocabulary(folder)
     setup = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": words,
@@ -179,8 +197,7 @@ def make(name, out, data):
     seed = int.from_bytes(hashlib.sha256(same.encode()).digest()[:4], "little")
     fill(model.named_parameters(), torch.Generator().manual_seed(seed), embedding=0.3, matrix=0.9)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards)
-    with open(mark, "w", encoding="utf-8") as f:
-        json.dump({"real_tokenizer": real}, f)
+    mark_made(folder, recipe)
     return folder, real
 
 
@@ -188,8 +205,9 @@ def make_adapter(model_folder, folder, seed, b_width=0.05, dtype=torch.float32, 
     """A PEFT adapter for the model, written by PEFT, whose B is random and not zero."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
-    mark = os.path.join(folder, "made.json")
-    if os.path.exists(mark):
+    with open(os.path.join(model_folder, "config.json"), encoding="utf-8") as f:
+        recipe = [json.load(f), seed, b_width, str(dtype), lora]
+    if is_made(folder, recipe):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
@@ -204,8 +222,7 @@ def make_adapter(model_folder, folder, seed, b_width=0.05, dtype=torch.float32, 
                 p.data = p.data.to(dtype)
     model.peft_config["default"].base_model_name_or_path = ""
     model.save_pretrained(folder)
-    with open(mark, "w", encoding="utf-8") as f:
-        json.dump({"seed": seed}, f)
+    mark_made(folder, recipe)
     return folder
 
 
