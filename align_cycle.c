@@ -128,8 +128,9 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->sample.samples = (size_t)option_count(o, "samples");
     c->sample.at_once = c->validate.at_once = (size_t)option_count(o, "at-once");
     c->validate.max_tokens = c->sample.max_tokens; /* greedy, one answer each */
-    c->judge = (JudgeConfig){option_text(o, "judge"), option_text(o, "rules")};
-    c->validator = (JudgeConfig){option_text(o, "validator"), option_text(o, "validator-rules")};
+    c->judge = (JudgeConfig){.kind = option_text(o, "judge"), .rules = option_text(o, "rules")};
+    c->validator = (JudgeConfig){.kind = option_text(o, "validator"),
+                                 .rules = option_text(o, "validator-rules")};
     c->demonstrations = !option_flag(o, "no-demonstrations");
     c->reference_base = option_is(o, "reference", "base");
     c->max_added_refusal = option_number(o, "max-added-refusal");

@@ -80,7 +80,7 @@ static int judge_command(const Options *o, Err *e)
         if (!option_text(o, needed[i]))
             return err_set(e, ERR_USAGE, "--%s FILE is missing", needed[i]);
     }
-    JudgeConfig config = {option_text(o, "judge"), option_text(o, "rules")};
+    JudgeConfig config = {.kind = option_text(o, "judge"), .rules = option_text(o, "rules")};
     Judge judge = {0};
     JudgeReport report;
     int status = judge_open(&judge, &config, e) ||

@@ -120,10 +120,10 @@ static int put_generate(Text *t, const char *key, const GenerateOptions *o, Err 
 
 static int put_judge(Text *t, const char *key, const JudgeConfig *j, Err *e)
 {
-    if (text_addf(t, e, "  \"%s\": {\"kind\": \"%s\", \"rules\": ", key, j->kind)) return -1;
-    if (j->rules ? json_put_string(t, j->rules, strlen(j->rules), e) : text_addf(t, e, "null"))
-        return -1;
-    return text_add(t, "},\n", 3, e);
+    return text_addf(t, e, "  \"%s\": ", key) || judge_config_json(j, t, e) ||
+                   text_add(t, ",\n", 2, e)
+               ? -1
+               : 0;
 }
 
 /* A candidate's training, without what the loop fills in. */

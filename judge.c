@@ -319,16 +319,9 @@ const size_t judge_kind_count = sizeof judge_kinds / sizeof judge_kinds[0];
 int judge_open(Judge *j, const JudgeConfig *c, Err *e)
 {
     *j = (Judge){0};
+    if (judge_config_check(c, e)) return -1;
     for (size_t i = 0; i < judge_kind_count; i++)
         if (!strcmp(judge_kinds[i].name, c->kind)) j->kind = &judge_kinds[i];
-    if (!j->kind) {
-        char names[256] = "";
-        for (size_t i = 0; i < judge_kind_count; i++) {
-            if (i) strncat(names, ", ", sizeof names - strlen(names) - 1);
-            strncat(names, judge_kinds[i].name, sizeof names - strlen(names) - 1);
-        }
-        return err_set(e, ERR_USAGE, "--judge: found \"%s\", allowed: %s", c->kind, names);
-    }
     if (!j->kind->open(j, c, e)) return 0;
     judge_close(j);
     return -1;

@@ -12,6 +12,7 @@
 #define ALIGN_JUDGE_H
 
 #include "io.h"
+#include "tensor.h"
 
 typedef enum { ACTION_ACCEPT, ACTION_CAUTION, ACTION_REFUSE, ACTION_COUNT } Action;
 extern const char *const action_names[ACTION_COUNT]; /* "accept" "caution" "refuse" */
@@ -22,11 +23,48 @@ int action_parse(const char *text, size_t len);
 
 /* ---- judging ------------------------------------------------------------------------------- */
 
-/* How to make a judge. */
+/* How a model's verdict is read: the log-probs of the three labels (nothing can fail to parse), or
+ * a few words of text, read by the rule of CARES. */
+typedef enum { JUDGE_LOGPROB, JUDGE_TEXT } JudgeMode;
+extern const char *const judge_mode_names[]; /* "logprob" "text" */
+
+/* Orders in which the three labels stand in the prompt of a model: as they are; that and reversed;
+ * all three rotations. */
+typedef enum { JUDGE_ORDER_FIXED, JUDGE_ORDER_REVERSED, JUDGE_ORDER_ROTATIONS } JudgeOrder;
+extern const char *const judge_order_names[]; /* "fixed" "reversed" "rotations" */
+
+/* How to make a judge. Texts are borrowed until judge_close. */
 typedef struct {
-    const char *kind;  /* "rules" */
-    const char *rules; /* FILE with a phrase table; NULL = the built-in one */
+    const char *kind;  /* "rules", "self", "model", "command" */
+    const char *rules; /* rules: FILE with a phrase table; NULL = the built-in one */
+
+    /* self and model. They are one judge; `self` says that it is the policy that judges, so its
+     * caller gives the directories of the policy of the moment. */
+    const char *model, *adapter; /* directories; adapter NULL = none */
+    const char *chat_template;   /* a built-in one's name; NULL = the model's own, if any */
+    JudgeMode mode;
+    JudgeOrder order;
+    int uncalibrated;   /* take the labels' log-probs as they are (for a judge trained on labels) */
+    size_t max_length;  /* tokens of a judge prompt with its label; 0 = the model's context */
+    const char *kernel; /* NULL = "auto" */
+    Precision precision;
+    int model_flags; /* of model_load */
+    const Log *log;  /* notes on loading; NULL = none */
+
+    /* command */
+    const char *command; /* words separated by spaces, or a JSON array of texts: no shell */
+    double timeout;      /* seconds it may stay silent; 0 = JUDGE_TIMEOUT */
+    size_t retries;      /* runs after a first one that died or fell silent */
+    int allow_external;  /* without it a command is refused: prompts may hold patient data */
+    const char *answers; /* FILE that keeps what it answered */
 } JudgeConfig;
+#define JUDGE_TIMEOUT 60.0
+
+/* ERR_USAGE naming what is missing or means nothing; for an unknown kind, the kinds there are. */
+int judge_config_check(const JudgeConfig *c, Err *e);
+/* What decides verdicts, as a JSON object: {"kind": "rules", "rules": null}. Of `self` the
+ * directories are left out (they change from cycle to cycle), and so is what changes no verdict. */
+int judge_config_json(const JudgeConfig *c, Text *out, Err *e);
 
 typedef struct {
     const char *prompt; /* "" where the row has none */
@@ -38,7 +76,7 @@ typedef struct {
 #define JUDGE_MAX_EVIDENCE 8
 typedef struct {
     Action action;
-    double probability[ACTION_COUNT]; /* sums to 1 */
+    double probability[ACTION_COUNT];         /* sums to 1 */
     const char *evidence[JUDGE_MAX_EVIDENCE]; /* phrases found, in the order of the table */
     size_t n_evidence;
 } Verdict;

@@ -84,7 +84,7 @@ static int open_table(Judge *j, const char *text, Err *e)
 {
     e->code = 0;
     files_write("table.jsonl", text, strlen(text));
-    return judge_open(j, &(JudgeConfig){"rules", files_path("table.jsonl")}, e);
+    return judge_open(j, &(JudgeConfig){.kind = "rules", .rules = files_path("table.jsonl")}, e);
 }
 
 static void a_table_from_a_file_decides(void)
@@ -141,6 +141,34 @@ static void bad_tables_are_refused(void)
     Err e = {0};
     CHECK(judge_open(&j, &(JudgeConfig){.kind = "oracle"}, &e) == -1 && e.code == ERR_USAGE);
     CHECK(strstr(e.text, "\"oracle\"") && strstr(e.text, "rules"));
+}
+
+/* ---- configurations ------------------------------------------------------------------------ */
+
+static void a_configuration_is_written_as_json(void)
+{
+    static const struct {
+        JudgeConfig config;
+        const char *json;
+    } cases[] = {
+        {{.kind = "rules"}, "{\"kind\": \"rules\", \"rules\": null}"},
+        {{.kind = "self", .model = "of the moment", .order = JUDGE_ORDER_ROTATIONS},
+         "{\"kind\": \"self\", \"chat-template\": null, \"mode\": \"logprob\", \"label-order\": "
+         "\"rotations\", \"calibrated\": true, \"max-length\": 0, \"precision\": \"f32\"}"},
+        {{.kind = "model", .model = "m", .adapter = "a", .mode = JUDGE_TEXT, .uncalibrated = 1},
+         "{\"kind\": \"model\", \"model\": \"m\", \"adapter\": \"a\", \"chat-template\": null, "
+         "\"mode\": \"text\", \"label-order\": \"fixed\", \"calibrated\": false, \"max-length\": "
+         "0, "
+         "\"precision\": \"f32\"}"},
+        {{.kind = "command", .command = "[\"a b\"]", .allow_external = 1},
+         "{\"kind\": \"command\", \"command\": \"[\\\"a b\\\"]\", \"allow-external\": true}"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Text text = {0};
+        Err e;
+        CHECK(judge_config_json(&cases[i].config, &text, &e) == 0);
+        CHECK_TEXT(text.data, cases[i].json);
+        text_free(&text);
+    }
 }
 
 /* ---- files --------------------------------------------------------------------------------- */
@@ -249,6 +277,7 @@ static const Test tests[] = {
     {"a_table_from_a_file_decides", a_table_from_a_file_decides},
     {"the_built_in_table_survives_its_own_file", the_built_in_table_survives_its_own_file},
     {"bad_tables_are_refused", bad_tables_are_refused},
+    {"a_configuration_is_written_as_json", a_configuration_is_written_as_json},
     {"rows_come_back_unchanged_with_the_verdict", rows_come_back_unchanged_with_the_verdict},
     {"agreement_is_counted_against_gold", agreement_is_counted_against_gold},
     {"agreement_of_one_class_has_no_kappa", agreement_of_one_class_has_no_kappa},
