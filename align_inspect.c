@@ -182,7 +182,8 @@ static int inspect_model(Facts *f, const char *dir, Err *e)
         model_close(&m);
         if (status) return -1;
     }
-    if (io_path(path, sizeof path, dir, "tokenizer.json", e)) return -1;
+    const char *tokenizer = tokenizer_file(dir, e);
+    if (!tokenizer || io_path(path, sizeof path, dir, tokenizer, e)) return -1;
     if (io_exists(path) && facts_tokenizer(f, dir, e)) return -1;
     return facts_directory(f, dir, e);
 }

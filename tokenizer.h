@@ -1,4 +1,4 @@
-/* tokenizer.h - text to token ids and back, from a model's tokenizer.json.
+/* tokenizer.h - text to token ids and back, from a model's tokenizer.json or tokenizer.model.
  *
  * Both forms that Llama-shaped models use: byte-level BPE (Llama 3, GPT-2) and the converted
  * SentencePiece BPE (Llama 2, Mistral). The file alone decides: normalizer, pre-tokenizer,
@@ -18,14 +18,21 @@
 
 typedef struct Tokenizer Tokenizer;
 
-/* dir holds tokenizer.json (required), tokenizer_config.json (BOS, EOS, chat template; optional)
- * and chat_template.jinja (goes before the template in tokenizer_config.json; optional).
- * NULL with *e filled: ERR_NO_INPUT without tokenizer.json, ERR_DATA naming file, line and column
- * for everything wrong in a file. */
+/* dir holds tokenizer.json, or else tokenizer.model (a SentencePiece BPE model: Llama 2, Mistral);
+ * tokenizer_config.json (BOS, EOS, chat template; for a tokenizer.model also add_bos_token and
+ * add_eos_token; optional) and chat_template.jinja (goes before the template in
+ * tokenizer_config.json; optional). NULL with *e filled: ERR_NO_INPUT without either, ERR_DATA
+ * naming file, line and column (or byte) for everything wrong in a file. */
 Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e);
+/* The file of dir that the vocabulary comes from: "tokenizer.json", else "tokenizer.model" where
+ * that is there, else "tokenizer.json" again, for messages. */
+const char *tokenizer_file(const char *dir, Err *e);
 /* The same from bytes in memory; `name` is for messages, `config` may be NULL. */
 Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,
                            size_t config_len, const Log *log, Err *e);
+/* The same for a SentencePiece model. */
+Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name,
+                                 const char *config, size_t config_len, const Log *log, Err *e);
 void tokenizer_free(Tokenizer *t);
 
 size_t tokenizer_size(const Tokenizer *t); /* largest id + 1 */

@@ -4,7 +4,8 @@
  *              tokenizer.c                                     tokenizer_split.c, tokenizer_bpe.c
  *     ids  -> pieces -> decoder steps -> text                  tokenizer_decode.c
  *
- * tokenizer_load.c builds all of it from tokenizer.json.
+ * tokenizer_load.c builds all of it from tokenizer.json, or from what tokenizer_sentencepiece.c
+ * makes of a tokenizer.model.
  */
 #ifndef ALIGN_TOKENIZER_INNER_H
 #define ALIGN_TOKENIZER_INNER_H
@@ -188,6 +189,16 @@ Pattern split_pattern(const char *regex, size_t len);
 int bpe_prepare(Tokenizer *t, Err *e);
 int bpe_encode(Encoder *n, const char *text, size_t len);
 void bpe_free(Encoder *n);
+
+/* tokenizer_sentencepiece.c: appends the tokenizer.json that equals a SentencePiece model: the same
+ * ids as SentencePiece and as the conversion of transformers. add_bos, add_eos: what the
+ * post-processor puts around. info: ids that the model names, -1 = none. ERR_DATA naming the byte
+ * or the piece, for what is broken or not supported (unigram, NFKC tables, trimmed spaces). */
+typedef struct {
+    int32_t bos, eos;
+} SentencePiece;
+int sentencepiece_json(const char *bytes, size_t len, const char *name, int add_bos, int add_eos,
+                       SentencePiece *info, Text *out, Err *e);
 
 /* tokenizer.c: where a spelling or a pair is, or would go, in its table; the id that BPE knows a
  * spelling by, -1 where it knows none. */

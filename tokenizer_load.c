@@ -1,4 +1,5 @@
-/* tokenizer_load.c - tokenizer.json and its companions into a Tokenizer, or a reason why not.
+/* tokenizer_load.c - tokenizer.json, or tokenizer.model, and companions into a Tokenizer, or a
+ * reason why not.
  *
  * Nothing is taken on trust: ids are 0 .. N-1 without gaps, merges name known pieces, and every
  * step must be one that we know how to do, for a skipped step gives plausible but wrong ids.
@@ -758,6 +759,53 @@ Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const
     return t;
 }
 
+/* add_bos_token and add_eos_token of tokenizer_config.json. */
+static int config_ends(const char *bytes, size_t len, int *add_bos, int *add_eos, Err *e)
+{
+    Pool pool = {0};
+    Loader l = {NULL, "tokenizer_config.json", bytes, len, NULL, e};
+    int flags = JSON_ALLOW_BOM | JSON_ALLOW_DUPLICATES;
+    Json *root = json_parse(&pool, bytes, len, l.name, flags, e);
+    int failed = !root || field_bool(&l, root, "add_bos_token", 1, add_bos) ||
+                 field_bool(&l, root, "add_eos_token", 0, add_eos);
+    pool_free(&pool);
+    return failed ? -1 : 0;
+}
+
+Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name,
+                                 const char *config, size_t config_len, const Log *log, Err *e)
+{
+    int add_bos = 1, add_eos = 0;
+    SentencePiece info;
+    Text json = {0};
+    Tokenizer *t = NULL;
+    if (config && config_ends(config, config_len, &add_bos, &add_eos, e)) return NULL;
+    if (!sentencepiece_json(bytes, len, name, add_bos, add_eos, &info, &json, e))
+        t = tokenizer_parse(json.data, json.len, name, config, config_len, log, e);
+    text_free(&json);
+    if (!t) return NULL;
+    if (t->bos < 0 && info.bos >= 0) {
+        t->bos = info.bos;
+        t->bos_text = t->pieces[info.bos].text;
+    }
+    if (t->eos < 0 && info.eos >= 0) {
+        t->eos = info.eos;
+        t->eos_text = t->pieces[info.eos].text;
+    }
+    return t;
+}
+
+const char *tokenizer_file(const char *dir, Err *e)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+    char path[IO_PATH_MAX];
+    for (size_t i = 0; i < 2; i++) {
+        if (io_path(path, sizeof path, dir, names[i], e)) return NULL;
+        if (io_exists(path)) return names[i];
+    }
+    return names[0];
+}
+
 /* Reads a file that may be absent: *data NULL then. */
 static int read_optional(const char *dir, const char *name, char **data, size_t *len, Err *e)
 {
@@ -784,15 +832,17 @@ static int template_file_load(Tokenizer *t, const char *dir, Err *e)
 Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e)
 {
     char path[IO_PATH_MAX];
-    char *json, *config = NULL;
+    char *bytes, *config = NULL;
     size_t len, config_len;
-    if (io_path(path, sizeof path, dir, "tokenizer.json", e) ||
-        io_read_file(path, TOKENIZER_MAX_FILE, &json, &len, e))
+    const char *name = tokenizer_file(dir, e);
+    if (!name || io_path(path, sizeof path, dir, name, e) ||
+        io_read_file(path, TOKENIZER_MAX_FILE, &bytes, &len, e))
         return NULL;
     Tokenizer *t = NULL;
     if (!read_optional(dir, "tokenizer_config.json", &config, &config_len, e))
-        t = tokenizer_parse(json, len, path, config, config_len, log, e);
-    mem_free(json);
+        t = (!strcmp(name, "tokenizer.model") ? tokenizer_parse_model : tokenizer_parse)(
+            bytes, len, path, config, config_len, log, e);
+    mem_free(bytes);
     mem_free(config);
     if (t && template_file_load(t, dir, e)) {
         tokenizer_free(t);

@@ -71,9 +71,11 @@ static int put_inputs(Run *r, Text *out, Err *e)
 {
     const TrainConfig *c = &r->c;
     const char *config = "adapter_config.json", *weights = "adapter_model.safetensors";
-    if (text_addf(out, e, "{\n  \"method\": \"%s\",\n  \"model\": \"%s\"",
+    const char *tokenizer = tokenizer_file(c->model, e);
+    if (!tokenizer ||
+        text_addf(out, e, "{\n  \"method\": \"%s\",\n  \"model\": \"%s\"",
                   train_method_names[c->method], r->model_sha256) ||
-        put_file_hash(out, "tokenizer", c->model, "tokenizer.json", NULL, e) ||
+        put_file_hash(out, "tokenizer", c->model, tokenizer, NULL, e) ||
         put_set(out, &r->train, "", e) || put_set(out, &r->eval, "eval-", e))
         return -1;
     if (c->init_adapter && put_file_hash(out, "init-adapter", c->init_adapter, config, weights, e))

@@ -65,7 +65,7 @@ typedef struct {
     size_t n_prompt;
     const int32_t *completion[2];
     size_t n_completion[2];
-    size_t n; /* completions */
+    size_t n;    /* completions */
     int segment; /* of its prompt in the packed batch; -1 = the prompt is empty */
     Scored scored[2];
     Scored partner; /* KTO: its partner's completion behind its prompt, only looked at */
@@ -125,7 +125,7 @@ typedef struct {
 
     TrainState state;
     double began, step_began, margin; /* margin: mean reward margin of the last step */
-    size_t idle, saturated; /* steps in a row */
+    size_t idle, saturated;           /* steps in a row */
     uint64_t step_tokens, run_tokens;
     double eval_loss;
 } Run;
@@ -138,7 +138,7 @@ Item item_partner(const Row *row, const Row *partner, size_t max_length);
 int items_pack(Packer *p, Item *items, size_t n, Err *e);
 /* Packs the rows of a micro-batch; behind them, for KTO's z0, the completions of their partners. */
 int run_pack(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e);
-/* The same prompts with the partners' completions alone (halos: their reference is computed now). */
+/* The same prompts with the partners' completions alone (halos: their reference comes now). */
 int run_pack_partners(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e);
 /* The packed batch through the model: log-probs [n_scores,1]. record: for a walk back. */
 Var *run_forward(Run *r, const Lora *lora, int record, real *square);

@@ -146,6 +146,26 @@ tokenizer '"<|begin|>":256' '"<|begin|>":4294967296'
 bad "K03 an id of 2^32" '<.begin.>'
 tokenizer '{"id":256,"content"' '{"id":255,"content"'
 bad "K09 an added token whose id is another" '25[56]'
+rm "$T/bad/tokenizer.json"
+model() { printf "$1" >"$T/bad/tokenizer.model"; }
+model '\377\377\377\377\377\377\377\377\377\377\001'
+bad "K12 a number of more than ten bytes" 'tokenizer.model: byte 0'
+model '\012\005abc'
+bad "K12 a length beyond the end" 'tokenizer.model: byte 2'
+for wire in 3 4 6 7; do
+    model "\\01${wire}abc"
+    bad "K12 wire type $wire" 'tokenizer.model: byte 0: a field of unknown type'
+done
+model '\002\000'
+bad "K12 field 0" 'tokenizer.model: byte 0: no field'
+for byte in '<0x-1>' '<0xZZ>'; do
+    model "\\012\\012\\012\\006$byte\\030\\006"
+    bad "K15 the byte $byte" 'tokenizer.model: piece 0 .*<0x00>'
+done
+model '\012\011\012\005<0x1>\030\006'
+bad "K15 the byte <0x1>" 'tokenizer.model: piece 0 .*<0x00>'
+rm "$T/bad/tokenizer.model"
+refuses "no tokenizer at all" 66 'tokenizer.json' align score -m "$T/bad" --data "$T/rows.jsonl"
 cp "$MODEL/tokenizer.json" "$T/bad/"
 printf '{"text":"a\\u0000b"}\n' >"$T/texts.jsonl"
 gives "K26 a NUL byte in a text" 0 align tokenize -m "$MODEL" --data "$T/texts.jsonl"

@@ -5,8 +5,8 @@
     python3 tools/check_tokenizer.py [--count N] [--seed S] [--align PATH] [DIR ...]
 
 DIR holds a tokenizer.json; without one, the small tokenizers of golden_tokenizer.py and all of
-ALIGN_DATA (default ../shared/data) are checked, together with the published test vectors there. For
-each: N random texts (default 100000; a tenth for the small ones) encoded with and without parsing
+ALIGN_DATA (default ../shared/data) are checked, together with the published test vectors there, and
+a tokenizer.model with the sentencepiece library. For each: N random texts (default 100000; a tenth for the small ones) encoded with and without parsing
 of special tokens, and the ids of the first half of them, and random ids, decoded with and without
 skipping special tokens (decoding is also streamed, by the C tool). --align PATH encodes with
 `PATH tokenize` instead of the tool.
@@ -196,6 +196,20 @@ def check(name, text, count, args):
         return bad + check_decoding(without_normalizer(text), directory, ids, directory)
 
 
+def check_model(path, args):
+    """A SentencePiece tokenizer.model, against its own library: texts only, for that library has
+    no special tokens in texts, and no ends."""
+    import sentencepiece
+    print(path)
+    library = sentencepiece.SentencePieceProcessor(model_file=path)
+    texts = random_texts(args.count, args.seed, ["<s>", "</s>", "<unk>", "[INST]", "<0x41>"])
+    command = ([args.align, "tokenize"] if args.align else [TOOL]) + ["--no-special"]
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(path, os.path.join(directory, "tokenizer.model"))
+        got = run(command + ["-m", directory], [{"text": t} for t in texts], directory)
+    return report("encode", texts, library.encode(texts), [r["ids"] for r in got])
+
+
 # ---- published vectors ---------------------------------------------------------------------------
 
 def llama_cpp_vectors(path):
@@ -257,6 +271,7 @@ def main():
             bad += check("small: " + name, small.to_str(), args.count // 10, args)
     if not args.dirs and os.path.isdir(DATA):
         bad += check_vectors(args)
+        bad += check_model(os.path.join(DATA, "tokenizers/llama2/tokenizer.model"), args)
         for name, path in KNOWN:
             with open(os.path.join(DATA, path), encoding="utf-8") as f:
                 bad += check(name, f.read(), args.count, args)
