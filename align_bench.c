@@ -57,6 +57,13 @@ static int flush_tables(Report *r, Err *e)
     return 0;
 }
 
+/* What is being measured: tables tell it by their headings, JSON does not tell at all until the end.
+ */
+static void tell(const Report *r, const char *what, const char *which)
+{
+    if (r->json) log_note(notes(), 'i', "measuring %s%s", what, which);
+}
+
 /* ,"name":1.5 */
 static int put(Report *r, const char *name, double value, Err *e)
 {
@@ -118,7 +125,7 @@ static int report_peaks(Report *r, Err *e)
 {
     char cpu[128];
     bench_cpu(cpu, sizeof cpu);
-    log_note(notes(), 'i', "measuring peaks");
+    tell(r, "peaks", "");
     if (bench_peaks(&r->b, e)) return -1;
     return r->json ? peaks_json(r, cpu, e) : peaks_table(r, cpu, e) || flush_tables(r, e) ? -1 : 0;
 }
@@ -146,14 +153,14 @@ static int report_weight(Report *r, const BenchWeight *w, Dtype dtype, int *firs
     BenchGemm rows[BENCH_MAX_GEMM];
     size_t n;
     const char *name = dtype == DTYPE_BF16 ? "bf16" : "f32";
-    log_note(notes(), 'i', "measuring products with %s, %s", w->names, name);
+    tell(r, "products with ", w->names);
     if (bench_gemm(&r->b, w, dtype, rows, &n, e)) return -1;
     for (size_t i = 0; i < n; i++) {
         const BenchGemm *g = &rows[i];
         int status =
             r->json ? gemm_json(r, w, name, g, *first, e)
                     : text_addf(&r->out, e,
-                                "  %-16s %-5s %-8s %5zu %6zu %6zu %11.6f %9.1f %6.1f%% %7.1f "
+                                "  %-17s %-5s %-8s %5zu %6zu %6zu %11.6f %9.1f %6.1f%% %7.1f "
                                 "%6.1f%%\n",
                                 w->names, name, direction(g->backward), g->T, w->K, w->N,
                                 g->seconds, g->gflops, percent(g->share), g->gbs,
@@ -174,10 +181,11 @@ static int report_gemm(Report *r, Err *e)
                 : wanted && text_addf(&r->out, e,
                             "\nmatrix products: y [T,N] = x [T,K] W^T, backward dx = dy W; shares "
                             "of the peak, and of reading W\n"
-                            "  %-16s %-5s %-8s %5s %6s %6s %11s %9s %7s %7s %7s\n",
+                            "  %-17s %-5s %-8s %5s %6s %6s %11s %9s %7s %7s %7s\n",
                             "weights", "dtype", "", "T", "K", "N", "seconds", "GFLOP/s", "share",
                             "GB/s", "share"))
         return -1;
+    if (flush_tables(r, e)) return -1;
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes && wanted; d++)
         for (size_t i = 0; i < n; i++)
             if (report_weight(r, &weights[i], dtypes[d], &first, e)) return -1;
@@ -189,7 +197,7 @@ static int report_attention(Report *r, Err *e)
     BenchAttention rows[BENCH_MAX_ATTENTION];
     size_t n = 0;
     if (!wants(r, "attention")) return r->json ? text_addf(&r->out, e, ",\"attention\":[]") : 0;
-    log_note(notes(), 'i', "measuring attention");
+    tell(r, "attention", "");
     if (bench_attention(&r->b, rows, &n, e)) return -1;
     int status = r->json ? text_addf(&r->out, e, ",\"attention\":[")
                          : text_addf(&r->out, e,
@@ -265,11 +273,11 @@ static int report_decode(Report *r, Model *m, Err *e)
     BenchPrompt prompt;
     if (!wants(r, "decode"))
         return r->json ? text_addf(&r->out, e, ",\"decode\":null,\"prompt\":null") : 0;
+    tell(r, "decoding", "");
     for (size_t i = 0; i < BENCH_DECODES; i++) {
-        log_note(notes(), 'i', "measuring decoding, %zu at once", bench_sequences[i]);
         if (bench_stopped(e) || bench_decode(&r->b, m, bench_sequences[i], &rows[i], e)) return -1;
     }
-    log_note(notes(), 'i', "measuring a prompt");
+    tell(r, "a prompt", "");
     if (bench_stopped(e) || bench_prompt(&r->b, m, &prompt, e)) return -1;
     int status = r->json ? decode_json(r, rows, &prompt, e) : decode_table(r, rows, &prompt, e);
     return status ? -1 : flush_tables(r, e);
@@ -318,11 +326,11 @@ static int report_steps(Report *r, Model *m, Err *e)
                             "method", "rows", "batch", "lengths", "tokens", "seconds", "tokens/s",
                             "share", "reference", "plan MiB"))
         return -1;
+    if (flush_tables(r, e)) return -1;
     for (size_t k = 0; k < kinds && wanted; k++)
         for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
             BenchStep s;
-            log_note(notes(), 'i', "measuring a step of %s, %s rows",
-                     train_method_names[methods[i]], bench_rows[k].name);
+            tell(r, "a step of ", train_method_names[methods[i]]);
             if (bench_stopped(e) || bench_step(&r->b, m, methods[i], &bench_rows[k], &s, e) ||
                 (r->json ? step_json(r, &s, first, e) : step_row(r, &s, e)) || flush_tables(r, e))
                 return -1;
