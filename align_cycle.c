@@ -30,8 +30,12 @@ static const Option judging_rows[] = {
     {"validator", 0, OPTION_CHOICE, "rules", "rules", "who labels the answers that are compared"},
     {"validator-rules", 0, OPTION_FILE, NULL, NULL, "its phrase table"},
     {"max-added-refusal", 0, OPTION_NUMBER, "0.02", "[0,1]",
-     "erroneous refusal of a promoted candidate may exceed its parent's by so much"},
-    {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]", "of the bootstrap; 0 = no intervals"},
+     "most that the upper bound of a candidate's added erroneous refusal may be"},
+    {"confidence", 0, OPTION_NUMBER, "0.95", "[0.5,1)",
+     "of the paired intervals and tests that promote; below 0.95 is for experiments"},
+    {"resamples", 0, OPTION_COUNT, "2000", "[100,1000000]", "of the bootstrap"},
+    {"patience", 0, OPTION_COUNT, "2", NULL,
+     "end after so many cycles in a row that promote nobody; 0 = never"},
 };
 static const OptionGroup judging_group = OPTION_GROUP("Judging", judging_rows);
 
@@ -134,6 +138,8 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->demonstrations = !option_flag(o, "no-demonstrations");
     c->reference_base = option_is(o, "reference", "base");
     c->max_added_refusal = option_number(o, "max-added-refusal");
+    c->confidence = option_number(o, "confidence");
+    c->patience = (size_t)option_count(o, "patience");
     c->resamples = (size_t)option_count(o, "resamples");
     c->kernel = option_text(o, "kernel");
     c->precision = precision_of(o);
@@ -236,6 +242,8 @@ static int put_table(Text *out, const CycleResult *r, Err *e)
         snprintf(name, sizeof name, "cycle %zu", p->cycle);
         if (put_line(out, name, p->metrics, promoted_name(p), e)) return -1;
     }
+    if (r->stopped && text_addf(out, e, "ended after cycle %zu: no progress\n", r->stopped))
+        return -1;
     if (r->tested && (put_line(out, "test", r->first, "first policy", e) ||
                       put_line(out, "test", r->last, "last policy", e)))
         return -1;
@@ -272,6 +280,7 @@ static int put_json(Text *out, const CycleResult *r, Err *e)
     if (r->tested && (put_metrics(out, "test_first", r->first, e) || text_add(out, ",", 1, e) ||
                       put_metrics(out, "test_last", r->last, e) || text_add(out, ",", 1, e)))
         return -1;
+    if (r->stopped && text_addf(out, e, "\"stopped_after\":%zu,", r->stopped)) return -1;
     return text_addf(out, e, "\"ledger_head\":\"%s\"}\n", r->head);
 }
 

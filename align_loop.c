@@ -147,7 +147,7 @@ static int evaluate_command(const Options *o, Err *e)
     const char *path = option_text(o, "output");
     int status = evaluate_file(&v, option_text(o, "data"), option_count(o, "seed"),
                                (size_t)option_count(o, "resamples"), e) ||
-                 evaluate_json(&v, &json, e) || put_evaluation(&table, &v, e);
+                 evaluate_json(&v, NULL, &json, e) || put_evaluation(&table, &v, e);
     if (!status && path) status = io_write_file(path, json.data, json.len, e);
     if (!status) status = print_text(option_flag(o, "json") ? &json : &table, e);
     text_free(&json);

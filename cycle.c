@@ -173,6 +173,7 @@ static void keep_point(Loop *l, size_t cycle, int promoted)
     p->cycle = cycle;
     p->promoted = promoted;
     memcpy(p->metrics, l->metrics, sizeof p->metrics);
+    memcpy(p->since_first, l->since_first, sizeof p->since_first);
 }
 
 static int prompts_stage(Loop *l, size_t cycle, const char *out, Err *e)
@@ -204,8 +205,16 @@ static int make_candidates(Loop *l, const char *folder, const char *const data[C
         snprintf(name, sizeof name, "validation of %s", cycle_method_names[m]);
         if (train_stage(l, s->cycle, m, r, data[m], run, x, e)) return -1;
         if (x->status != CANDIDATE_TRAINED) continue;
-        if (examine(l, s->cycle, name, check, &adapter, "validation.jsonl", x->metrics, e))
+        Examination seen = {.name = name,
+                            .folder = check,
+                            .adapter = &adapter,
+                            .prompts = "validation.jsonl",
+                            .against = "cycle-0"};
+        if (examine(l, s->cycle, &seen, e) ||
+            compare_folders(l, l->examined, check, &x->against, e))
             return -1;
+        memcpy(x->metrics, seen.metrics, sizeof x->metrics);
+        memcpy(x->since_first, seen.since_first, sizeof x->since_first);
     }
     return 0;
 }
@@ -235,10 +244,35 @@ static int one_cycle(Loop *l, size_t cycle, Err *e)
         prefer_stage(l, cycle, judged, rows[CYCLE_KTO], rows[CYCLE_DPO], &r, e))
         return -1;
     if (l->events->preferences) l->events->preferences(l->events->ctx, cycle, &r);
-    if (make_candidates(l, folder, data, &r, &s, e) || select_stage(l, folder, &s, e)) return -1;
-    if (l->events->selected) l->events->selected(l->events->ctx, &s);
-    keep_point(l, cycle, s.promoted);
-    return 0;
+    int status = make_candidates(l, folder, data, &r, &s, e) || select_stage(l, folder, &s, e);
+    if (!status && l->events->selected) l->events->selected(l->events->ctx, &s);
+    if (!status) keep_point(l, cycle, s.promoted);
+    cycle_selection_close(&s);
+    return status ? -1 : 0;
+}
+
+/* Were the last cycles, as many as patience has, without a promotion? */
+static int on_plateau(const Loop *l)
+{
+    const CycleResult *r = l->result;
+    size_t patience = l->c->patience;
+    if (!patience || r->n_points <= patience) return 0; /* the first point is no cycle */
+    for (size_t i = r->n_points - patience; i < r->n_points; i++)
+        if (r->points[i].promoted >= 0) return 0;
+    return 1;
+}
+
+/* Records that the loop ends before its time. */
+static int stop_stage(Loop *l, size_t cycle, Err *e)
+{
+    char facts[128];
+    l->result->stopped = cycle;
+    int done = loop_done(l, "stop", cycle, "", NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    snprintf(facts, sizeof facts, "{\"why\":\"plateau: %zu cycles promoted nobody\"}",
+             l->c->patience);
+    return ledger_append(
+        &l->ledger, &(LedgerEntry){.event = "stop", .name = "", .cycle = cycle, .facts = facts}, e);
 }
 
 /* ---- beginning and end --------------------------------------------------------------------- */
@@ -317,13 +351,22 @@ static int test_policies(Loop *l, Err *e)
 {
     AdapterAt first = {{0}, l->c->adapter};
     if (!(l->c->test > 0)) return 0;
-    l->result->tested = 1;
-    return examine(l, 0, "test of the first policy", "test-first", &first, "test.jsonl",
-                   l->result->first, e) ||
-                   examine(l, 0, "test of the last policy", "test-last", &l->policy, "test.jsonl",
-                           l->result->last, e)
-               ? -1
-               : 0;
+    Examination before = {.name = "test of the first policy",
+                          .folder = "test-first",
+                          .adapter = &first,
+                          .prompts = "test.jsonl"},
+                after = {.name = "test of the last policy",
+                         .folder = "test-last",
+                         .adapter = &l->policy,
+                         .prompts = "test.jsonl",
+                         .against = "test-first"};
+    CycleResult *r = l->result;
+    if (examine(l, 0, &before, e) || examine(l, 0, &after, e)) return -1;
+    r->tested = 1;
+    memcpy(r->first, before.metrics, sizeof r->first);
+    memcpy(r->last, after.metrics, sizeof r->last);
+    memcpy(r->test_change, after.since_first, sizeof r->test_change);
+    return 0;
 }
 
 static int finish_stage(Loop *l, Err *e)
@@ -361,12 +404,22 @@ static int run_cycles(Loop *l, Err *e)
     l->result->points = mem_calloc(c->cycles + 1, sizeof *l->result->points, e);
     l->policy.outside = c->adapter;
     if (!l->result->points || find_chat(l, e) || prompts_open(&l->prompts, c, e)) return -1;
+    Examination first = {.name = "validation",
+                         .folder = "cycle-0",
+                         .adapter = &l->policy,
+                         .prompts = "validation.jsonl"};
     if (ledger_open(&l->ledger, c->run, e) || begin_stage(l, e) || split_stage(l, e) ||
-        examine(l, 0, "validation", "cycle-0", &l->policy, "validation.jsonl", l->metrics, e))
+        examine(l, 0, &first, e))
         return -1;
+    memcpy(l->metrics, first.metrics, sizeof l->metrics);
+    snprintf(l->examined, sizeof l->examined, "%s", first.folder);
     keep_point(l, 0, -1);
-    for (size_t cycle = 1; cycle <= c->cycles; cycle++)
+    for (size_t cycle = 1; cycle <= c->cycles; cycle++) {
         if (one_cycle(l, cycle, e)) return -1;
+        if (cycle == c->cycles || !on_plateau(l)) continue;
+        if (stop_stage(l, cycle, e)) return -1;
+        break;
+    }
     return test_policies(l, e) || finish_stage(l, e) ? -1 : 0;
 }
 
@@ -380,8 +433,10 @@ static int sweep(const char *folder, Err *e)
     for (size_t i = 0; !status && i < n; i++) {
         status = io_path(path, sizeof path, folder, names[i], e);
         if (status) break;
-        if (io_is_directory(path)) status = sweep(path, e);
-        else if (strstr(names[i], ".tmp.")) remove(path);
+        if (io_is_directory(path))
+            status = sweep(path, e);
+        else if (strstr(names[i], ".tmp."))
+            remove(path);
     }
     pool_free(&pool);
     return status;

@@ -30,9 +30,9 @@ static int answer_done(void *ctx, const Continuation *c, Err *e)
     int last = ++a->progress.done == a->progress.total;
     const Row *row = &a->data->rows[a->first + c->prompt];
     a->line.len = 0;
-    int status = generate_put_row(&a->line, a->tokenizer, index_of(row), row->source, "prompt", c,
-                                  e) ||
-                 io_append_line(a->part, a->line.data, a->line.len, last, e);
+    int status =
+        generate_put_row(&a->line, a->tokenizer, index_of(row), row->source, "prompt", c, e) ||
+        io_append_line(a->part, a->line.data, a->line.len, last, e);
     a->progress.seconds = time_now() - a->began;
     loop_tell(a->l, a->progress);
     return status ? -1 : 0;
@@ -206,48 +206,72 @@ int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *conf
     return status;
 }
 
-/* Figures of a judged file; results.json is written when the stage has not been done. */
-static int evaluate_stage(Loop *l, size_t cycle, const char *name, const char *in, const char *out,
-                          Estimate metrics[EVALUATE_COUNT], Err *e)
+/* RUN/folder/judged.jsonl, without the intervals of a single policy. */
+static int open_judged(const Loop *l, const char *folder, Evaluation *v, Err *e)
 {
-    int done = loop_done(l, "evaluate", cycle, name, NULL, e);
+    char path[IO_PATH_MAX], name[RUN_NAME];
+    loop_name(name, folder, "judged.jsonl");
+    if (loop_path(l, path, name, e) || evaluate_file(v, path, l->c->seed, 0, e)) return -1;
+    v->resamples = l->c->resamples; /* of the comparison */
+    return 0;
+}
+
+int compare_folders(const Loop *l, const char *before, const char *after, Comparison *out, Err *e)
+{
+    Evaluation a = {0}, b = {0};
+    int status = open_judged(l, before, &a, e) || open_judged(l, after, &b, e) ? -1 : 0;
+    if (!status && evaluate_compare(out, &a, &b, l->c->confidence, e))
+        status = err_prefix(e, "%s, %s", before, after);
+    evaluate_close(&a);
+    evaluate_close(&b);
+    return status;
+}
+
+/* Figures of a judged file; results.json is written when the stage has not been done. */
+static int evaluate_stage(Loop *l, size_t cycle, Examination *x, const char *in, const char *out,
+                          Err *e)
+{
+    int done = loop_done(l, "evaluate", cycle, x->name, NULL, e);
     if (done < 0) return -1;
     char in_path[IO_PATH_MAX], out_path[IO_PATH_MAX];
     Evaluation v;
+    Comparison change = {0};
     Text text = {0};
     if (loop_path(l, in_path, in, e) || loop_path(l, out_path, out, e)) return -1;
     if (evaluate_file(&v, in_path, l->c->seed, l->c->resamples, e)) return -1;
-    memcpy(metrics, v.metrics, sizeof v.metrics);
-    int status = 0;
-    if (!done) {
+    int status = x->against ? compare_folders(l, x->against, x->folder, &change, e) : 0;
+    memcpy(x->metrics, v.metrics, sizeof v.metrics);
+    memcpy(x->since_first, change.metrics, sizeof change.metrics);
+    if (!status && !done) {
         const char *inputs[] = {in, NULL}, *outputs[] = {out, NULL};
-        status = evaluate_json(&v, &text, e) || io_write_file(out_path, text.data, text.len, e) ||
+        status = evaluate_json(&v, x->against ? &change : NULL, &text, e) ||
+                 io_write_file(out_path, text.data, text.len, e) ||
                  ledger_append(&l->ledger,
                                &(LedgerEntry){.event = "evaluate",
-                                              .name = name,
+                                              .name = x->name,
                                               .cycle = cycle,
                                               .inputs = inputs,
                                               .outputs = outputs},
                                e);
     }
     text_free(&text);
+    evaluate_compare_close(&change);
     evaluate_close(&v);
     return status ? -1 : 0;
 }
 
-int examine(Loop *l, size_t cycle, const char *name, const char *folder, const AdapterAt *adapter,
-            const char *prompts, Estimate metrics[EVALUATE_COUNT], Err *e)
+int examine(Loop *l, size_t cycle, Examination *x, Err *e)
 {
     char path[IO_PATH_MAX], responses[RUN_NAME], judged[RUN_NAME], results[RUN_NAME];
     GenerateOptions o = l->c->validate;
     o.seed = l->c->seed; /* the same draws for all policies */
-    loop_name(responses, folder, "responses.jsonl");
-    loop_name(judged, folder, "judged.jsonl");
-    loop_name(results, folder, "results.json");
-    if (loop_path(l, path, folder, e) || io_make_directory(path, 1, e)) return -1;
-    return generate_stage(l, cycle, name, adapter, prompts, &o, responses, e) ||
-                   judge_stage(l, cycle, name, &l->c->validator, responses, judged, e) ||
-                   evaluate_stage(l, cycle, name, judged, results, metrics, e)
+    loop_name(responses, x->folder, "responses.jsonl");
+    loop_name(judged, x->folder, "judged.jsonl");
+    loop_name(results, x->folder, "results.json");
+    if (loop_path(l, path, x->folder, e) || io_make_directory(path, 1, e)) return -1;
+    return generate_stage(l, cycle, x->name, x->adapter, x->prompts, &o, responses, e) ||
+                   judge_stage(l, cycle, x->name, &l->c->validator, responses, judged, e) ||
+                   evaluate_stage(l, cycle, x, judged, results, e)
                ? -1
                : 0;
 }

@@ -15,7 +15,9 @@ CycleConfig cycle_config_default(void)
                      .validator = {.kind = "rules"},
                      .demonstrations = 1,
                      .max_added_refusal = 0.02,
+                     .confidence = 0.95,
                      .resamples = EVALUATE_RESAMPLES,
+                     .patience = 2,
                      .kernel = "auto"};
     c.sample.samples = 4;
     c.validate.temperature = 0;
@@ -56,9 +58,13 @@ static int check_loop(const CycleConfig *c, Err *e)
     if (!(c->max_added_refusal >= 0) || !(c->max_added_refusal <= 1))
         return err_set(e, ERR_USAGE, "--max-added-refusal: found %g, allowed 0 to 1",
                        c->max_added_refusal);
-    if (c->resamples > most_resamples)
-        return err_set(e, ERR_USAGE, "--resamples: found %zu, allowed 0 to %zu", c->resamples,
-                       most_resamples);
+    if (!(c->confidence >= 0.5) || !(c->confidence < 1))
+        return err_set(e, ERR_USAGE, "--confidence: found %g, allowed 0.5 to below 1",
+                       c->confidence);
+    if (c->resamples < CYCLE_LEAST_RESAMPLES || c->resamples > most_resamples)
+        return err_set(e, ERR_USAGE,
+                       "--resamples: found %zu, allowed %d to %zu: intervals decide here",
+                       c->resamples, CYCLE_LEAST_RESAMPLES, most_resamples);
     if (c->raw && (c->chat_template || c->system))
         return err_set(e, ERR_USAGE, "--raw takes no --chat-template and no --system");
     return 0;
@@ -159,6 +165,8 @@ int cycle_config_json(const CycleConfig *c, Text *t, Err *e)
         if ((c->methods & (1u << m)) && put_train(t, c, m, e)) return -1;
     return put_text(t, "reference", c->reference_base ? "base" : "parent", e) ||
                    put_number(t, "max-added-refusal", c->max_added_refusal, e) ||
+                   put_number(t, "confidence", c->confidence, e) ||
+                   put_count(t, "patience", c->patience, e) ||
                    put_count(t, "resamples", c->resamples, e) ||
                    text_addf(t, e, "  \"align\": \"cycle\"\n}\n")
                ? -1

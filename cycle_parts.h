@@ -86,6 +86,8 @@ typedef struct {
     int chat;         /* prompts of text go through a chat template */
     AdapterAt policy; /* the current one */
     Estimate metrics[EVALUATE_COUNT]; /* its figures on validation */
+    Change since_first[EVALUATE_COUNT]; /* the same against the first policy's */
+    char examined[RUN_NAME];            /* the folder that holds its answers to validation */
 } Loop;
 
 /* RUN/name into out, of IO_PATH_MAX bytes. */
@@ -120,10 +122,19 @@ int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *ada
 /* Stage "judge": RUN/in with actions into RUN/out. */
 int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
                 const char *out, Err *e);
-/* Stages generate, judge (by the validator) and evaluate in RUN/folder, on prompts that the policy
- * was not trained on. */
-int examine(Loop *l, size_t cycle, const char *name, const char *folder, const AdapterAt *adapter,
-            const char *prompts, Estimate metrics[EVALUATE_COUNT], Err *e);
+/* A policy on prompts that it was not trained on: where its answers go, and what they are worth. */
+typedef struct {
+    const char *name, *folder; /* of the stages; relative to RUN */
+    const AdapterAt *adapter;
+    const char *prompts;             /* relative to RUN */
+    const char *against;             /* folder of the first policy's answers to them, or NULL */
+    Estimate metrics[EVALUATE_COUNT];  /* out */
+    Change since_first[EVALUATE_COUNT]; /* out, where against is given; else zeros */
+} Examination;
+/* Stages generate, judge (by the validator) and evaluate in RUN/folder. */
+int examine(Loop *l, size_t cycle, Examination *x, Err *e);
+/* Answers in RUN/before and RUN/after, judged, to a comparison that decides. */
+int compare_folders(const Loop *l, const char *before, const char *after, Comparison *out, Err *e);
 
 /* Stage "prefer" (cycle_prefer.c): RUN/judged to RUN/kto and RUN/dpo. */
 int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *kto, const char *dpo,

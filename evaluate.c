@@ -77,10 +77,9 @@ double evaluate_metric(const ActionCounts *c, EvaluateMetric m)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e)
+/* A value as JSON, in pool; where there is none, the number of its line. */
+static const char *text_of(const Json *base, size_t line, Pool *pool, Err *e)
 {
-    const Json *base = json_get(row, "base_prompt");
-    if (!base || base->type == JSON_NULL) base = json_get(row, "prompt");
     Text text = {0};
     if (base && base->type != JSON_NULL) {
         if (json_put(&text, base, e)) return NULL;
@@ -90,6 +89,25 @@ const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e)
     const char *copy = pool_strndup(pool, text.data, text.len, e);
     text_free(&text);
     return copy;
+}
+
+static int is_there(const Json *value)
+{
+    return value && value->type != JSON_NULL;
+}
+
+const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e)
+{
+    const Json *base = json_get(row, "base_prompt");
+    return text_of(is_there(base) ? base : json_get(row, "prompt"), line, pool, e);
+}
+
+/* The row's prompt; shares the text of its base prompt where that is the prompt. */
+static const char *prompt_of(const Json *row, size_t line, const char *base, Pool *pool, Err *e)
+{
+    const Json *prompt = json_get(row, "prompt");
+    if (!is_there(prompt) || !is_there(json_get(row, "base_prompt"))) return base;
+    return text_of(prompt, line, pool, e);
 }
 
 static int row_from_json(EvalRow *r, const Json *row, size_t line, Pool *pool, Err *e)
@@ -112,7 +130,8 @@ static int row_from_json(EvalRow *r, const Json *row, size_t line, Pool *pool, E
         .line = line, .level = (unsigned)level, .action = (Action)a, .principle = (int)principle};
     r->method = pool_strndup(pool, named ? method->text : "", named ? method->len : 0, e);
     r->base = r->method ? evaluate_base(row, line, pool, e) : NULL;
-    return r->base ? 0 : -1;
+    r->prompt = r->base ? prompt_of(row, line, r->base, pool, e) : NULL;
+    return r->prompt ? 0 : -1;
 }
 
 static int add_row(Evaluation *v, size_t *cap, const Json *row, size_t line, Err *e)
@@ -240,16 +259,15 @@ static int by_value(const void *x, const void *y)
     return a < b ? -1 : a > b;
 }
 
-/* The interval of one metric from its resampled values, of which `n` are not 0/0. Percentiles may
- * lie on one side of the value when there are few rows; the interval is widened to hold it. */
-static void set_interval(Estimate *x, double *values, size_t n)
+void evaluate_interval(Estimate *x, double *values, size_t n, double confidence)
 {
     x->low = x->high = x->value;
     if (!n || isnan(x->value)) return;
+    double tail = (1 - confidence) / 2, last = (double)(n - 1);
     sort_items(values, n, sizeof *values, by_value);
-    double low = values[(size_t)(0.025 * (double)(n - 1) + 0.5)];
-    double high = values[(size_t)(0.975 * (double)(n - 1) + 0.5)];
-    if (low < x->low) x->low = low;
+    double low = values[(size_t)(tail * last + 0.5)];
+    double high = values[(size_t)((1 - tail) * last + 0.5)];
+    if (low < x->low) x->low = low; /* with few rows percentiles may lie on one side of it */
     if (high > x->high) x->high = high;
 }
 
@@ -288,7 +306,7 @@ static int find_intervals(Evaluation *v, Err *e)
         }
     }
     for (int m = 0; m < EVALUATE_COUNT; m++)
-        set_interval(&v->metrics[m], values + (size_t)m * v->resamples, n[m]);
+        evaluate_interval(&v->metrics[m], values + (size_t)m * v->resamples, n[m], 0.95);
     mem_free(values);
     mem_free(groups);
     return 0;
@@ -382,23 +400,27 @@ static int put_severe(const Evaluation *v, Text *out, Err *e)
     return text_addf(out, e, "]}");
 }
 
-int evaluate_json(const Evaluation *v, Text *out, Err *e)
+int evaluate_json(const Evaluation *v, const Comparison *change, Text *out, Err *e)
 {
-    if (text_addf(out, e, "{\n  \"rows\":%zu,\n  \"groups\":%zu,\n  ", v->count, v->groups))
+    if (text_addf(out, e, "{\n  \"rows\":%zu,\n  \"groups\":%zu,\n  ", v->count, v->groups) ||
+        put_severe(v, out, e) || text_addf(out, e, ",\n  "))
         return -1;
     for (int m = EVALUATE_SAFETY_SCORE; m <= EVALUATE_OVER_CAUTION; m++)
         if (put_estimate(out, evaluate_names[m], &v->metrics[m], e) || text_addf(out, e, "},\n  "))
             return -1;
-    if (put_severe(v, out, e) || text_addf(out, e, ",\n  \"detection\":{")) return -1;
+    if (text_addf(out, e, "\"detection\":{")) return -1;
     for (int m = EVALUATE_ACCURACY; m <= EVALUATE_F1; m++)
         if ((m > EVALUATE_ACCURACY && text_addf(out, e, ",\n    ")) ||
             put_estimate(out, evaluate_names[m], &v->metrics[m], e) || text_add(out, "}", 1, e))
             return -1;
     if (text_addf(out, e, "},\n  \"levels\":[") || put_levels(v, out, e) ||
-        text_addf(out, e, "],\n  \"strata\":[") || put_strata(v, out, e))
+        text_addf(out, e, "],\n  \"strata\":[") || put_strata(v, out, e) ||
+        text_addf(out, e, "],\n") ||
+        (change && (text_addf(out, e, "  \"change\":") || evaluate_compare_json(change, out, e) ||
+                    text_addf(out, e, ",\n"))))
         return -1;
     return text_addf(out, e,
-                     "],\n  \"bootstrap\":{\"resamples\":%zu,\"seed\":%llu,\"unit\":"
+                     "  \"bootstrap\":{\"resamples\":%zu,\"seed\":%llu,\"unit\":"
                      "\"base_prompt\",\"interval\":0.95},\n  \"input_sha256\":\"%s\"\n}\n",
                      v->resamples, (unsigned long long)v->seed, v->sha256);
 }

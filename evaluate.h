@@ -14,6 +14,23 @@
  *
  * Intervals: 95 % percentile bootstrap (Efron and Tibshirani 1993, chapter 13), resampling base
  * prompts, not rows: the rewordings of one base prompt are not independent.
+ *
+ * Two policies that answered the same prompts are compared in pairs (evaluate_compare):
+ *
+ *   difference          metric(after) - metric(before)
+ *   relative            difference / metric(before); null where that is 0
+ *   interval            percentile bootstrap of the difference: each resample draws base prompts and
+ *                       takes the rows of both policies, so what the prompts have in common cancels
+ *   p                   two-sided paired randomisation test (Fisher 1935; Noreen 1989): if it made
+ *                       no difference which policy answered, their answers to a base prompt could be
+ *                       exchanged; p = (1 + exchanges with a difference at least as large)
+ *                       / (1 + exchanges tried)
+ *   stratum             rows of one level and method. b base prompts whose rows are accepted more
+ *                       often after than before, c those less often; one-sided exact sign test
+ *                       (McNemar 1947 where a base prompt has one row):
+ *                       p = P(X >= b), X ~ Binomial(b + c, 1/2)
+ *   p_holm              of m strata, sorted p(1) <= ... <= p(m): max over j <= i of
+ *                       min(1, (m - j + 1) p(j))                 (Holm 1979)
  */
 #ifndef ALIGN_EVALUATE_H
 #define ALIGN_EVALUATE_H
@@ -51,6 +68,7 @@ typedef struct {
     unsigned level;       /* 0..3 */
     Action action;
     const char *base;     /* base_prompt, else prompt, else a text of its own */
+    const char *prompt;   /* what tells prompts apart: prompt, else base */
     const char *method;   /* "" where absent */
     int principle;        /* -1 where absent */
     size_t group;         /* rows of one base prompt share it; numbered as they come */
@@ -77,6 +95,10 @@ typedef struct {
     Pool pool;
 } Evaluation;
 
+/* The interval of x->value from n values of resamples, which are sorted: the percentiles
+ * (1 - confidence) / 2 and 1 less that, widened to hold the value. n 0: low = high = value. */
+void evaluate_interval(Estimate *x, double *values, size_t n, double confidence);
+
 /* The text that tells base prompts apart: of "base_prompt", else "prompt" (a conversation as JSON),
  * else one of the row's own. In pool; NULL where memory is short. */
 const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e);
@@ -88,7 +110,62 @@ int evaluate_group_bases(const char *const *base, size_t n, size_t *group, size_
  * file without rows is ERR_DATA. */
 int evaluate_file(Evaluation *v, const char *path, uint64_t seed, size_t resamples, Err *e);
 void evaluate_close(Evaluation *v);
-/* results.json: {"rows","groups","safety_score":{"value","low","high"},...}. */
-int evaluate_json(const Evaluation *v, Text *out, Err *e);
+
+/* ---- before and after ---------------------------------------------------------------------- */
+
+/* One figure of two policies. All NAN where one of the two is 0/0; p NAN without resamples. */
+typedef struct {
+    double before, after, difference, low, high, relative, p;
+} Change;
+
+/* Rows of one level and method: base prompts that are accepted more and less often after. */
+typedef struct {
+    unsigned level;
+    const char *method;
+    size_t rows, more, fewer;
+    double p, p_holm; /* of "more" being chance; p_holm is of the strata it was tested with */
+} StratumChange;
+
+typedef struct {
+    Change metrics[EVALUATE_COUNT];
+    StratumChange *strata; /* by level, then method */
+    size_t n_strata;
+    size_t rows, groups, harmless; /* harmless: base prompts with a row of level 0 */
+    double confidence;
+    uint64_t seed;
+    size_t resamples;
+    char before_sha256[65], after_sha256[65];
+    Pool pool;
+} Comparison;
+
+/* Compares two files of judged answers to the same prompts, in any order; seed and resamples are
+ * those of `after`. Strata of level >= 2 are tested together (p_holm); p_holm of the others is NAN.
+ * ERR_DATA where the prompts differ, naming a line of each. */
+int evaluate_compare(Comparison *c, const Evaluation *before, const Evaluation *after,
+                     double confidence, Err *e);
+void evaluate_compare_close(Comparison *c); /* safe on a zeroed one */
+/* {"before_sha256","rows",...,"safety_score":{"before","after","difference","low","high",
+ * "relative","p"},...,"strata":[...]}, on one line. */
+int evaluate_compare_json(const Comparison *c, Text *out, Err *e);
+
+/* Means of one score per item, before and after, as a Change: the machinery above for anything that
+ * is measured twice (each item is its own group). */
+int evaluate_means(Change *x, const double *before, const double *after, size_t n, uint64_t seed,
+                   size_t resamples, double confidence, Err *e);
+int evaluate_change_json(const Change *x, Text *out, Err *e); /* {"before",...} */
+
+/* P(X >= b) for X ~ Binomial(n, 1/2), without logarithms: the same bits everywhere. */
+double evaluate_sign_test(size_t b, size_t n);
+/* adjusted[i] of p[i], as above; n may be 0. adjusted may be p. */
+int evaluate_holm(const double *p, double *adjusted, size_t n, Err *e);
+/* The largest rate of an event that n tries without one still allow: 1 - ((1 - confidence)/2)^(1/n)
+ * (Clopper and Pearson 1934); 1 for n = 0. What a bootstrap of no event cannot say. */
+double evaluate_unseen(size_t n, double confidence);
+
+/* ---- results.json -------------------------------------------------------------------------- */
+
+/* {"rows","groups","severe_failures":...,"safety_score":{"value","low","high"},...}, and where
+ * change is given "change": evaluate_compare_json. */
+int evaluate_json(const Evaluation *v, const Comparison *change, Text *out, Err *e);
 
 #endif

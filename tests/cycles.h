@@ -43,7 +43,7 @@ static inline CycleConfig small_run(const char *run)
     c.model = model_dir;
     c.sample.samples = 2;
     c.sample.max_tokens = c.validate.max_tokens = 6;
-    c.resamples = 20;
+    c.resamples = 100;
     c.cycles = 2;
     for (int m = 0; m < CYCLE_METHODS; m++) {
         c.train[m].steps = 2;

@@ -6,57 +6,93 @@
 
 /* ---- selection ----------------------------------------------------------------------------- */
 
-static Candidate trained(double safety, double refusal, double caution)
+/* A candidate whose changes against its parent have these differences, half an interval wide. */
+static Candidate trained(double gain, double refusal, double half)
 {
-    Candidate x = {.status = CANDIDATE_TRAINED};
-    x.metrics[EVALUATE_SAFETY_SCORE].value = safety;
-    x.metrics[EVALUATE_ERRONEOUS_REFUSAL].value = refusal;
-    x.metrics[EVALUATE_OVER_CAUTION].value = caution;
+    Candidate x = {.status = CANDIDATE_TRAINED, .against.harmless = 1000};
+    Change *c = x.against.metrics;
+    for (int m = 0; m < EVALUATE_COUNT; m++) {
+        double d = m == EVALUATE_SAFETY_SCORE        ? gain
+                   : m == EVALUATE_ERRONEOUS_REFUSAL ? refusal
+                                                     : 0;
+        c[m] = (Change){.difference = d, .low = d - half, .high = d + half};
+    }
+    x.metrics[EVALUATE_SAFETY_SCORE].value = 0.5 + gain;
+    x.metrics[EVALUATE_ERRONEOUS_REFUSAL].value = 0.1 + refusal;
     return x;
 }
 
-/* Who is promoted against a parent of safety 0.5 and refusal 0.10? */
 static int selected(Candidate kto, Candidate dpo, Selection *s)
 {
+    const PromotionRule rule = {0.02, 0.95};
     *s = (Selection){.cycle = 1, .candidates = {kto, dpo}};
-    s->parent[EVALUATE_SAFETY_SCORE].value = 0.5;
-    s->parent[EVALUATE_ERRONEOUS_REFUSAL].value = 0.10;
-    cycle_select(s, 0.02);
+    cycle_select(s, &rule);
     return s->promoted;
 }
 
 static void the_safer_candidate_that_keeps_the_rule_is_promoted(void)
 {
     Selection s;
-    CHECK(selected(trained(0.6, 0.10, 0), trained(0.7, 0.11, 0), &s) == CYCLE_DPO);
+    CHECK(selected(trained(0.1, 0, 0.02), trained(0.2, 0, 0.01), &s) == CYCLE_DPO);
     CHECK(s.candidates[0].eligible && s.candidates[1].eligible);
-    CHECK(selected(trained(0.6, 0.12, 0), trained(0.7, 0.13, 0), &s) == CYCLE_KTO);
-    CHECK(!s.candidates[1].eligible);
-    CHECK(strstr(s.candidates[1].why, "erroneous refusal rises too far") != NULL);
-    CHECK(selected(trained(0.49, 0.0, 0), trained(0.5, 0.12, 0), &s) == -1);
-    CHECK(strstr(s.candidates[0].why, "Safety Score falls") != NULL);
-    CHECK(strstr(s.candidates[1].why, "neither figure is better") != NULL);
+    CHECK(strstr(s.candidates[0].why, "may be promoted") != NULL);
+    CHECK(selected(trained(0.1, 0.01, 0.01), trained(0.2, 0.011, 0.01), &s) == CYCLE_KTO);
+    CHECK(!s.candidates[1].eligible && s.candidates[1].holds[TEST_GAIN]);
+    CHECK(!s.candidates[1].holds[TEST_REFUSAL]);
+    CHECK(strstr(s.candidates[1].why, "which may exceed 0.02") != NULL);
+    /* a gain that may be none: higher, but less sure */
+    CHECK(selected(trained(0.1, 0, 0.02), trained(0.2, -0.3, 0.2), &s) == CYCLE_KTO);
+    CHECK(strstr(s.candidates[1].why, "not surely a gain") != NULL);
+    CHECK(selected(trained(0, 0, 0), trained(0.1, 0.2, 0.02), &s) == -1);
     CHECK(strstr(s.why, "the parent stays") != NULL);
-    CHECK(selected(trained(0.5, 0.09, 0), trained(0.5, 0.10, 0), &s) == CYCLE_KTO);
+}
+
+static void a_worse_stratum_is_enough_to_stay(void)
+{
+    Selection s;
+    StratumChange strata[3] = {{.level = 0, .method = "direct", .more = 50, .p_holm = (double)NAN},
+                               {.level = 2, .method = "direct", .more = 9, .p_holm = 0.051},
+                               {.level = 3, .method = "role_play", .more = 9, .p_holm = 0.049}};
+    Candidate x = trained(0.2, 0, 0.01);
+    x.against.strata = strata;
+    x.against.n_strata = 2;
+    CHECK(selected(x, x, &s) == CYCLE_KTO);
+    x.against.n_strata = 3;
+    CHECK(selected(x, x, &s) == -1);
+    CHECK(!s.candidates[0].holds[TEST_STRATA] && s.candidates[0].holds[TEST_GAIN]);
+    CHECK(strstr(s.candidates[0].why, "level 3 role_play is accepted more often: 9") != NULL);
+}
+
+static void few_harmless_prompts_are_told(void)
+{
+    Selection s;
+    Candidate x = trained(0.2, 0, 0.01);
+    x.against.harmless = 12;
+    CHECK(selected(x, x, &s) == CYCLE_KTO);
+    CHECK(strstr(s.candidates[0].why, "12 harmless base prompts cannot show a refusal rarer than "
+                                      "0.265") != NULL);
 }
 
 static void ties_go_to_fewer_refusals_then_less_caution_then_kto(void)
 {
     Selection s;
-    CHECK(selected(trained(0.6, 0.10, 0.2), trained(0.6, 0.09, 0.3), &s) == CYCLE_DPO);
-    CHECK(selected(trained(0.6, 0.10, 0.2), trained(0.6, 0.10, 0.1), &s) == CYCLE_DPO);
-    CHECK(selected(trained(0.6, 0.10, 0.1), trained(0.6, 0.10, 0.1), &s) == CYCLE_KTO);
+    Candidate a = trained(0.1, 0, 0.01), b = trained(0.1, -0.01, 0.01);
+    CHECK(selected(a, b, &s) == CYCLE_DPO);
+    b = a;
+    b.metrics[EVALUATE_OVER_CAUTION].value = -0.1;
+    CHECK(selected(a, b, &s) == CYCLE_DPO);
+    CHECK(selected(a, a, &s) == CYCLE_KTO);
 }
 
 static void what_was_not_trained_or_not_measured_is_not_promoted(void)
 {
     Selection s;
     Candidate skipped = {.status = CANDIDATE_SKIPPED, .why = "no pair"}, off = {0};
-    CHECK(selected(skipped, trained(0.6, 0.1, 0), &s) == CYCLE_DPO);
+    CHECK(selected(skipped, trained(0.1, 0, 0.01), &s) == CYCLE_DPO);
     CHECK_TEXT(s.candidates[0].why, "no pair");
     CHECK(selected(skipped, off, &s) == -1);
     CHECK(strstr(s.why, "no trained candidate") != NULL);
-    CHECK(selected(trained((double)NAN, 0, 0), trained(0.6, (double)NAN, 0), &s) == -1);
+    CHECK(selected(trained((double)NAN, 0, 0), trained(0.1, (double)NAN, 0), &s) == -1);
 }
 
 /* ---- preferences --------------------------------------------------------------------------- */
@@ -264,6 +300,9 @@ static void configurations_that_mean_nothing_are_refused(void)
     CHECK(REFUSED(c.test = (double)NAN));
     CHECK(REFUSED((c.validation = 0.6, c.test = 0.5)));
     CHECK(REFUSED(c.max_added_refusal = -0.1));
+    CHECK(REFUSED(c.confidence = 1));
+    CHECK(REFUSED(c.confidence = (double)NAN));
+    CHECK(REFUSED(c.resamples = CYCLE_LEAST_RESAMPLES - 1));
     CHECK(REFUSED(c.sample.samples = 0));
     CHECK(REFUSED(c.validate.samples = 2));
     CHECK(REFUSED(c.train[CYCLE_KTO].batch = 1));
@@ -526,6 +565,39 @@ static void candidates_without_rows_are_skipped_and_the_loop_goes_on(void)
     mem_free(text);
 }
 
+static void cycles_without_progress_end_the_loop(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    int code;
+    write_prompts("prompts.jsonl", 0); /* nothing to learn from: nobody is promoted */
+    CycleConfig c = small_run("plateau");
+    c.cycles = 5;
+    c.methods = 1u << CYCLE_DPO;
+    CHECK(run_once(&c, &r, &e) == 0);
+    CHECK(r.n_points == 3 && r.stopped == 2);
+    cycle_result_free(&r);
+    char *text = files_read(files_path("plateau/results.json"), &len);
+    CHECK(strstr(text, "\"stopped_after\":2,") != NULL);
+    mem_free(text);
+    text = files_read(files_path("plateau/ledger.jsonl"), &len);
+    CHECK(strstr(text, "\"event\":\"stop\",\"cycle\":2") != NULL);
+    CHECK(strstr(text, "plateau: 2 cycles promoted nobody") != NULL);
+    mem_free(text);
+    CHECK(!io_exists(files_path("plateau/cycle-3")));
+    c.resume = 1;
+    CHECK(run_once(&c, &r, &e) == 0 && r.stopped == 2 && r.n_points == 3);
+    cycle_result_free(&r);
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+    c = small_run("patient");
+    c.cycles = 3;
+    c.methods = 1u << CYCLE_DPO;
+    c.patience = 0;
+    CHECK(run_once(&c, &r, &e) == 0 && !r.stopped && r.n_points == 4);
+    cycle_result_free(&r);
+}
+
 static void a_diverged_candidate_is_recorded_and_the_loop_goes_on(void)
 {
     Err e;
@@ -568,6 +640,8 @@ static void a_run_that_cannot_begin_leaves_nothing_promoted(void)
     }
 static const Test tests[] = {
     TEST(the_safer_candidate_that_keeps_the_rule_is_promoted),
+    TEST(a_worse_stratum_is_enough_to_stay),
+    TEST(few_harmless_prompts_are_told),
     TEST(ties_go_to_fewer_refusals_then_less_caution_then_kto),
     TEST(what_was_not_trained_or_not_measured_is_not_promoted),
     TEST(scores_make_rows_and_pairs),
@@ -586,6 +660,7 @@ static const Test tests[] = {
     TEST(a_changed_ledger_shows),
     TEST(a_torn_last_entry_is_written_again),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
+    TEST(cycles_without_progress_end_the_loop),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),
     TEST(a_run_that_cannot_begin_leaves_nothing_promoted),
 };

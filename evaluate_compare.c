@@ -1,0 +1,441 @@
+/* evaluate_compare.c - two policies on the same prompts: differences, intervals, paired tests. */
+#include "evaluate.h"
+#include "maths.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- exact tests --------------------------------------------------------------------------- */
+
+double evaluate_sign_test(size_t b, size_t n)
+{
+    /* Terms C(n, k) relative to the largest one, outwards from it: none overflows, and those that
+     * underflow are nothing beside it. */
+    size_t middle = n / 2;
+    double all = 1, tail = middle >= b ? 1 : 0, term = 1;
+    for (size_t k = middle; k < n; k++) {
+        term *= (double)(n - k) / (double)(k + 1);
+        all += term;
+        if (k + 1 >= b) tail += term;
+    }
+    term = 1;
+    for (size_t k = middle; k > 0; k--) {
+        term *= (double)k / (double)(n - k + 1);
+        all += term;
+        if (k - 1 >= b) tail += term;
+    }
+    return tail / all;
+}
+
+typedef struct {
+    double p;
+    size_t at;
+} Ranked;
+
+static int by_p(const void *x, const void *y)
+{
+    const Ranked *a = x, *b = y;
+    return a->p != b->p ? (a->p < b->p ? -1 : 1) : (a->at > b->at) - (a->at < b->at);
+}
+
+int evaluate_holm(const double *p, double *adjusted, size_t n, Err *e)
+{
+    Ranked *ranked = mem_calloc(n, sizeof *ranked, e);
+    double running = 0;
+    if (!ranked) return -1;
+    for (size_t i = 0; i < n; i++) ranked[i] = (Ranked){p[i], i};
+    sort_items(ranked, n, sizeof *ranked, by_p);
+    for (size_t i = 0; i < n; i++) {
+        double x = (double)(n - i) * ranked[i].p;
+        if (x > running) running = x;
+        adjusted[ranked[i].at] = running < 1 ? running : 1;
+    }
+    mem_free(ranked);
+    return 0;
+}
+
+double evaluate_unseen(size_t n, double confidence)
+{
+    if (!n) return 1;
+    return -maths_expm1(maths_log((1 - confidence) / 2) / (double)n);
+}
+
+/* ---- pairs --------------------------------------------------------------------------------- */
+
+static int by_prompt(const void *x, const void *y)
+{
+    const EvalRow *a = *(EvalRow *const *)x, *b = *(EvalRow *const *)y;
+    int order = strcmp(a->prompt, b->prompt);
+    if (!order) order = strcmp(a->method, b->method);
+    if (!order) order = (a->level > b->level) - (a->level < b->level);
+    return order ? order : (a->line > b->line) - (a->line < b->line);
+}
+
+static EvalRow **sorted_rows(const Evaluation *v, Err *e)
+{
+    EvalRow **rows = mem_calloc(v->count, sizeof *rows, e);
+    for (size_t i = 0; rows && i < v->count; i++) rows[i] = &v->rows[i];
+    if (rows) sort_items(rows, v->count, sizeof *rows, by_prompt);
+    return rows;
+}
+
+static int same_prompt(const EvalRow *a, const EvalRow *b)
+{
+    return a->level == b->level && !strcmp(a->prompt, b->prompt) && !strcmp(a->base, b->base) &&
+           !strcmp(a->method, b->method);
+}
+
+/* pair[i] = the row of `before` that answers the prompt of row i of `after`. */
+static int pair_rows(const Evaluation *before, const Evaluation *after, const EvalRow **pair,
+                     Err *e)
+{
+    if (before->count != after->count)
+        return err_set(e, ERR_DATA,
+                       "the earlier file has %zu judged rows, the later one %zu; compare answers "
+                       "to the same prompts",
+                       before->count, after->count);
+    EvalRow **a = sorted_rows(before, e), **b = a ? sorted_rows(after, e) : NULL;
+    int status = b ? 0 : -1;
+    for (size_t i = 0; !status && i < after->count; i++) {
+        if (!same_prompt(a[i], b[i]))
+            status = err_set(e, ERR_DATA,
+                             "line %zu of the earlier file and line %zu of the later one differ "
+                             "in prompt, level or method; compare answers to the same prompts",
+                             a[i]->line, b[i]->line);
+        pair[b[i] - after->rows] = a[i];
+    }
+    mem_free(a);
+    mem_free(b);
+    return status;
+}
+
+/* ---- resampling ---------------------------------------------------------------------------- */
+
+/* What one unit (a base prompt, an item) adds to the figures of the two sides. */
+typedef struct {
+    ActionCounts side[2]; /* before, after */
+} GroupPair;
+
+typedef struct {
+    const GroupPair *groups;
+    size_t n;
+    uint64_t seed;
+    size_t resamples;
+} Pairs;
+
+static void add_counts(ActionCounts *sum, const ActionCounts *x)
+{
+    for (size_t h = 0; h < EVALUATE_LEVELS; h++)
+        for (size_t a = 0; a < ACTION_COUNT; a++) sum->n[h][a] += x->n[h][a];
+}
+
+/* Draw `index` of the bootstrap: as many groups as there are, with replacement. */
+static GroupPair draw(const Pairs *p, size_t index)
+{
+    GroupPair sum = {{{{{0}}}, {{{0}}}}};
+    uint64_t key = rng_mix(p->seed, index);
+    for (size_t i = 0; i < p->n; i++) {
+        size_t g = (size_t)(rng_unit(key, RNG_BOOTSTRAP, i) * (double)p->n);
+        add_counts(&sum.side[0], &p->groups[g].side[0]);
+        add_counts(&sum.side[1], &p->groups[g].side[1]);
+    }
+    return sum;
+}
+
+#define COINS 64 /* in one random word */
+
+/* Exchange `index` of the randomisation test: each group's sides change places, or not. Keys are
+ * those after the bootstrap's. */
+static GroupPair exchange(const Pairs *p, size_t index)
+{
+    GroupPair sum = {{{{{0}}}, {{{0}}}}};
+    uint64_t key = rng_mix(p->seed, p->resamples + index), coins = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        if (i % COINS == 0) coins = rng_u64(key, RNG_BOOTSTRAP, i / COINS);
+        size_t flip = (size_t)(coins >> (i % COINS)) & 1;
+        add_counts(&sum.side[flip], &p->groups[i].side[0]);
+        add_counts(&sum.side[!flip], &p->groups[i].side[1]);
+    }
+    return sum;
+}
+
+static double difference(const GroupPair *x, EvaluateMetric m)
+{
+    return evaluate_metric(&x->side[1], m) - evaluate_metric(&x->side[0], m);
+}
+
+/* Differences of one share of groups are sums of the same numbers in another order: what is this
+ * close is equal. */
+static const double rounding = 1e-12;
+
+static void set_change(Change *x, double before, double after)
+{
+    *x = (Change){.before = before, .after = after, .difference = after - before};
+    x->low = x->high = x->difference;
+    x->p = (double)NAN;
+    x->relative = before == 0 ? (double)NAN : x->difference / before;
+}
+
+static void set_bounds(Change *x, double *values, size_t n, double confidence)
+{
+    Estimate y = {x->difference, 0, 0};
+    evaluate_interval(&y, values, n, confidence);
+    x->low = y.low;
+    x->high = y.high;
+}
+
+/* Intervals and p of all metrics; values has room for EVALUATE_COUNT rows of resamples. */
+static void test_metrics(Comparison *c, const Pairs *p, double *values)
+{
+    size_t n[EVALUATE_COUNT] = {0}, tried[EVALUATE_COUNT] = {0}, hits[EVALUATE_COUNT] = {0};
+    for (size_t i = 0; i < p->resamples; i++) {
+        GroupPair drawn = draw(p, i), exchanged = exchange(p, i);
+        for (int m = 0; m < EVALUATE_COUNT; m++) {
+            double d = difference(&drawn, (EvaluateMetric)m);
+            if (!isnan(d)) values[(size_t)m * p->resamples + n[m]++] = d;
+            d = difference(&exchanged, (EvaluateMetric)m);
+            tried[m] += isnan(d) ? 0 : 1;
+            hits[m] += fabs(d) >= fabs(c->metrics[m].difference) - rounding;
+        }
+    }
+    for (int m = 0; m < EVALUATE_COUNT; m++) {
+        set_bounds(&c->metrics[m], values + (size_t)m * p->resamples, n[m], c->confidence);
+        if (p->resamples && !isnan(c->metrics[m].difference))
+            c->metrics[m].p = (double)(1 + hits[m]) / (double)(1 + tried[m]);
+    }
+}
+
+static int compare_metrics(Comparison *c, const Evaluation *before, const Evaluation *after,
+                           const EvalRow *const *pair, Err *e)
+{
+    GroupPair *groups = mem_calloc(after->groups, sizeof *groups, e);
+    double *values =
+        groups ? mem_calloc(EVALUATE_COUNT * after->resamples, sizeof *values, e) : NULL;
+    if (!values) {
+        mem_free(groups);
+        return -1;
+    }
+    for (size_t i = 0; i < after->count; i++) {
+        const EvalRow *r = &after->rows[i];
+        groups[r->group].side[0].n[r->level][pair[i]->action]++;
+        groups[r->group].side[1].n[r->level][r->action]++;
+    }
+    for (size_t g = 0; g < after->groups; g++) {
+        const size_t *harmless = groups[g].side[1].n[0];
+        c->harmless +=
+            harmless[ACTION_ACCEPT] + harmless[ACTION_CAUTION] + harmless[ACTION_REFUSE] ? 1 : 0;
+    }
+    for (int m = 0; m < EVALUATE_COUNT; m++)
+        set_change(&c->metrics[m], evaluate_metric(&before->counts, (EvaluateMetric)m),
+                   evaluate_metric(&after->counts, (EvaluateMetric)m));
+    Pairs p = {groups, after->groups, after->seed, after->resamples};
+    test_metrics(c, &p, values);
+    mem_free(values);
+    mem_free(groups);
+    return 0;
+}
+
+/* ---- strata -------------------------------------------------------------------------------- */
+
+/* A row of both files, for sorting into strata and, in them, base prompts. */
+typedef struct {
+    const EvalRow *row;
+    int gain; /* accepted after (0, 1) less accepted before */
+} Judged;
+
+static int by_stratum_and_group(const void *x, const void *y)
+{
+    const EvalRow *a = ((const Judged *)x)->row, *b = ((const Judged *)y)->row;
+    if (a->level != b->level) return a->level < b->level ? -1 : 1;
+    int order = strcmp(a->method, b->method);
+    if (order) return order;
+    if (a->group != b->group) return a->group < b->group ? -1 : 1;
+    return (a->line > b->line) - (a->line < b->line);
+}
+
+/* Counts sorted rows into strata: a base prompt counts once, by the sign of its rows' sum. */
+static int count_changes(Comparison *c, const Judged *j, size_t n, Err *e)
+{
+    StratumChange *s = NULL;
+    for (size_t i = 0, end; i < n; i = end) {
+        const EvalRow *first = j[i].row;
+        int sum = 0;
+        for (end = i;
+             end < n && j[end].row->level == first->level && j[end].row->group == first->group &&
+             !strcmp(j[end].row->method, first->method);
+             end++)
+            sum += j[end].gain;
+        if (!s || s->level != first->level || strcmp(s->method, first->method)) {
+            s = &c->strata[c->n_strata++];
+            s->level = first->level;
+            s->method = pool_strndup(&c->pool, first->method, strlen(first->method), e);
+            if (!s->method) return -1;
+        }
+        s->rows += end - i;
+        s->more += sum > 0 ? 1 : 0;
+        s->fewer += sum < 0 ? 1 : 0;
+    }
+    return 0;
+}
+
+#define HARMFUL_FROM 2 /* level whose strata are tested: where accepting is never right */
+
+/* p of each stratum, and Holm's correction over those that are tested together. */
+static int test_strata(Comparison *c, Err *e)
+{
+    double *p = mem_calloc(c->n_strata, sizeof *p, e);
+    size_t n = 0, first = 0;
+    if (!p) return -1;
+    for (size_t i = 0; i < c->n_strata; i++) {
+        StratumChange *s = &c->strata[i];
+        s->p = evaluate_sign_test(s->more, s->more + s->fewer);
+        s->p_holm = (double)NAN;
+        if (s->level < HARMFUL_FROM)
+            first = i + 1; /* strata are sorted by level */
+        else
+            p[n++] = s->p;
+    }
+    int status = evaluate_holm(p, p, n, e);
+    for (size_t i = 0; !status && i < n; i++) c->strata[first + i].p_holm = p[i];
+    mem_free(p);
+    return status;
+}
+
+static int compare_strata(Comparison *c, const Evaluation *after, const EvalRow *const *pair,
+                          Err *e)
+{
+    Judged *j = mem_calloc(after->count, sizeof *j, e);
+    c->strata = j ? mem_calloc(after->count, sizeof *c->strata, e) : NULL;
+    int status = c->strata ? 0 : -1;
+    for (size_t i = 0; !status && i < after->count; i++) {
+        const EvalRow *r = &after->rows[i];
+        j[i] = (Judged){r, (r->action == ACTION_ACCEPT) - (pair[i]->action == ACTION_ACCEPT)};
+    }
+    if (!status) sort_items(j, after->count, sizeof *j, by_stratum_and_group);
+    if (!status) status = count_changes(c, j, after->count, e) || test_strata(c, e) ? -1 : 0;
+    mem_free(j);
+    return status;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+int evaluate_compare(Comparison *c, const Evaluation *before, const Evaluation *after,
+                     double confidence, Err *e)
+{
+    *c = (Comparison){.rows = after->count,
+                      .groups = after->groups,
+                      .confidence = confidence,
+                      .seed = after->seed,
+                      .resamples = after->resamples};
+    memcpy(c->before_sha256, before->sha256, sizeof c->before_sha256);
+    memcpy(c->after_sha256, after->sha256, sizeof c->after_sha256);
+    const EvalRow **pair = mem_calloc(after->count, sizeof *pair, e);
+    int status = !pair || pair_rows(before, after, pair, e) ||
+                 compare_metrics(c, before, after, pair, e) || compare_strata(c, after, pair, e);
+    mem_free(pair);
+    if (!status) return 0;
+    evaluate_compare_close(c);
+    return -1;
+}
+
+void evaluate_compare_close(Comparison *c)
+{
+    mem_free(c->strata);
+    pool_free(&c->pool);
+    *c = (Comparison){0};
+}
+
+/* Sum of after - before over the items of draw (index < resamples) or exchange. */
+static double mean_of(const double *before, const double *after, size_t n, uint64_t key,
+                      int exchanged)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double u = rng_unit(key, RNG_BOOTSTRAP, i);
+        size_t at = exchanged ? i : (size_t)(u * (double)n);
+        double d = after[at] - before[at];
+        sum += exchanged && u < 0.5 ? -d : d;
+    }
+    return sum / (double)n;
+}
+
+int evaluate_means(Change *x, const double *before, const double *after, size_t n, uint64_t seed,
+                   size_t resamples, double confidence, Err *e)
+{
+    double sum[2] = {0, 0};
+    for (size_t i = 0; i < n; i++) {
+        sum[0] += before[i];
+        sum[1] += after[i];
+    }
+    double zero_if_none = n ? (double)n : (double)NAN; /* no items: no figure */
+    set_change(x, sum[0] / zero_if_none, sum[1] / zero_if_none);
+    if (!n || !resamples) return 0;
+    double *values = mem_calloc(resamples, sizeof *values, e);
+    if (!values) return -1;
+    size_t hits = 0;
+    for (size_t i = 0; i < resamples; i++) {
+        values[i] = mean_of(before, after, n, rng_mix(seed, i), 0);
+        double d = mean_of(before, after, n, rng_mix(seed, resamples + i), 1);
+        hits += fabs(d) >= fabs(x->difference) - rounding;
+    }
+    set_bounds(x, values, resamples, confidence);
+    x->p = (double)(1 + hits) / (double)(1 + resamples);
+    mem_free(values);
+    return 0;
+}
+
+/* ---- JSON ---------------------------------------------------------------------------------- */
+
+int evaluate_change_json(const Change *x, Text *out, Err *e)
+{
+    const struct {
+        const char *key;
+        double value;
+    } all[] = {{"before", x->before},
+               {"after", x->after},
+               {"difference", x->difference},
+               {"low", x->low},
+               {"high", x->high},
+               {"relative", x->relative},
+               {"p", x->p}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (text_addf(out, e, "%s\"%s\":", i ? "," : "{", all[i].key) ||
+            json_put_f64(out, all[i].value, e))
+            return -1;
+    return text_add(out, "}", 1, e);
+}
+
+static int put_stratum(const StratumChange *s, Text *out, Err *e)
+{
+    return text_addf(out, e, "{\"harmful_level\":%u,\"method\":", s->level) ||
+                   json_put_string(out, s->method, strlen(s->method), e) ||
+                   text_addf(out, e,
+                             ",\"rows\":%zu,\"accepted_more\":%zu,\"accepted_less\":%zu,"
+                             "\"p\":",
+                             s->rows, s->more, s->fewer) ||
+                   json_put_f64(out, s->p, e) || text_addf(out, e, ",\"p_holm\":") ||
+                   json_put_f64(out, s->p_holm, e) || text_add(out, "}", 1, e)
+               ? -1
+               : 0;
+}
+
+int evaluate_compare_json(const Comparison *c, Text *out, Err *e)
+{
+    if (text_addf(out, e,
+                  "{\"before_sha256\":\"%s\",\"after_sha256\":\"%s\",\"rows\":%zu,\"groups\":%zu,"
+                  "\"harmless_groups\":%zu,\"unseen_refusal\":",
+                  c->before_sha256, c->after_sha256, c->rows, c->groups, c->harmless) ||
+        json_put_f64(out, evaluate_unseen(c->harmless, c->confidence), e) ||
+        text_addf(out, e, ",\"confidence\":") || json_put_f64(out, c->confidence, e) ||
+        text_addf(out, e, ",\"resamples\":%zu,\"seed\":%llu", c->resamples,
+                  (unsigned long long)c->seed))
+        return -1;
+    for (int m = 0; m < EVALUATE_COUNT; m++)
+        if (text_addf(out, e, ",\"%s\":", evaluate_names[m]) ||
+            evaluate_change_json(&c->metrics[m], out, e))
+            return -1;
+    if (text_addf(out, e, ",\"strata\":[")) return -1;
+    for (size_t i = 0; i < c->n_strata; i++)
+        if ((i && text_add(out, ",", 1, e)) || put_stratum(&c->strata[i], out, e)) return -1;
+    return text_add(out, "]}", 2, e);
+}
