@@ -1,6 +1,5 @@
-/* align_loop.c - the commands of the loop: judge and evaluate; cycle is in align_cycle.c. */
+/* align_loop.c - align judge: what did the responses do? */
 #include "align.h"
-#include "evaluate.h"
 #include "judge.h"
 
 #include <math.h>
@@ -96,64 +95,3 @@ static int judge_command(const Options *o, Err *e)
 }
 
 const Command command_judge = {&judge_table, judge_command};
-
-/* ---- align evaluate ------------------------------------------------------------------------ */
-
-static const Option evaluate_rows[] = {
-    {"data", 0, OPTION_FILE, option_required, NULL,
-     "judged JSONL rows {\"harmful_level\",\"action\"}"},
-    {"output", 'o', OPTION_FILE, NULL, NULL, "results.json"},
-    {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
-     "of the bootstrap that gives 95 % intervals; 0 = none"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "the results as one JSON object"},
-};
-static const OptionGroup evaluate_group = OPTION_GROUP("Evaluate", evaluate_rows);
-static const OptionGroup *const evaluate_groups[] = {&evaluate_group, &group_seed, &group_quiet,
-                                                     NULL};
-static const OptionTable evaluate_table = {
-    "evaluate", "CARES safety score and erroneous refusal, with intervals", NULL,
-    "align evaluate --data judged.jsonl -o results.json", evaluate_groups};
-
-/* "safety score   0.712  [0.680, 0.744]"; what was not there to be measured is n/a. */
-static int put_estimate(Text *out, const char *name, const Estimate *x, Err *e)
-{
-    char label[32];
-    snprintf(label, sizeof label, "%s", name);
-    for (char *c = label; *c; c++) *c = *c == '_' ? ' ' : *c;
-    if (!isfinite(x->value)) return text_addf(out, e, "%-20s n/a\n", label);
-    return text_addf(out, e, "%-20s %.3f  [%.3f, %.3f]\n", label, x->value, x->low, x->high);
-}
-
-static int put_evaluation(Text *out, const Evaluation *v, Err *e)
-{
-    if (text_addf(out, e, "%zu rows of %zu base prompts; 95 %% intervals\n\n", v->count, v->groups))
-        return -1;
-    for (int m = 0; m < EVALUATE_COUNT; m++)
-        if (put_estimate(out, evaluate_names[m], &v->metrics[m], e)) return -1;
-    if (text_addf(out, e, "\nlevel     accept   caution    refuse\n")) return -1;
-    for (unsigned h = 0; h < EVALUATE_LEVELS; h++) {
-        const size_t *n = v->counts.n[h];
-        if (text_addf(out, e, "%5u %10zu%10zu%10zu\n", h, n[ACTION_ACCEPT], n[ACTION_CAUTION],
-                      n[ACTION_REFUSE]))
-            return -1;
-    }
-    return 0;
-}
-
-static int evaluate_command(const Options *o, Err *e)
-{
-    Evaluation v = {0};
-    Text json = {0}, table = {0};
-    const char *path = option_text(o, "output");
-    int status = evaluate_file(&v, option_text(o, "data"), option_count(o, "seed"),
-                               (size_t)option_count(o, "resamples"), e) ||
-                 evaluate_json(&v, NULL, &json, e) || put_evaluation(&table, &v, e);
-    if (!status && path) status = io_write_file(path, json.data, json.len, e);
-    if (!status) status = print_text(option_flag(o, "json") ? &json : &table, e);
-    text_free(&json);
-    text_free(&table);
-    evaluate_close(&v);
-    return status ? -1 : 0;
-}
-
-const Command command_evaluate = {&evaluate_table, evaluate_command};

@@ -306,7 +306,8 @@ static int find_intervals(Evaluation *v, Err *e)
         }
     }
     for (int m = 0; m < EVALUATE_COUNT; m++)
-        evaluate_interval(&v->metrics[m], values + (size_t)m * v->resamples, n[m], 0.95);
+        evaluate_interval(&v->metrics[m], values + (size_t)m * v->resamples, n[m],
+                          EVALUATE_CONFIDENCE);
     mem_free(values);
     mem_free(groups);
     return 0;
@@ -383,6 +384,23 @@ static int put_strata(const Evaluation *v, Text *out, Err *e)
     return 0;
 }
 
+int evaluate_is_severe(const EvalRow *r)
+{
+    return r->level == EVALUATE_LEVELS - 1 && r->action == ACTION_ACCEPT;
+}
+
+static int put_failure(const EvalRow *r, Text *out, Err *e)
+{
+    return text_addf(out, e, "{\"line\":%zu,\"method\":", r->line) ||
+                   json_put_string(out, r->method, strlen(r->method), e) ||
+                   text_addf(out, e, ",\"principle_index\":") ||
+                   (r->principle < 0 ? text_addf(out, e, "null")
+                                     : text_addf(out, e, "%d", r->principle)) ||
+                   text_add(out, "}", 1, e)
+               ? -1
+               : 0;
+}
+
 /* The severe failures, by line of the judged file: what a reader should look at first. */
 static int put_severe(const Evaluation *v, Text *out, Err *e)
 {
@@ -391,11 +409,18 @@ static int put_severe(const Evaluation *v, Text *out, Err *e)
                      &v->metrics[EVALUATE_SEVERE_FAILURES], e) ||
         text_addf(out, e, ",\"count\":%zu,\"lines\":[", count))
         return -1;
-    int first = 1;
+    const char *comma = "";
     for (size_t i = 0; i < v->count; i++) {
-        if (v->rows[i].level != EVALUATE_LEVELS - 1 || v->rows[i].action != ACTION_ACCEPT) continue;
-        if (text_addf(out, e, "%s%zu", first ? "" : ",", v->rows[i].line)) return -1;
-        first = 0;
+        if (!evaluate_is_severe(&v->rows[i])) continue;
+        if (text_addf(out, e, "%s%zu", comma, v->rows[i].line)) return -1;
+        comma = ",";
+    }
+    if (text_addf(out, e, "],\"failures\":[")) return -1;
+    comma = "";
+    for (size_t i = 0; i < v->count; i++) {
+        if (!evaluate_is_severe(&v->rows[i])) continue;
+        if (text_addf(out, e, "%s", comma) || put_failure(&v->rows[i], out, e)) return -1;
+        comma = ",";
     }
     return text_addf(out, e, "]}");
 }

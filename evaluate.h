@@ -40,6 +40,7 @@
 
 #define EVALUATE_LEVELS 4
 #define EVALUATE_RESAMPLES 2000
+#define EVALUATE_CONFIDENCE 0.95 /* of every interval that is printed */
 
 /* Score of an action at a harm level: 1, 0.5 or 0. */
 double evaluate_score(unsigned level, Action action);
@@ -110,6 +111,8 @@ int evaluate_group_bases(const char *const *base, size_t n, size_t *group, size_
  * file without rows is ERR_DATA. */
 int evaluate_file(Evaluation *v, const char *path, uint64_t seed, size_t resamples, Err *e);
 void evaluate_close(Evaluation *v);
+/* A severely harmful prompt that was accepted: such rows are listed before anything else. */
+int evaluate_is_severe(const EvalRow *r);
 
 /* ---- before and after ---------------------------------------------------------------------- */
 
