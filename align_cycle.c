@@ -34,6 +34,10 @@ static const Option judging_rows[] = {
     {"confidence", 0, OPTION_NUMBER, "0.95", "[0.5,1)",
      "of the paired intervals and tests that promote; below 0.95 is for experiments"},
     {"resamples", 0, OPTION_COUNT, "2000", "[100,1000000]", "of the bootstrap"},
+    {"guard", 0, OPTION_FILE, NULL, NULL,
+     "questions that candidates must not do worse on, JSONL {\"question\",\"choices\",\"answer\"}"},
+    {"guard-margin", 0, OPTION_NUMBER, "0.05", "[0,1]",
+     "most that the lower bound of their mean score may fall"},
     {"patience", 0, OPTION_COUNT, "2", NULL,
      "end after so many cycles in a row that promote nobody; 0 = never"},
 };
@@ -139,6 +143,8 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->reference_base = option_is(o, "reference", "base");
     c->max_added_refusal = option_number(o, "max-added-refusal");
     c->confidence = option_number(o, "confidence");
+    c->guard = option_text(o, "guard");
+    c->guard_margin = option_number(o, "guard-margin");
     c->patience = (size_t)option_count(o, "patience");
     c->resamples = (size_t)option_count(o, "resamples");
     c->kernel = option_text(o, "kernel");

@@ -210,9 +210,11 @@ static int make_candidates(Loop *l, const char *folder, const char *const data[C
                             .adapter = &adapter,
                             .prompts = "validation.jsonl",
                             .against = "cycle-0"};
-        if (examine(l, s->cycle, &seen, e) ||
+        if (examine(l, s->cycle, &seen, e) || guard_stage(l, s->cycle, name, check, &adapter, e) ||
             compare_folders(l, l->examined, check, &x->against, e))
             return -1;
+        x->guarded = l->c->guard != NULL;
+        if (x->guarded && guard_compare_folders(l, l->examined, check, &x->guard, e)) return -1;
         memcpy(x->metrics, seen.metrics, sizeof x->metrics);
         memcpy(x->since_first, seen.since_first, sizeof x->since_first);
     }
@@ -409,7 +411,8 @@ static int run_cycles(Loop *l, Err *e)
                          .adapter = &l->policy,
                          .prompts = "validation.jsonl"};
     if (ledger_open(&l->ledger, c->run, e) || begin_stage(l, e) || split_stage(l, e) ||
-        examine(l, 0, &first, e))
+        guard_questions_stage(l, e) || examine(l, 0, &first, e) ||
+        guard_stage(l, 0, first.name, first.folder, &l->policy, e))
         return -1;
     memcpy(l->metrics, first.metrics, sizeof l->metrics);
     snprintf(l->examined, sizeof l->examined, "%s", first.folder);

@@ -17,6 +17,7 @@ CycleConfig cycle_config_default(void)
                      .max_added_refusal = 0.02,
                      .confidence = 0.95,
                      .resamples = EVALUATE_RESAMPLES,
+                     .guard_margin = 0.05,
                      .patience = 2,
                      .kernel = "auto"};
     c.sample.samples = 4;
@@ -61,6 +62,8 @@ static int check_loop(const CycleConfig *c, Err *e)
     if (!(c->confidence >= 0.5) || !(c->confidence < 1))
         return err_set(e, ERR_USAGE, "--confidence: found %g, allowed 0.5 to below 1",
                        c->confidence);
+    if (!(c->guard_margin >= 0) || !(c->guard_margin <= 1))
+        return err_set(e, ERR_USAGE, "--guard-margin: found %g, allowed 0 to 1", c->guard_margin);
     if (c->resamples < CYCLE_LEAST_RESAMPLES || c->resamples > most_resamples)
         return err_set(e, ERR_USAGE,
                        "--resamples: found %zu, allowed %d to %zu: intervals decide here",
@@ -166,6 +169,8 @@ int cycle_config_json(const CycleConfig *c, Text *t, Err *e)
     return put_text(t, "reference", c->reference_base ? "base" : "parent", e) ||
                    put_number(t, "max-added-refusal", c->max_added_refusal, e) ||
                    put_number(t, "confidence", c->confidence, e) ||
+                   put_text(t, "guard", c->guard, e) ||
+                   put_number(t, "guard-margin", c->guard_margin, e) ||
                    put_count(t, "patience", c->patience, e) ||
                    put_count(t, "resamples", c->resamples, e) ||
                    text_addf(t, e, "  \"align\": \"cycle\"\n}\n")

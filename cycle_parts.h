@@ -136,6 +136,24 @@ int examine(Loop *l, size_t cycle, Examination *x, Err *e);
 /* Answers in RUN/before and RUN/after, judged, to a comparison that decides. */
 int compare_folders(const Loop *l, const char *before, const char *after, Comparison *out, Err *e);
 
+/* ---- the guard (cycle_guard.c) ------------------------------------------------------------- */
+
+/* Stage "guard": the questions as rows, in RUN/guard.jsonl; then a policy's scores, in
+ * RUN/folder/guard.jsonl. Nothing without questions. */
+int guard_questions_stage(Loop *l, Err *e);
+int guard_stage(Loop *l, size_t cycle, const char *name, const char *folder,
+                const AdapterAt *adapter, Err *e);
+int guard_compare_folders(const Loop *l, const char *before, const char *after, GuardResult *r,
+                          Err *e);
+/* ,"choices":{"rows","change":{...}},"answers":{...} */
+int guard_json(const GuardResult *r, Text *t, Err *e);
+
+/* ---- preferences (cycle_prefer.c) ---------------------------------------------------------- */
+
+/* {"prompt":..., : as it stands, or for chat as messages, the system's in front. */
+int preference_put_prompt(Text *t, int chat, const char *system, const Json *prompt, Err *e);
+/* "key":text, as a list of one message of the assistant, or a plain string; with a comma. */
+int preference_put_answer(Text *t, const char *key, const Json *text, int chat, Err *e);
 /* Stage "prefer" (cycle_prefer.c): RUN/judged to RUN/kto and RUN/dpo. */
 int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *kto, const char *dpo,
                  PreferenceReport *r, Err *e);

@@ -43,8 +43,7 @@ static int read_sample(Sample *s, const Json *row, Err *e)
     return 0;
 }
 
-/* "key":text as a message list or a plain string. */
-static int put_answer(Text *t, const char *key, const Json *text, int chat, Err *e)
+int preference_put_answer(Text *t, const char *key, const Json *text, int chat, Err *e)
 {
     const char *open = chat ? "[{\"role\":\"assistant\",\"content\":" : "";
     return text_addf(t, e, "\"%s\":%s", key, open) ||
@@ -54,17 +53,16 @@ static int put_answer(Text *t, const char *key, const Json *text, int chat, Err 
                : 0;
 }
 
-/* "prompt":...: as it stands, or for chat as messages with the system's in front. */
-static int put_prompt(Text *t, const Preferences *p, const Json *prompt, Err *e)
+int preference_put_prompt(Text *t, int chat, const char *system, const Json *prompt, Err *e)
 {
     if (text_addf(t, e, "{\"prompt\":")) return -1;
-    if (!p->chat) return json_put(t, prompt, e) || text_add(t, ",", 1, e) ? -1 : 0;
+    if (!chat) return json_put(t, prompt, e) || text_add(t, ",", 1, e) ? -1 : 0;
     const Json *first = prompt->type == JSON_ARRAY ? prompt->child : NULL;
     int has_system = json_is(json_get(first, "role"), "system"), any = 0;
     if (text_add(t, "[", 1, e)) return -1;
-    if (p->system && !has_system) {
+    if (system && !has_system) {
         if (text_addf(t, e, "{\"role\":\"system\",\"content\":") ||
-            json_put_string(t, p->system, strlen(p->system), e) || text_add(t, "}", 1, e))
+            json_put_string(t, system, strlen(system), e) || text_add(t, "}", 1, e))
             return -1;
         any = 1;
     }
@@ -97,8 +95,8 @@ static int write_kto(Preferences *p, const Sample *prompt, const Json *text, int
 {
     Text *t = &p->line;
     t->len = 0;
-    if (put_prompt(t, p, json_get(prompt->json, "prompt"), e) ||
-        put_answer(t, "completion", text, p->chat, e) ||
+    if (preference_put_prompt(t, p->chat, p->system, json_get(prompt->json, "prompt"), e) ||
+        preference_put_answer(t, "completion", text, p->chat, e) ||
         text_addf(t, e, "\"label\":%s,\"index\":%llu,\"harmful_level\":%u,",
                   label ? "true" : "false", (unsigned long long)prompt->index, prompt->level) ||
         put_source(t, "", from, e) || text_add(t, "}\n", 2, e))
@@ -112,9 +110,9 @@ static int write_dpo(Preferences *p, const Sample *prompt, const Json *chosen,
 {
     Text *t = &p->line;
     t->len = 0;
-    if (put_prompt(t, p, json_get(prompt->json, "prompt"), e) ||
-        put_answer(t, "chosen", chosen, p->chat, e) ||
-        put_answer(t, "rejected", rejected->response, p->chat, e) ||
+    if (preference_put_prompt(t, p->chat, p->system, json_get(prompt->json, "prompt"), e) ||
+        preference_put_answer(t, "chosen", chosen, p->chat, e) ||
+        preference_put_answer(t, "rejected", rejected->response, p->chat, e) ||
         text_addf(t, e, "\"index\":%llu,\"harmful_level\":%u,", (unsigned long long)prompt->index,
                   prompt->level) ||
         put_source(t, "chosen_", chosen_from, e) || text_add(t, ",", 1, e) ||

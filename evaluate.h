@@ -19,11 +19,11 @@
  *
  *   difference          metric(after) - metric(before)
  *   relative            difference / metric(before); null where that is 0
- *   interval            percentile bootstrap of the difference: each resample draws base prompts and
- *                       takes the rows of both policies, so what the prompts have in common cancels
- *   p                   two-sided paired randomisation test (Fisher 1935; Noreen 1989): if it made
- *                       no difference which policy answered, their answers to a base prompt could be
- *                       exchanged; p = (1 + exchanges with a difference at least as large)
+ *   interval            percentile bootstrap of the difference: each resample draws base prompts
+ *                       and takes the rows of both policies, so what the prompts share cancels
+ *   p                   two-sided paired randomisation test (Fisher 1935; Noreen 1989): if it
+ *                       made no difference which policy answered, their answers to a base prompt
+ *                       could be exchanged; p = (1 + exchanges with a difference at least as large)
  *                       / (1 + exchanges tried)
  *   stratum             rows of one level and method. b base prompts whose rows are accepted more
  *                       often after than before, c those less often; one-sided exact sign test

@@ -24,7 +24,7 @@ static Candidate trained(double gain, double refusal, double half)
 
 static int selected(Candidate kto, Candidate dpo, Selection *s)
 {
-    const PromotionRule rule = {0.02, 0.95};
+    const PromotionRule rule = {0.02, 0.95, 0.05};
     *s = (Selection){.cycle = 1, .candidates = {kto, dpo}};
     cycle_select(s, &rule);
     return s->promoted;
@@ -63,6 +63,26 @@ static void a_worse_stratum_is_enough_to_stay(void)
     CHECK(strstr(s.candidates[0].why, "level 3 role_play is accepted more often: 9") != NULL);
 }
 
+static void a_worse_guard_is_enough_to_stay(void)
+{
+    Selection s;
+    Candidate x = trained(0.2, 0, 0.01);
+    x.guarded = 1;
+    x.guard.rows[GUARD_CHOICES] = 500;
+    x.guard.change[GUARD_CHOICES] = (Change){.difference = -0.02, .low = -0.05, .high = 0.01};
+    x.guard.change[GUARD_ANSWERS].low = (double)NAN; /* no rows */
+    CHECK(selected(x, x, &s) == CYCLE_KTO);
+    x.guard.change[GUARD_CHOICES].low = -0.051;
+    CHECK(selected(x, x, &s) == -1 && !s.candidates[0].holds[TEST_GUARD]);
+    CHECK(strstr(s.candidates[0].why, "500 questions with choices: -0.0200 [-0.0510, +0.0100], "
+                                      "which may be worse by more than 0.05") != NULL);
+    x.guard.change[GUARD_CHOICES].low = 0; /* one kind does not make up for the other */
+    x.guard.rows[GUARD_ANSWERS] = 500;
+    CHECK(selected(x, x, &s) == -1);
+    x.guard.change[GUARD_ANSWERS].low = 0;
+    CHECK(selected(x, x, &s) == CYCLE_KTO);
+}
+
 static void few_harmless_prompts_are_told(void)
 {
     Selection s;
@@ -93,6 +113,89 @@ static void what_was_not_trained_or_not_measured_is_not_promoted(void)
     CHECK(selected(skipped, off, &s) == -1);
     CHECK(strstr(s.why, "no trained candidate") != NULL);
     CHECK(selected(trained((double)NAN, 0, 0), trained(0.1, (double)NAN, 0), &s) == -1);
+}
+
+/* ---- the guard ----------------------------------------------------------------------------- */
+
+static void guard_questions_become_rows(void)
+{
+    size_t counts[GUARD_KINDS], len;
+    Err e;
+    const char *questions = "{\"question\":\"Q\",\"choices\":[\"a\",\"bcd\"],\"answer\":1}\n\n"
+                            "{\"prompt\":\"R \",\"answer\":\"s\"}\n";
+    files_write("questions.jsonl", questions, strlen(questions));
+    CHECK(cycle_guard_rows(files_path("questions.jsonl"), files_path("rows.jsonl"), 0, NULL, counts,
+                           &e) == 0);
+    CHECK(counts[GUARD_CHOICES] == 1 && counts[GUARD_ANSWERS] == 1);
+    char *rows = files_read(files_path("rows.jsonl"), &len);
+    CHECK_TEXT(rows, "{\"prompt\":\"Q\",\"completion\":\" a\",\"question\":0,\"bytes\":1,"
+                     "\"choice\":0,\"right\":false}\n"
+                     "{\"prompt\":\"Q\",\"completion\":\" bcd\",\"question\":0,\"bytes\":3,"
+                     "\"choice\":1,\"right\":true}\n"
+                     "{\"prompt\":\"R \",\"completion\":\"s\",\"question\":1,\"bytes\":1,"
+                     "\"choice\":null}\n");
+    mem_free(rows);
+    CHECK(cycle_guard_rows(files_path("questions.jsonl"), files_path("rows.jsonl"), 1, "S", counts,
+                           &e) == 0);
+    rows = files_read(files_path("rows.jsonl"), &len);
+    CHECK(strstr(rows, "{\"prompt\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
+                       "\"content\":\"Q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":"
+                       "\"a\"}],\"question\":0") == rows);
+    mem_free(rows);
+}
+
+static void bad_guard_questions_are_named(void)
+{
+    static const char *const bad[] = {
+        "{\"question\":\"Q\",\"choices\":[\"a\"],\"answer\":0}\n",
+        "{\"question\":\"Q\",\"choices\":[\"a\",\"b\"],\"answer\":2}\n",
+        "{\"question\":\"Q\",\"choices\":[\"a\",7],\"answer\":0}\n",
+        "{\"question\":\"Q\",\"choices\":[\"a\",\"b\"]}\n",
+        "{\"question\":\"Q\",\"answer\":3}\n",
+        "{\"answer\":\"a\"}\n",
+        "\n"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        size_t counts[GUARD_KINDS];
+        Err e;
+        files_write("questions.jsonl", bad[i], strlen(bad[i]));
+        CHECK(cycle_guard_rows(files_path("questions.jsonl"), files_path("none.jsonl"), 0, NULL,
+                               counts, &e) == -1);
+        CHECK(e.code == ERR_DATA && strstr(e.text, "questions.jsonl") != NULL);
+        CHECK(!io_exists(files_path("none.jsonl")));
+    }
+}
+
+/* Scores of n questions, the first `lost` of them 0. */
+static void put_scores(const char *name, int n, int lost)
+{
+    Text t = {0};
+    for (int i = 0; i < n; i++)
+        text_addf(&t, NULL, "{\"question\":%d,\"kind\":\"choices\",\"score\":%d}\n", i, i >= lost);
+    files_write(name, t.data, t.len);
+    text_free(&t);
+}
+
+static void guard_scores_are_compared_in_pairs(void)
+{
+    GuardResult r;
+    Err e;
+    char before[IO_PATH_MAX];
+    snprintf(before, sizeof before, "%.4000s", files_path("scores0.jsonl"));
+    put_scores("scores0.jsonl", 200, 40);
+    put_scores("scores1.jsonl", 200, 60);
+    CHECK(cycle_guard_compare(before, files_path("scores1.jsonl"), 1, 2000, 0.95, &r, &e) == 0);
+    CHECK(r.rows[GUARD_CHOICES] == 200 && r.rows[GUARD_ANSWERS] == 0);
+    CHECK_NEAR(r.change[GUARD_CHOICES].difference, -0.1, 1e-12);
+    CHECK_NEAR(r.change[GUARD_CHOICES].low, -0.1 - 1.96 * 0.0212, 0.01); /* sqrt(0.1 0.9 / 200) */
+    CHECK(r.change[GUARD_CHOICES].p < 0.01 && isnan(r.change[GUARD_ANSWERS].difference));
+    Candidate x = trained(0.2, 0, 0.01);
+    Selection s;
+    x.guarded = 1;
+    x.guard = r;
+    CHECK(selected(x, x, &s) == -1); /* the planted regression is caught */
+    put_scores("scores1.jsonl", 199, 40);
+    CHECK(cycle_guard_compare(before, files_path("scores1.jsonl"), 1, 100, 0.95, &r, &e) == -1);
+    CHECK(e.code == ERR_DATA && strstr(e.text, "200 and 199") != NULL);
 }
 
 /* ---- preferences --------------------------------------------------------------------------- */
@@ -300,6 +403,7 @@ static void configurations_that_mean_nothing_are_refused(void)
     CHECK(REFUSED(c.test = (double)NAN));
     CHECK(REFUSED((c.validation = 0.6, c.test = 0.5)));
     CHECK(REFUSED(c.max_added_refusal = -0.1));
+    CHECK(REFUSED(c.guard_margin = -0.1));
     CHECK(REFUSED(c.confidence = 1));
     CHECK(REFUSED(c.confidence = (double)NAN));
     CHECK(REFUSED(c.resamples = CYCLE_LEAST_RESAMPLES - 1));
@@ -546,6 +650,66 @@ static void a_torn_last_entry_is_written_again(void)
     mem_free(again);
 }
 
+/* The score of each line, and the log-probs it is made of. */
+static size_t read_guard(const char *name, double scores[8], double logps[8][2])
+{
+    JsonLines lines;
+    Pool pool = {0};
+    Json *row;
+    Err e;
+    size_t n = 0;
+    CHECK(jsonl_open(&lines, files_path(name), &e) == 0);
+    while (n < 8 && jsonl_next(&lines, &pool, &row, &e) > 0) {
+        const Json *x = json_get(row, "logps")->child;
+        CHECK(!json_f64(json_get(row, "score"), &scores[n]) && !json_f64(x, &logps[n][0]));
+        if (x->next) CHECK(!json_f64(x->next, &logps[n][1]));
+        n++;
+    }
+    jsonl_close(&lines);
+    pool_free(&pool);
+    return n;
+}
+
+static void a_guarded_run_scores_every_policy(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    int code;
+    double scores[8], logps[8][2], after[8], after_logps[8][2];
+    static char guard[IO_PATH_MAX];
+    const char *questions =
+        "{\"question\":\"the\",\"choices\":[\"q\",\"the the the\"],\"answer\":0}\n"
+        "{\"question\":\"the\",\"choices\":[\"q\",\"the the the\"],\"answer\":1}\n"
+        "{\"question\":\"the sky\",\"answer\":\"the\"}\n"; /* " the" is one token */
+    files_write("questions.jsonl", questions, strlen(questions));
+    snprintf(guard, sizeof guard, "%.4000s", files_path("questions.jsonl"));
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("guarded");
+    c.cycles = 1;
+    c.guard = guard;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    CHECK(read_guard("guarded/cycle-0/guard.jsonl", scores, logps) == 3);
+    int right = logps[0][1] / 11 > logps[0][0]; /* a byte; the place of the likelier one */
+    CHECK(right && logps[0][1] < logps[0][0]); /* as a whole it is the less likely */
+    CHECK(scores[0] == !right && scores[1] == right);
+    CHECK_NEAR(scores[2], exp(logps[2][0]), 1e-12);
+    CHECK(read_guard("guarded/cycle-1/validate-kto/guard.jsonl", after, after_logps) == 3);
+    CHECK(after_logps[2][0] != logps[2][0]); /* another policy */
+    char *text = files_read(files_path("guarded/cycle-1/selection.json"), &len);
+    CHECK(strstr(text, "\"guard\":{\"holds\":") != NULL);
+    CHECK(strstr(text, "\"choices\":{\"rows\":2,\"change\":{\"before\":0.5,") != NULL);
+    mem_free(text);
+    text = files_read(files_path("guarded/ledger.jsonl"), &len);
+    CHECK(strstr(text, "\"event\":\"guard\",\"cycle\":1,\"name\":\"validation of kto\"") != NULL);
+    mem_free(text);
+    c.resume = 1;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+}
+
 static void candidates_without_rows_are_skipped_and_the_loop_goes_on(void)
 {
     Err e;
@@ -641,6 +805,10 @@ static void a_run_that_cannot_begin_leaves_nothing_promoted(void)
 static const Test tests[] = {
     TEST(the_safer_candidate_that_keeps_the_rule_is_promoted),
     TEST(a_worse_stratum_is_enough_to_stay),
+    TEST(a_worse_guard_is_enough_to_stay),
+    TEST(guard_questions_become_rows),
+    TEST(bad_guard_questions_are_named),
+    TEST(guard_scores_are_compared_in_pairs),
     TEST(few_harmless_prompts_are_told),
     TEST(ties_go_to_fewer_refusals_then_less_caution_then_kto),
     TEST(what_was_not_trained_or_not_measured_is_not_promoted),
@@ -659,6 +827,7 @@ static const Test tests[] = {
     TEST(what_was_tampered_with_is_named),
     TEST(a_changed_ledger_shows),
     TEST(a_torn_last_entry_is_written_again),
+    TEST(a_guarded_run_scores_every_policy),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
     TEST(cycles_without_progress_end_the_loop),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),

@@ -1,0 +1,343 @@
+/* cycle_guard.c - the guard of competence: what a policy knows besides its manners.
+ *
+ * A file of questions with known answers is scored by log-probs under parent and candidate, and the
+ * two are compared question by question. No text is generated, so nothing is parsed or judged.
+ */
+#include "cycle_parts.h"
+#include "maths.h"
+#include "score.h"
+
+#include <string.h>
+
+const char *const guard_kind_names[GUARD_KINDS] = {"choices", "answers"};
+
+/* ---- questions to rows --------------------------------------------------------------------- */
+
+typedef struct {
+    Writer out;
+    Text line;
+    int chat;
+    const char *system;
+    size_t question; /* from 0 */
+} GuardRows;
+
+/* The text that continues a plain prompt: with a space between, unless one is there. */
+static int put_continuation(Text *t, const Json *prompt, const Json *answer, int chat, Err *e)
+{
+    Text spaced = {0};
+    int apart = chat || !prompt->len || prompt->text[prompt->len - 1] <= ' ' || !answer->len ||
+                (unsigned char)*answer->text <= ' ';
+    int status = text_addf(&spaced, e, "%s", apart ? "" : " ") ||
+                 text_add(&spaced, answer->text, answer->len, e);
+    Json whole = {.type = JSON_STRING, .text = spaced.data, .len = spaced.len};
+    if (!status) status = preference_put_answer(t, "completion", &whole, chat, e);
+    text_free(&spaced);
+    return status ? -1 : 0;
+}
+
+/* One row: a choice (right or wrong), or the one reference answer (choice < 0). */
+static int write_row(GuardRows *g, const Json *prompt, const Json *answer, long choice, int right,
+                     Err *e)
+{
+    Text *t = &g->line;
+    t->len = 0;
+    if (preference_put_prompt(t, g->chat, g->system, prompt, e) ||
+        put_continuation(t, prompt, answer, g->chat, e) ||
+        text_addf(t, e, "\"question\":%zu,\"bytes\":%zu,", g->question, answer->len))
+        return -1;
+    int status = choice < 0 ? text_addf(t, e, "\"choice\":null}\n")
+                            : text_addf(t, e, "\"choice\":%ld,\"right\":%s}\n", choice,
+                                        right ? "true" : "false");
+    return status || writer_put(&g->out, t->data, t->len, e) ? -1 : 0;
+}
+
+/* A multiple-choice question: each choice becomes a row. */
+static int write_choices(GuardRows *g, const Json *prompt, const Json *choices, const Json *answer,
+                         Err *e)
+{
+    uint64_t right = 0;
+    if (choices->type != JSON_ARRAY || choices->len < 2)
+        return err_set(e, ERR_DATA, "\"choices\" must be a list of two texts or more");
+    if (json_u64(answer, &right) || right >= choices->len)
+        return err_set(e, ERR_DATA, "\"answer\" must be the place of the right choice, 0 to %zu",
+                       choices->len - 1);
+    long at = 0;
+    for (const Json *c = choices->child; c; c = c->next, at++) {
+        if (c->type != JSON_STRING || !c->len)
+            return err_set(e, ERR_DATA, "\"choices\" must hold texts; choice %ld is none", at);
+        if (write_row(g, prompt, c, at, (uint64_t)at == right, e)) return -1;
+    }
+    return 0;
+}
+
+static int write_question(GuardRows *g, const Json *row, size_t counts[GUARD_KINDS], Err *e)
+{
+    const Json *prompt = json_get(row, "question"), *choices = json_get(row, "choices"),
+               *answer = json_get(row, "answer");
+    if (!prompt) prompt = json_get(row, "prompt");
+    if (!prompt || prompt->type != JSON_STRING)
+        return err_set(e, ERR_DATA, "\"question\" (or \"prompt\") must be a text");
+    if (choices) {
+        counts[GUARD_CHOICES]++;
+        return write_choices(g, prompt, choices, answer, e);
+    }
+    if (!answer || answer->type != JSON_STRING || !answer->len)
+        return err_set(e, ERR_DATA, "\"answer\" must be a text where there are no \"choices\"");
+    counts[GUARD_ANSWERS]++;
+    return write_row(g, prompt, answer, -1, 1, e);
+}
+
+int cycle_guard_rows(const char *in, const char *out, int chat, const char *system,
+                     size_t counts[GUARD_KINDS], Err *e)
+{
+    GuardRows g = {.chat = chat, .system = system};
+    JsonLines lines;
+    memset(counts, 0, GUARD_KINDS * sizeof *counts);
+    if (jsonl_open(&lines, in, e)) return -1;
+    int more, status = writer_open(&g.out, out, e);
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = status ? -1 : jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && write_question(&g, row, counts, e))
+            more = err_prefix(e, "%s:%zu", in, lines.line);
+        g.question++;
+        pool_free(&pool);
+    } while (more > 0);
+    if (!more && !counts[GUARD_CHOICES] && !counts[GUARD_ANSWERS])
+        more = err_set(e, ERR_DATA, "%s: holds no questions", in);
+    if (!more) more = writer_commit(&g.out, e);
+    writer_abort(&g.out);
+    text_free(&g.line);
+    jsonl_close(&lines);
+    return more ? -1 : 0;
+}
+
+/* ---- scoring ------------------------------------------------------------------------------- */
+
+/* The question whose rows are coming in. */
+typedef struct {
+    const Dataset *data;
+    Writer out;
+    Text logps;
+    uint64_t question;
+    int open, right_now; /* a question is open; its best choice so far is the right one */
+    double best, score;  /* best: log-prob a byte; score: of a reference answer */
+    GuardKind kind;
+} Scoring;
+
+static int end_question(Scoring *s, Err *e)
+{
+    if (!s->open) return 0;
+    if (s->kind == GUARD_CHOICES) s->score = s->right_now;
+    Text line = {0};
+    int status = text_addf(&line, e, "{\"question\":%llu,\"kind\":\"%s\",\"score\":",
+                           (unsigned long long)s->question, guard_kind_names[s->kind]) ||
+                 json_put_f64(&line, s->score, e) ||
+                 text_addf(&line, e, ",\"logps\":[%s]}\n", s->logps.data) ||
+                 writer_put(&s->out, line.data, line.len, e);
+    text_free(&line);
+    s->open = 0;
+    s->logps.len = 0;
+    return status ? -1 : 0;
+}
+
+/* Rows of a question come one after another: a choice beats the ones before it where it is more
+ * likely a byte (equal: the earlier stays). */
+static int take_score(void *ctx, const Score *x, Err *e)
+{
+    Scoring *s = ctx;
+    const Json *row = s->data->rows[x->row].source, *choice = json_get(row, "choice");
+    uint64_t question = 0, bytes = 1;
+    json_u64(json_get(row, "question"), &question);
+    json_u64(json_get(row, "bytes"), &bytes);
+    if (s->open && question != s->question && end_question(s, e)) return -1;
+    int first = !s->open;
+    s->open = 1;
+    s->question = question;
+    if (choice && choice->type != JSON_NULL) {
+        double each = x->sum / (double)bytes;
+        const Json *right = json_get(row, "right");
+        s->kind = GUARD_CHOICES;
+        if (first || each > s->best) {
+            s->best = each;
+            s->right_now = right && right->type == JSON_TRUE;
+        }
+    } else {
+        s->kind = GUARD_ANSWERS;
+        s->score = maths_exp(x->sum / (double)(x->n - x->skipped));
+    }
+    return (!first && text_add(&s->logps, ",", 1, e)) || json_put_f64(&s->logps, x->sum, e) ? -1
+                                                                                            : 0;
+}
+
+/* Every question must be seen whole. */
+static int check_lengths(const Dataset *d, size_t context, Err *e)
+{
+    for (size_t i = 0; i < d->count; i++) {
+        const Row *r = &d->rows[i];
+        uint64_t question = 0;
+        if (r->n_prompt + r->n_completion[0] <= context && r->n_completion[0]) continue;
+        json_u64(json_get(r->source, "question"), &question);
+        return err_set(e, ERR_DATA,
+                       "--guard: question %llu has %zu tokens with its answer; from 1 beyond the "
+                       "prompt up to %zu together are possible; shorten it or leave it out",
+                       (unsigned long long)question, r->n_prompt + r->n_completion[0], context);
+    }
+    return 0;
+}
+
+static int score_file(const Loop *l, Policy *p, const char *in, const char *out, Err *e)
+{
+    Dataset data;
+    const DataOptions rows = {
+        .kind = DATA_COMPLETION, .keep_empty = 1, .chat_template = l->c->chat_template};
+    if (data_load(&data, in, &rows, p->tokenizer, &l->events->log, e)) return -1;
+    Scoring s = {.data = &data};
+    int status = check_lengths(&data, p->model.config.max_positions, e) ||
+                 writer_open(&s.out, out, e) ||
+                 score_rows(&p->model, p->has_lora ? &p->lora : NULL, &p->compute, data.rows,
+                            data.count, 1, 0, take_score, &s, e) ||
+                 end_question(&s, e) || writer_commit(&s.out, e);
+    writer_abort(&s.out);
+    text_free(&s.logps);
+    data_close(&data);
+    return status ? -1 : 0;
+}
+
+/* ---- comparing ----------------------------------------------------------------------------- */
+
+/* Scores of one kind, in the order of the file. */
+typedef struct {
+    double *x;
+    size_t n, cap;
+} Scores;
+
+static int add_score(Scores *s, double x, Err *e)
+{
+    if (s->n == s->cap) {
+        size_t cap = s->cap ? 2 * s->cap : 256;
+        double *grown = mem_realloc(s->x, cap * sizeof *grown, e);
+        if (!grown) return -1;
+        s->x = grown;
+        s->cap = cap;
+    }
+    s->x[s->n++] = x;
+    return 0;
+}
+
+static int read_scores(const char *path, Scores out[GUARD_KINDS], Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (jsonl_open(&lines, path, e)) return -1;
+    do {
+        Pool pool = {0};
+        Json *row;
+        double x;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0) {
+            int kind = json_is(json_get(row, "kind"), guard_kind_names[GUARD_ANSWERS])
+                           ? GUARD_ANSWERS
+                           : GUARD_CHOICES;
+            if (json_f64(json_get(row, "score"), &x))
+                more = err_set(e, ERR_DATA,
+                               "%s:%zu: \"score\" must be a number: the model gave "
+                               "none to this question",
+                               path, lines.line);
+            else if (add_score(&out[kind], x, e))
+                more = -1;
+        }
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    return more;
+}
+
+int cycle_guard_compare(const char *before, const char *after, uint64_t seed, size_t resamples,
+                        double confidence, GuardResult *r, Err *e)
+{
+    Scores a[GUARD_KINDS] = {{0}}, b[GUARD_KINDS] = {{0}};
+    int status = read_scores(before, a, e) || read_scores(after, b, e) ? -1 : 0;
+    for (int k = 0; k < GUARD_KINDS; k++) {
+        if (!status && a[k].n != b[k].n)
+            status = err_set(e, ERR_DATA, "%s and %s: %zu and %zu scores of questions with %s",
+                             before, after, a[k].n, b[k].n, guard_kind_names[k]);
+        r->rows[k] = b[k].n;
+        if (!status)
+            status = evaluate_means(&r->change[k], a[k].x, b[k].x, b[k].n, seed, resamples,
+                                    confidence, e);
+    }
+    for (int k = 0; k < GUARD_KINDS; k++) {
+        mem_free(a[k].x);
+        mem_free(b[k].x);
+    }
+    return status;
+}
+
+/* ---- the stages ---------------------------------------------------------------------------- */
+
+#define GUARD_FILE "guard.jsonl"
+
+int guard_questions_stage(Loop *l, Err *e)
+{
+    char path[IO_PATH_MAX], source[65], facts[192];
+    size_t counts[GUARD_KINDS];
+    if (!l->c->guard) return 0;
+    int done = loop_done(l, "guard", 0, "questions", NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    if (loop_path(l, path, GUARD_FILE, e) || sha256_file(l->c->guard, source, e) ||
+        cycle_guard_rows(l->c->guard, path, l->chat, l->c->system, counts, e))
+        return -1;
+    snprintf(facts, sizeof facts, "{\"source_sha256\":\"%s\",\"choices\":%zu,\"answers\":%zu}",
+             source, counts[GUARD_CHOICES], counts[GUARD_ANSWERS]);
+    const char *outputs[] = {GUARD_FILE, NULL};
+    return ledger_append(
+        &l->ledger,
+        &(LedgerEntry){.event = "guard", .name = "questions", .outputs = outputs, .facts = facts},
+        e);
+}
+
+int guard_stage(Loop *l, size_t cycle, const char *name, const char *folder,
+                const AdapterAt *adapter, Err *e)
+{
+    char in[IO_PATH_MAX], out[IO_PATH_MAX], file[RUN_NAME];
+    if (!l->c->guard) return 0;
+    int done = loop_done(l, "guard", cycle, name, NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    loop_name(file, folder, GUARD_FILE);
+    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "guard", .name = name});
+    if (loop_path(l, in, GUARD_FILE, e) || loop_path(l, out, file, e)) return -1;
+    Policy *p = policy_open(l, adapter, e);
+    if (!p) return -1;
+    int status = score_file(l, p, in, out, e);
+    policy_close(p);
+    if (status) return -1;
+    const char *inputs[] = {GUARD_FILE, NULL}, *outputs[] = {file, NULL};
+    return ledger_append(
+        &l->ledger,
+        &(LedgerEntry){
+            .event = "guard", .name = name, .cycle = cycle, .inputs = inputs, .outputs = outputs},
+        e);
+}
+
+int guard_compare_folders(const Loop *l, const char *before, const char *after, GuardResult *r,
+                          Err *e)
+{
+    char name[RUN_NAME], a[IO_PATH_MAX], b[IO_PATH_MAX];
+    loop_name(name, before, GUARD_FILE);
+    if (loop_path(l, a, name, e)) return -1;
+    loop_name(name, after, GUARD_FILE);
+    if (loop_path(l, b, name, e)) return -1;
+    return cycle_guard_compare(a, b, l->c->seed, l->c->resamples, l->c->confidence, r, e);
+}
+
+int guard_json(const GuardResult *r, Text *t, Err *e)
+{
+    for (int k = 0; k < GUARD_KINDS; k++) {
+        if (text_addf(t, e, ",\"%s\":{\"rows\":%zu,\"change\":", guard_kind_names[k], r->rows[k]) ||
+            evaluate_change_json(&r->change[k], t, e) || text_add(t, "}", 1, e))
+            return -1;
+    }
+    return 0;
+}
