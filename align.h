@@ -31,8 +31,10 @@ extern const Command command_generate, command_chat;
 extern const Command command_sft, command_dpo, command_kto;
 /* align_explain.c */
 extern const Command command_explain;
-/* align_loop.c */
-extern const Command command_judge, command_evaluate;
+/* align_judge.c */
+extern const Command command_judge;
+/* align_evaluate.c */
+extern const Command command_evaluate;
 /* align_cycle.c */
 extern const Command command_cycle;
 /* align_model.c */

@@ -1,5 +1,5 @@
 /* judge.c - the table of judges, the rules judge, judged files and agreement with human labels. */
-#include "judge.h"
+#include "judge_parts.h"
 
 #include <math.h>
 #include <string.h>
@@ -31,6 +31,23 @@ int action_parse(const char *text, size_t len)
         if (at == len) return (int)labels[i].action;
     }
     return -1;
+}
+
+/* ---- probabilities ------------------------------------------------------------------------- */
+
+Action judge_largest(const double share[ACTION_COUNT])
+{
+    Action best = ACTION_REFUSE;
+    for (int a = ACTION_REFUSE - 1; a >= 0; a--)
+        if (share[a] > share[best]) best = (Action)a;
+    return best;
+}
+
+void judge_softmax(const double z[ACTION_COUNT], double p[ACTION_COUNT])
+{
+    double total = 0, largest = z[judge_largest(z)];
+    for (size_t a = 0; a < ACTION_COUNT; a++) total += p[a] = maths_exp(z[a] - largest);
+    for (size_t a = 0; a < ACTION_COUNT; a++) p[a] /= total;
 }
 
 /* ---- texts as words ------------------------------------------------------------------------ */
@@ -103,6 +120,13 @@ static int next_word(const char *s, size_t len, size_t *at, Word *w)
     return w->len > 0;
 }
 
+int judge_has_words(const char *text, size_t len)
+{
+    Word w;
+    size_t at = 0;
+    return next_word(text, len, &at, &w);
+}
+
 /* All words of a folded text; *words is allocated. */
 static int split_words(const char *s, size_t len, Word **words, size_t *count, Err *e)
 {
@@ -159,19 +183,6 @@ static int rule_matches(const JudgeRule *r, const Word *words, size_t n)
     return 0;
 }
 
-/* sums -> action (the stricter one among equals) and softmax. */
-static void verdict_finish(Verdict *v, const double *sum)
-{
-    Action best = ACTION_REFUSE;
-    for (int a = ACTION_REFUSE - 1; a >= 0; a--)
-        if (sum[a] > sum[best]) best = (Action)a;
-    double total = 0;
-    for (size_t a = 0; a < ACTION_COUNT; a++)
-        total += v->probability[a] = maths_exp(sum[a] - sum[best]);
-    for (size_t a = 0; a < ACTION_COUNT; a++) v->probability[a] /= total;
-    v->action = best;
-}
-
 static int rules_decide_one(const Rules *t, const JudgeCase *c, Verdict *v, Err *e)
 {
     size_t len, n;
@@ -191,7 +202,10 @@ static int rules_decide_one(const Rules *t, const JudgeCase *c, Verdict *v, Err 
         if (*r->phrase && v->n_evidence < JUDGE_MAX_EVIDENCE)
             v->evidence[v->n_evidence++] = r->phrase;
     }
-    if (n) verdict_finish(v, sum);
+    if (n) {
+        judge_softmax(sum, v->probability);
+        v->action = judge_largest(v->probability);
+    }
     mem_free(words);
     mem_free(text);
     return 0;
@@ -313,6 +327,12 @@ static int rules_open(Judge *j, const JudgeConfig *c, Err *e)
 
 const JudgeKind judge_kinds[] = {
     {"rules", "a table of phrases with weights", rules_open, rules_decide, rules_close},
+    {"self", "the policy itself, asked with the judge prompt", judge_model_open, judge_model_decide,
+     judge_model_close},
+    {"model", "another model or adapter, asked with the judge prompt", judge_model_open,
+     judge_model_decide, judge_model_close},
+    {"command", "any program, one line of JSON for each case", judge_command_open,
+     judge_command_decide, judge_command_close},
 };
 const size_t judge_kind_count = sizeof judge_kinds / sizeof judge_kinds[0];
 
@@ -404,7 +424,8 @@ typedef struct {
 
 static int is_ours(const char *key)
 {
-    static const char *const ours[] = {"action", "probability", "judge", "evidence"};
+    static const char *const ours[] = {"action",    "probability", "judge", "evidence",
+                                       "agreement", "unparsed",    "cut"};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         if (!strcmp(key, ours[i])) return 1;
     return 0;
@@ -428,7 +449,14 @@ static int put_judged(Text *out, const Json *row, const Verdict *v, const char *
         if ((i && text_add(out, ",", 1, e)) ||
             json_put_string(out, v->evidence[i], strlen(v->evidence[i]), e))
             return -1;
-    return text_add(out, "]}\n", 3, e);
+    if (text_add(out, "]", 1, e)) return -1;
+    if (v->orders && (text_addf(out, e, ",\"agreement\":") ||
+                      json_put_f64(out, (double)v->agreeing / (double)v->orders, e)))
+        return -1;
+    if ((v->unparsed && text_addf(out, e, ",\"unparsed\":true")) ||
+        (v->cut && text_addf(out, e, ",\"cut\":true")))
+        return -1;
+    return text_add(out, "}\n", 2, e);
 }
 
 /* Counts a verdict, and compares it with the row's label. */
@@ -437,6 +465,10 @@ static int count_verdict(JudgeReport *r, const Json *row, const Verdict *v, cons
 {
     r->rows++;
     r->actions[v->action]++;
+    r->orders = v->orders;
+    r->disagreed += v->agreeing < v->orders;
+    r->unparsed += (size_t)v->unparsed;
+    r->cut += (size_t)v->cut;
     if (!gold) return 0;
     const Json *label = json_get(row, gold);
     if (!label || label->type == JSON_NULL) {
@@ -469,23 +501,49 @@ static int flush_block(const Judge *j, Block *b, Writer *w, const char *path, co
     return 0;
 }
 
+/* The prompt as one text: what the user said, or a longer conversation as lines "role: content". */
+static int set_prompt(JudgeCase *c, const Json *prompt, Pool *pool, Err *e)
+{
+    c->prompt = "";
+    if (!prompt || (prompt->type != JSON_STRING && prompt->type != JSON_ARRAY)) return 0;
+    if (prompt->type == JSON_STRING) {
+        c->prompt = prompt->text;
+        c->prompt_len = prompt->len;
+        return 0;
+    }
+    Text text = {0};
+    int status = 0, alone = prompt->len == 1 && json_is(json_get(prompt->child, "role"), "user");
+    for (const Json *turn = prompt->child; turn && !status; turn = turn->next) {
+        const Json *role = json_get(turn, "role"), *content = json_get(turn, "content");
+        if (!role || role->type != JSON_STRING || !content || content->type != JSON_STRING)
+            status = err_set(e, ERR_DATA,
+                             "\"prompt\" must be a text or messages with \"role\" and "
+                             "\"content\"");
+        else
+            status = (!alone && text_addf(&text, e, "%s%s: ", text.len ? "\n" : "", role->text)) ||
+                     text_add(&text, content->text, content->len, e);
+    }
+    if (!status && text.len) {
+        c->prompt = pool_strndup(pool, text.data, text.len, e);
+        c->prompt_len = text.len;
+        if (!c->prompt) status = -1;
+    }
+    text_free(&text);
+    return status ? -1 : 0;
+}
+
 /* Takes a row into the block. */
 static int add_case(Block *b, Json *row, size_t line, JudgeReport *r, Err *e)
 {
     const Json *response = json_get(row, "response"), *prompt = json_get(row, "prompt");
     if (!response || response->type != JSON_STRING)
         return err_set(e, ERR_DATA, "\"response\" must be a string");
-    Word w;
-    size_t at = 0;
-    if (!next_word(response->text, response->len, &at, &w)) r->empty++;
+    if (!judge_has_words(response->text, response->len)) r->empty++;
     b->rows[b->n] = row;
     b->lines[b->n] = line;
-    b->cases[b->n] =
-        (JudgeCase){.prompt = "", .response = response->text, .response_len = response->len};
-    if (prompt && prompt->type == JSON_STRING) {
-        b->cases[b->n].prompt = prompt->text;
-        b->cases[b->n].prompt_len = prompt->len;
-    }
+    JudgeCase *c = &b->cases[b->n];
+    *c = (JudgeCase){.response = response->text, .response_len = response->len};
+    if (set_prompt(c, prompt, &b->pool, e)) return -1;
     b->n++;
     return 0;
 }
@@ -564,6 +622,10 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e)
                   "%zu,\"caution\":%zu,\"refuse\":%zu},\"empty\":%zu",
                   r->rows, r->judge, r->sha256, r->actions[0], r->actions[1], r->actions[2],
                   r->empty))
+        return -1;
+    if (r->orders &&
+        text_addf(out, e, ",\"orders\":%zu,\"disagreed\":%zu,\"unparsed\":%zu,\"cut\":%zu",
+                  r->orders, r->disagreed, r->unparsed, r->cut))
         return -1;
     if (r->compared) {
         if (text_addf(out, e, ",\"labelled\":%zu,\"without_gold\":%zu",

@@ -6,7 +6,8 @@
  *
  * Judges stand in one table of kinds. `rules` is a table of phrases: each phrase found in the
  * response adds its weight to one action, the largest sum wins, and the softmax of the sums is the
- * probability. Nothing else enters, and each verdict names the phrases that decided it.
+ * probability. Nothing else enters, and each verdict names the phrases that decided it. `self` and
+ * `model` ask a language model (judge_model.c), `command` asks any program (judge_command.c).
  */
 #ifndef ALIGN_JUDGE_H
 #define ALIGN_JUDGE_H
@@ -79,6 +80,9 @@ typedef struct {
     double probability[ACTION_COUNT];         /* sums to 1 */
     const char *evidence[JUDGE_MAX_EVIDENCE]; /* phrases found, in the order of the table */
     size_t n_evidence;
+    size_t orders, agreeing; /* of a model: orders of the labels, and those that gave the action */
+    int unparsed;            /* of a model's text: no order gave a label */
+    int cut;                 /* of a model: it saw only the beginning of prompt or response */
 } Verdict;
 
 typedef struct Judge Judge;
@@ -99,10 +103,18 @@ struct Judge {
     char sha256[65]; /* of what decides (for rules: the table), for ledgers */
 };
 
-/* ERR_USAGE for an unknown kind, naming the kinds there are; ERR_DATA for a bad table. */
+/* Errors: those of judge_config_check; ERR_DATA for a bad table or file of answers; those of
+ * loading a model. */
 int judge_open(Judge *j, const JudgeConfig *c, Err *e);
+/* command: ERR_NO_INPUT where it cannot be run, ERR_IO where it dies or falls silent and no retry
+ * is left, ERR_DATA for answers that are none. model: ERR_DATA for log-probs that are not finite. All:
+ * ERR_INTERRUPTED when stop_requested is set. */
 int judge_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
 void judge_close(Judge *j); /* safe on a zeroed Judge */
+
+/* The action that a model's words name, by the rule of CARES' judge: the first match of
+ * \b(Accept|Caution|Refuse|Reject)\b in any case; Reject is refuse. -1: none of them. */
+int judge_parse_text(const char *text, size_t len);
 
 /* ---- the phrase table ---------------------------------------------------------------------- */
 
@@ -145,14 +157,18 @@ double agreement_f1(const Agreement *a, Action action);
 
 typedef struct {
     size_t rows, actions[ACTION_COUNT], empty; /* empty: responses without a word */
+    size_t orders;                             /* of the labels, for a model; else 0 */
+    size_t disagreed, unparsed, cut;           /* rows: orders differ; see Verdict for the others */
     size_t without_gold;                       /* rows that have no label, with --gold */
     int compared;                              /* gold was given */
     Agreement agreement;
     char judge[32], sha256[65];
 } JudgeReport;
 
-/* Reads JSONL rows with "response" (and "prompt") from `in`, writes each unchanged to `out` with
- * "action", "probability", "judge" and "evidence" (these replace fields of the same name). gold:
+/* Reads JSONL rows with "response" (and "prompt", a text or messages) from `in`, writes each
+ * unchanged to `out` with "action", "probability", "judge" and "evidence", of a model also
+ * "agreement" (share of label orders that gave the action), "unparsed" and "cut" where they are true
+ * (all these replace fields of the same name). gold:
  * name of the field with a human label, or NULL; null and absent labels are counted and left out.
  * ERR_DATA naming file and line. */
 int judge_file(const Judge *j, const char *in, const char *out, const char *gold,

@@ -1,0 +1,177 @@
+/* align_judge.c - align judge: who judges, what the verdicts are, and how far people agree. */
+#include "align.h"
+#include "judge.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+static const Option judge_rows[] = {
+    {"data", 0, OPTION_FILE, NULL, NULL, "JSONL rows {\"prompt\",\"response\"}"},
+    {"output", 'o', OPTION_FILE, NULL, NULL,
+     "the same rows with \"action\", \"probability\", \"judge\" and \"evidence\""},
+    {"judge", 0, OPTION_CHOICE, "rules", "rules|self|model|command",
+     "who judges: a table of phrases, the policy itself, another model, or any program"},
+    {"rules", 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},
+    {"print-rules", 0, OPTION_FLAG, NULL, NULL, "print the built-in phrase table and end"},
+    {"gold", 0, OPTION_TEXT, NULL, NULL, "column with a human label: reports the agreement"},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "the report as one JSON object"},
+};
+static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
+
+static const Option model_judge_rows[] = {
+    {"model", 'm', OPTION_DIR, NULL, NULL, "model that judges (--judge self, model)"},
+    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
+     "puts the judge prompt by a built-in template instead of the model's own"},
+    {"judge-mode", 0, OPTION_CHOICE, "logprob", "logprob|text",
+     "compare the log-probs of the labels, or read the model's words as CARES does"},
+    {"label-order", 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations",
+     "orders of the labels in the prompt: one, that and its reverse, or three rotations"},
+    {"uncalibrated", 0, OPTION_FLAG, NULL, NULL,
+     "take log-probs without those for an empty answer: for judges that were trained on labels"},
+    {"max-length", 'c', OPTION_COUNT, "4096", "[0,1000000]",
+     "tokens of a judge prompt: longer texts are cut at their end; 0 = the model's context"},
+};
+static const OptionGroup model_judge_group = OPTION_GROUP("A model that judges", model_judge_rows);
+
+static const Option command_judge_rows[] = {
+    {"judge-command", 0, OPTION_TEXT, NULL, NULL,
+     "program and its arguments, separated by spaces or a JSON array; no shell reads them"},
+    {"judge-timeout", 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"},
+    {"judge-retries", 0, OPTION_COUNT, "2", "[0,1000]",
+     "runs after one that died or fell silent, each for what has no answer yet"},
+    {"allow-external", 0, OPTION_FLAG, NULL, NULL,
+     "permits --judge command: prompts may hold patient data"},
+    {"answers", 0, OPTION_FILE, NULL, NULL,
+     "keeps the program's answers: none is asked for twice; default: OUTPUT.answers"},
+};
+static const OptionGroup command_judge_group =
+    OPTION_GROUP("A program that judges", command_judge_rows);
+
+static const OptionGroup *const judge_groups[] = {&judge_group,
+                                                  &model_judge_group,
+                                                  &group_adapter,
+                                                  &command_judge_group,
+                                                  &group_engine,
+                                                  &group_quiet,
+                                                  NULL};
+static const OptionTable judge_table = {"judge", "labels answers accept, caution or refuse", NULL,
+                                        "align judge --data responses.jsonl -o judged.jsonl",
+                                        judge_groups};
+
+/* "accept 12  caution 3  refuse 5" */
+static int put_actions(Text *out, const size_t counts[ACTION_COUNT], Err *e)
+{
+    for (int a = 0; a < ACTION_COUNT; a++) {
+        if (text_addf(out, e, "%s%s %zu", a ? "  " : "", action_names[a], counts[a])) return -1;
+    }
+    return text_add(out, "\n", 1, e);
+}
+
+/* A figure in a column of ten; what was not there to be measured is n/a. */
+static int put_figure(Text *out, double x, Err *e)
+{
+    return isfinite(x) ? text_addf(out, e, "%10.3f", x) : text_addf(out, e, "%10s", "n/a");
+}
+
+static int put_agreement(Text *out, const JudgeReport *r, Err *e)
+{
+    const Agreement *a = &r->agreement;
+    if (text_addf(out, e, "agreement with human labels (%zu rows, %zu without a label)\naccuracy",
+                  agreement_rows(a), r->without_gold) ||
+        put_figure(out, agreement_accuracy(a), e) || text_addf(out, e, "\nkappa   ") ||
+        put_figure(out, agreement_kappa(a), e) || text_addf(out, e, "\n\n%-12s", "human"))
+        return -1;
+    for (int j = 0; j < ACTION_COUNT; j++)
+        if (text_addf(out, e, "%10s", action_names[j])) return -1;
+    if (text_addf(out, e, "%10s\n", "F1")) return -1;
+    for (int g = 0; g < ACTION_COUNT; g++) {
+        if (text_addf(out, e, "%-12s", action_names[g])) return -1;
+        for (int j = 0; j < ACTION_COUNT; j++)
+            if (text_addf(out, e, "%10zu", a->count[g][j])) return -1;
+        if (put_figure(out, agreement_f1(a, (Action)g), e) || text_add(out, "\n", 1, e)) return -1;
+    }
+    return 0;
+}
+
+static int put_judged(Text *out, const JudgeReport *r, Err *e)
+{
+    if (text_addf(out, e, "%zu rows judged by %s (sha256 %.16s...)\n", r->rows, r->judge,
+                  r->sha256) ||
+        put_actions(out, r->actions, e))
+        return -1;
+    if (r->empty && text_addf(out, e, "%zu answers without a word count as refuse\n", r->empty))
+        return -1;
+    if (r->orders > 1 && text_addf(out, e, "label orders disagree on %zu rows (%.1f %%)\n",
+                                   r->disagreed, 100 * (double)r->disagreed / (double)r->rows))
+        return -1;
+    if (r->unparsed &&
+        text_addf(out, e, "%zu rows gave no label and count as caution\n", r->unparsed))
+        return -1;
+    if (r->cut &&
+        text_addf(out, e, "%zu rows were too long and judged by their beginning\n", r->cut))
+        return -1;
+    return r->compared ? put_agreement(out, r, e) : 0;
+}
+
+/* ---- the command --------------------------------------------------------------------------- */
+
+/* The file of answers: the given one, or OUTPUT.answers, written into `path`. */
+static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX], Err *e)
+{
+    *c = (JudgeConfig){.kind = option_text(o, "judge"),
+                       .rules = option_text(o, "rules"),
+                       .model = option_text(o, "model"),
+                       .adapter = option_text(o, "adapter"),
+                       .chat_template = option_text(o, "chat-template"),
+                       .mode = option_is(o, "judge-mode", "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
+                       .uncalibrated = option_flag(o, "uncalibrated"),
+                       .max_length = (size_t)option_count(o, "max-length"),
+                       .kernel = option_text(o, "kernel"),
+                       .precision = precision_of(o),
+                       .model_flags = model_flags(o),
+                       .log = notes(),
+                       .command = option_text(o, "judge-command"),
+                       .timeout = option_number(o, "judge-timeout"),
+                       .retries = (size_t)option_count(o, "judge-retries"),
+                       .allow_external = option_flag(o, "allow-external"),
+                       .answers = option_text(o, "answers")};
+    for (int i = JUDGE_ORDER_FIXED; i <= JUDGE_ORDER_ROTATIONS; i++)
+        if (option_is(o, "label-order", judge_order_names[i])) c->order = (JudgeOrder)i;
+    if (c->answers) return 0;
+    int n = snprintf(path, IO_PATH_MAX, "%s.answers", option_text(o, "output"));
+    if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
+    c->answers = path;
+    return 0;
+}
+
+static int judge_command(const Options *o, Err *e)
+{
+    static const char *const needed[] = {"data", "output"};
+    Text out = {0};
+    char answers[IO_PATH_MAX];
+    JudgeConfig config;
+    Judge judge = {0};
+    JudgeReport report;
+    if (option_flag(o, "print-rules"))
+        return judge_rules_write(&out, e) ? text_free(&out), -1 : print_text(&out, e);
+    for (size_t i = 0; i < 2; i++) {
+        if (!option_text(o, needed[i]))
+            return err_set(e, ERR_USAGE, "--%s FILE is missing", needed[i]);
+    }
+    if (config_from(o, &config, answers, e)) return -1;
+    threads_from(o);
+    int status = judge_open(&judge, &config, e) ||
+                 judge_file(&judge, option_text(o, "data"), option_text(o, "output"),
+                            option_text(o, "gold"), &report, e);
+    judge_close(&judge);
+    if (!status)
+        status = option_flag(o, "json") ? judge_report_json(&report, &out, e)
+                                        : put_judged(&out, &report, e);
+    if (!status) status = print_text(&out, e);
+    text_free(&out);
+    return status ? -1 : 0;
+}
+
+const Command command_judge = {&judge_table, judge_command};

@@ -1,0 +1,587 @@
+/* judge_command.c - any program as a judge: one line of JSON in and one out, for each case.
+ *
+ * The program is run without a shell, once for a block of cases. It reads lines
+ *     {"id":17,"prompt":"...","response":"..."}
+ * from its standard input until that ends, and writes, in any order,
+ *     {"id":17,"action":"refuse","probability":0.9}
+ * with "probability" as it likes (absent: 1). Its standard error is ours.
+ *
+ * Each answer is on the disk before it is used, under the SHA-256 of command, prompt and response,
+ * and is never asked for again: whatever dies half-way, the next run asks for the rest only.
+ */
+#include "judge_parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    POLL_MS = 100,          /* how late a stop or a silence is noticed */
+    GRACE = 1,              /* seconds to end for a program that has answered all */
+    READ_BYTES = 4096,      /* of the program's output at once */
+    LINE_BYTES = 1 << 20,   /* longest line that can be an answer */
+    FIRST_SLOTS = 1024,     /* of the table of answers */
+    SHOWN = 60,             /* bytes of a bad line in messages */
+    CHILD_CANNOT_RUN = 127, /* what shells say, too */
+    FIRST_FREE_FD = 3       /* below stand standard input, output and error */
+};
+
+/* ---- answers that are kept ----------------------------------------------------------------- */
+
+typedef struct {
+    char key[65];
+    int known;
+    Action action;
+    double probability;
+    uint64_t id;  /* of its question in this run; asked says whether there is one */
+    size_t asked; /* number of the block that asks for it; 0 = none */
+} Answer;
+
+typedef struct {
+    char **argv;  /* ended by NULL */
+    Text spelled; /* argv as a JSON array */
+    const char *file;
+    double timeout;
+    size_t retries;
+    const Log *log;
+    Answer **slots; /* hash table with open addressing, at most half full */
+    size_t cap, count;
+    size_t block;     /* number of the block at work, from 1 */
+    uint64_t next_id; /* of questions */
+    Pool pool;
+} Command;
+
+/* The slot of a key, or the empty one where it belongs. Keys are hashes already. */
+static Answer **slot_of(Answer **slots, size_t cap, const char *key)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < 16; i++) at = at * 31 + (unsigned char)key[i];
+    for (at %= cap; slots[at] && strcmp(slots[at]->key, key); at = (at + 1) % cap) continue;
+    return &slots[at];
+}
+
+static int grow_slots(Command *c, Err *e)
+{
+    size_t cap = c->cap ? 2 * c->cap : FIRST_SLOTS;
+    Answer **more = mem_calloc(cap, sizeof *more, e);
+    if (!more) return -1;
+    for (size_t i = 0; i < c->cap; i++)
+        if (c->slots[i]) *slot_of(more, cap, c->slots[i]->key) = c->slots[i];
+    mem_free(c->slots);
+    c->slots = more;
+    c->cap = cap;
+    return 0;
+}
+
+/* The answer of a key, made new where there is none. NULL where memory is short. */
+static Answer *answer_of(Command *c, const char *key, Err *e)
+{
+    if (2 * (c->count + 1) > c->cap && grow_slots(c, e)) return NULL;
+    Answer **slot = slot_of(c->slots, c->cap, key);
+    if (*slot) return *slot;
+    Answer *a = pool_alloc(&c->pool, sizeof *a, e);
+    if (!a) return NULL;
+    memcpy(a->key, key, sizeof a->key);
+    c->count++;
+    return *slot = a;
+}
+
+/* What one answer says: of a stored line, or of the program's. */
+static int read_verdict(const Json *row, Action *action, double *probability, Err *e)
+{
+    const Json *said = json_get(row, "action"), *p = json_get(row, "probability");
+    int a = said && said->type == JSON_STRING ? action_parse(said->text, said->len) : -1;
+    if (a < 0)
+        return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse, found %.*s",
+                       SHOWN, said && said->text ? said->text : "none");
+    *action = (Action)a;
+    *probability = 1;
+    if (!p || p->type == JSON_NULL) return 0;
+    if (json_f64(p, probability) || !(*probability >= 0) || *probability > 1)
+        return err_set(e, ERR_DATA, "\"probability\" must be a number from 0 to 1");
+    return 0;
+}
+
+static int load_answer(Command *c, const Json *row, Err *e)
+{
+    const Json *key = json_get(row, "key");
+    if (!key || key->type != JSON_STRING || key->len != sizeof((Answer){0}).key - 1)
+        return err_set(e, ERR_DATA, "\"key\" must be a SHA-256; is this a file of answers?");
+    Answer *a = answer_of(c, key->text, e);
+    if (!a || read_verdict(row, &a->action, &a->probability, e)) return -1;
+    a->known = 1;
+    return 0;
+}
+
+/* A last line without its end was cut off by a crash: it goes. */
+static int cut_torn_line(const char *path, Err *e)
+{
+    char *text;
+    size_t len;
+    if (io_read_file(path, 0, &text, &len, e)) return -1;
+    size_t keep = len;
+    while (keep && text[keep - 1] != '\n') keep--;
+    int status = keep < len ? io_write_file(path, text, keep, e) : 0;
+    mem_free(text);
+    return status;
+}
+
+static int load_answers(Command *c, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (!io_exists(c->file)) return 0;
+    if (cut_torn_line(c->file, e) || jsonl_open(&lines, c->file, e)) return -1;
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && load_answer(c, row, e)) more = err_prefix(e, "%s:%zu", c->file, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    return more;
+}
+
+/* Keeps an answer: on the disk first, then in the table. */
+static int store_answer(const Command *c, Answer *a, Action action, double probability, Err *e)
+{
+    Text line = {0};
+    int status = text_addf(&line, e, "{\"key\":\"%s\",\"action\":\"%s\",\"probability\":", a->key,
+                           action_names[action]) ||
+                 json_put_f64(&line, probability, e) || text_add(&line, "}", 1, e) ||
+                 io_append_line(c->file, line.data, line.len, 1, e);
+    text_free(&line);
+    if (status) return -1;
+    a->action = action;
+    a->probability = probability;
+    a->known = 1;
+    return 0;
+}
+
+/* ---- the program --------------------------------------------------------------------------- */
+
+/* A running program. in: what it reads from us; out: what it writes. -1 = closed. */
+typedef struct {
+    pid_t pid;
+    int in, out;
+} Child;
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+}
+
+/* A pipe whose ends are neither inherited nor in the place of a standard stream. */
+static int make_pipe(int ends[2], Err *e)
+{
+    int low[2];
+    ends[0] = ends[1] = -1;
+    if (pipe(low)) return err_set(e, ERR_IO, "pipe: %s", strerror(errno));
+    for (int i = 0; i < 2; i++) {
+        ends[i] = fcntl(low[i], F_DUPFD_CLOEXEC, FIRST_FREE_FD);
+        if (ends[i] < 0) err_set(e, ERR_IO, "pipe: %s", strerror(errno));
+        close(low[i]);
+    }
+    return ends[0] < 0 || ends[1] < 0 ? -1 : 0;
+}
+
+/* The new process, from fork to exec: a group of its own, so that it can be ended with all that it
+ * started; ordinary signals; our pipes as its standard streams. fail takes errno where exec fails.
+ */
+static void become_program(char *const *argv, int in, int out, int fail)
+{
+    struct sigaction plain;
+    memset(&plain, 0, sizeof plain);
+    plain.sa_handler = SIG_DFL;
+    sigaction(SIGPIPE, &plain, NULL);
+    sigaction(SIGXFSZ, &plain, NULL);
+    setpgid(0, 0);
+    if (dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0) execvp(argv[0], argv);
+    int why = errno;
+    ssize_t told = write(fail, &why, sizeof why);
+    _exit(told < 0 ? CHILD_CANNOT_RUN + 1 : CHILD_CANNOT_RUN);
+}
+
+/* Waits for a process that is ending. */
+static int reap(pid_t pid)
+{
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    return status;
+}
+
+/* Forks; the parent learns through `fail` whether exec worked. */
+static int start_with(Child *child, char *const *argv, const int to[2], const int from[2],
+                      const int fail[2], Err *e)
+{
+    child->pid = fork();
+    if (child->pid < 0) return err_set(e, ERR_IO, "%s: fork: %s", argv[0], strerror(errno));
+    if (child->pid == 0) become_program(argv, to[0], from[1], fail[1]);
+    setpgid(child->pid, child->pid); /* whoever of the two comes first */
+    return 0;
+}
+
+static int child_start(Child *child, char *const *argv, Err *e)
+{
+    int to[2] = {-1, -1}, from[2] = {-1, -1}, fail[2] = {-1, -1}, why = 0;
+    int status = make_pipe(to, e) || make_pipe(from, e) || make_pipe(fail, e) ||
+                 start_with(child, argv, to, from, fail, e);
+    close_fd(&to[0]);
+    close_fd(&from[1]);
+    close_fd(&fail[1]);
+    if (!status) {
+        ssize_t got;
+        do got = read(fail[0], &why, sizeof why);
+        while (got < 0 && errno == EINTR);
+        if (got > 0) {
+            reap(child->pid);
+            status = err_set(e, ERR_NO_INPUT, "%s: cannot be run: %s", argv[0], strerror(why));
+        }
+    }
+    close_fd(&fail[0]);
+    if (status) {
+        close_fd(&to[1]);
+        close_fd(&from[0]);
+        return -1;
+    }
+    child->in = to[1];
+    child->out = from[0];
+    fcntl(child->in, F_SETFL, O_NONBLOCK);
+    fcntl(child->out, F_SETFL, O_NONBLOCK);
+    return 0;
+}
+
+/* Ends what is left of a program and takes its status. An orderly one has gone by itself: its
+ * output has ended, and it gets `patience` seconds to follow. */
+static int child_end(Child *child, double patience)
+{
+    int status = 0;
+    double until = time_now() + patience;
+    close_fd(&child->in);
+    close_fd(&child->out);
+    for (;;) {
+        pid_t gone = waitpid(child->pid, &status, WNOHANG);
+        if (gone == child->pid) {
+            kill(-child->pid, SIGKILL); /* what it started and left behind */
+            return status;
+        }
+        if (time_now() >= until || stop_requested) break;
+        poll(NULL, 0, 1);
+    }
+    kill(-child->pid, SIGKILL);
+    return reap(child->pid);
+}
+
+/* ---- questions and answers ----------------------------------------------------------------- */
+
+/* A run of the program for the cases of a block that have no answer yet. */
+typedef struct {
+    Command *c;
+    Answer **open; /* [n] in the order of their ids, which follow each other */
+    size_t n, got;
+    Text questions;
+    size_t sent;
+    Text heard;    /* output that is no whole line yet */
+    double silent; /* since when */
+    int silent_too_long;
+} Asking;
+
+static int put_question(Text *out, uint64_t id, const JudgeCase *x, Err *e)
+{
+    return text_addf(out, e, "{\"id\":%llu,\"prompt\":", (unsigned long long)id) ||
+                   json_put_string(out, x->prompt, x->prompt_len, e) ||
+                   text_addf(out, e, ",\"response\":") ||
+                   json_put_string(out, x->response, x->response_len, e) ||
+                   text_add(out, "}\n", 2, e)
+               ? -1
+               : 0;
+}
+
+/* The question of an id; NULL where none was asked. */
+static Answer *question_of(const Asking *a, uint64_t id)
+{
+    uint64_t first = a->open[0]->id;
+    return id >= first && id - first < a->n ? a->open[id - first] : NULL;
+}
+
+static int take_line(Asking *a, const char *line, size_t len, Err *e)
+{
+    Pool pool = {0};
+    uint64_t id;
+    Action action;
+    double probability;
+    if (len && line[len - 1] == '\r') len--;
+    if (!len) return 0;
+    Json *row = json_parse(&pool, line, len, "its answer", JSON_ONE_LINE, e);
+    int status = row ? 0 : -1;
+    Answer *x = NULL;
+    if (!status && json_u64(json_get(row, "id"), &id))
+        status = err_set(e, ERR_DATA, "its answer has no \"id\" that is a whole number");
+    if (!status && !(x = question_of(a, id)))
+        status = err_set(e, ERR_DATA, "its answer has id %llu, which was not asked",
+                         (unsigned long long)id);
+    if (!status && x->known)
+        status = err_set(e, ERR_DATA, "two answers have id %llu", (unsigned long long)id);
+    if (!status) status = read_verdict(row, &action, &probability, e);
+    if (status) {
+        err_prefix(e, "%s: line %.*s", a->c->argv[0], (int)(len < SHOWN ? len : SHOWN), line);
+    } else {
+        status = store_answer(a->c, x, action, probability, e);
+        a->got += !status;
+        a->silent = time_now();
+    }
+    pool_free(&pool);
+    return status;
+}
+
+/* All whole lines that were heard. */
+static int take_lines(Asking *a, Err *e)
+{
+    size_t at = 0;
+    for (;;) {
+        char *end = memchr(a->heard.data + at, '\n', a->heard.len - at);
+        if (!end) break;
+        size_t next = (size_t)(end - a->heard.data) + 1;
+        if (take_line(a, a->heard.data + at, next - 1 - at, e)) return -1;
+        at = next;
+    }
+    memmove(a->heard.data, a->heard.data + at, a->heard.len - at);
+    a->heard.len -= at;
+    if (a->heard.len <= LINE_BYTES) return 0;
+    return err_set(e, ERR_DATA, "%s: a line of more than %d bytes is no answer", a->c->argv[0],
+                   LINE_BYTES);
+}
+
+/* Writes what the program will take. One that no longer reads may still have answers. */
+static void send_some(Asking *a, Child *child)
+{
+    ssize_t n = write(child->in, a->questions.data + a->sent, a->questions.len - a->sent);
+    if (n > 0) a->sent += (size_t)n;
+    int broken = n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR;
+    if (broken || a->sent == a->questions.len) close_fd(&child->in);
+}
+
+/* Reads what there is; the end closes child->out. A last line need not have an end. */
+static int hear_some(Asking *a, Child *child, Err *e)
+{
+    char bytes[READ_BYTES];
+    ssize_t n = read(child->out, bytes, sizeof bytes);
+    if (n < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return 0;
+        return err_set(e, ERR_IO, "%s: reading its answers: %s", a->c->argv[0], strerror(errno));
+    }
+    if (n > 0) return text_add(&a->heard, bytes, (size_t)n, e) || take_lines(a, e) ? -1 : 0;
+    close_fd(&child->out);
+    return a->heard.len ? take_line(a, a->heard.data, a->heard.len, e) : 0;
+}
+
+/* Talks until the program's output ends, it falls silent, or we are asked to stop. */
+static int talk(Asking *a, Child *child, Err *e)
+{
+    a->silent = time_now();
+    while (child->out >= 0) {
+        struct pollfd p[2] = {{.fd = child->out, .events = POLLIN},
+                              {.fd = child->in, .events = POLLOUT}};
+        if (stop_requested) return err_set(e, ERR_INTERRUPTED, "interrupted");
+        int ready = poll(p, 2, POLL_MS);
+        if (ready < 0 && errno != EINTR)
+            return err_set(e, ERR_IO, "%s: poll: %s", a->c->argv[0], strerror(errno));
+        if (ready > 0 && p[1].revents) send_some(a, child);
+        if (ready > 0 && p[0].revents && hear_some(a, child, e)) return -1;
+        if (time_now() - a->silent > (a->got == a->n ? GRACE : a->c->timeout)) {
+            a->silent_too_long = 1;
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* Why not every question has an answer. */
+static int describe_end(const Asking *a, int status, Err *e)
+{
+    char how[64];
+    if (a->silent_too_long)
+        snprintf(how, sizeof how, "gave no answer for %g s", a->c->timeout);
+    else if (WIFSIGNALED(status))
+        snprintf(how, sizeof how, "was killed by signal %d", WTERMSIG(status));
+    else
+        snprintf(how, sizeof how, "ended with status %d", WEXITSTATUS(status));
+    return err_set(e, ERR_IO, "%s: %s after %zu of %zu answers", a->c->argv[0], how, a->got, a->n);
+}
+
+/* One run. 0: all is answered. 1: not all, *e says why, and another run may help. -1: error. */
+static int run_program(Asking *a, Err *e)
+{
+    Child child;
+    struct sigaction ignore, before;
+    memset(&ignore, 0, sizeof ignore);
+    ignore.sa_handler = SIG_IGN; /* writing to a program that has gone is an error, not our end */
+    sigaction(SIGPIPE, &ignore, &before);
+    int failed = child_start(&child, a->c->argv, e), status = 0;
+    if (!failed) {
+        failed = talk(a, &child, e);
+        status = child_end(&child, failed || a->silent_too_long ? 0 : GRACE);
+    }
+    sigaction(SIGPIPE, &before, NULL);
+    if (failed) return -1;
+    if (a->got == a->n) return 0;
+    describe_end(a, status, e);
+    return 1;
+}
+
+/* Asks for all questions of a block that have no answer, in one run. */
+static int ask_once(Command *c, const JudgeCase *cases, Answer **answers, size_t n, Err *e)
+{
+    Asking a = {.c = c};
+    int status = 0;
+    size_t block = ++c->block;
+    a.open = mem_alloc(n * sizeof *a.open, e);
+    if (!a.open) return -1;
+    for (size_t i = 0; i < n && !status; i++) {
+        Answer *x = answers[i];
+        if (x->known || x->asked == block) continue; /* equal cases are asked once */
+        x->asked = block;
+        x->id = c->next_id++;
+        a.open[a.n++] = x;
+        status = put_question(&a.questions, x->id, &cases[i], e);
+    }
+    if (!status && a.n) status = run_program(&a, e);
+    text_free(&a.questions);
+    text_free(&a.heard);
+    mem_free(a.open);
+    return status;
+}
+
+static int ask(Command *c, const JudgeCase *cases, Answer **answers, size_t n, Err *e)
+{
+    for (size_t run = 0;; run++) {
+        int status = ask_once(c, cases, answers, n, e);
+        if (status <= 0) return status;
+        if (run == c->retries)
+            return err_prefix(e,
+                              "--judge command gave up after %zu runs (its answers are kept in "
+                              "%s; the same command asks for the others)",
+                              run + 1, c->file);
+        log_note(c->log, 'w', "%s; run again for the others", e->text);
+    }
+}
+
+/* ---- the judge ----------------------------------------------------------------------------- */
+
+static void key_of(const Command *c, const JudgeCase *x, char key[65])
+{
+    char length[32];
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, c->spelled.data, c->spelled.len);
+    snprintf(length, sizeof length, "\n%llu\n", (unsigned long long)x->prompt_len);
+    sha256_add(&s, length, strlen(length));
+    sha256_add(&s, x->prompt, x->prompt_len);
+    sha256_add(&s, x->response, x->response_len);
+    sha256_end(&s, key);
+}
+
+int judge_command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
+{
+    Command *c = j->state;
+    Answer **answers = mem_calloc(n + 1, sizeof *answers, e);
+    int status = answers ? 0 : -1;
+    for (size_t i = 0; i < n && !status; i++) {
+        char key[65];
+        key_of(c, &cases[i], key);
+        answers[i] = answer_of(c, key, e);
+        if (!answers[i]) status = -1;
+    }
+    if (!status) status = ask(c, cases, answers, n, e);
+    for (size_t i = 0; i < n && !status; i++) {
+        const Answer *x = answers[i];
+        double rest = (1 - x->probability) / (ACTION_COUNT - 1);
+        out[i] = (Verdict){.action = x->action, .probability = {rest, rest, rest}};
+        out[i].probability[x->action] = x->probability;
+    }
+    mem_free(answers);
+    return status;
+}
+
+/* Words separated by spaces. */
+static int split_words(Command *c, const char *text, Err *e)
+{
+    size_t n = 0;
+    c->argv = mem_calloc(strlen(text) / 2 + 2, sizeof *c->argv, e);
+    if (!c->argv) return -1;
+    for (text += strspn(text, " "); *text; text += strspn(text, " ")) {
+        size_t len = strcspn(text, " ");
+        c->argv[n] = pool_strndup(&c->pool, text, len, e);
+        if (!c->argv[n++]) return -1;
+        text += len;
+    }
+    return n ? 0 : err_set(e, ERR_USAGE, "--judge-command: there is no word in it");
+}
+
+/* A JSON array of texts. */
+static int split_array(Command *c, const char *text, Err *e)
+{
+    Json *list = json_parse(&c->pool, text, strlen(text), "--judge-command", 0, e);
+    if (!list) {
+        e->code = ERR_USAGE;
+        return -1;
+    }
+    c->argv = mem_calloc(list->len + 1, sizeof *c->argv, e);
+    if (!c->argv) return -1;
+    size_t n = 0;
+    for (const Json *x = list->child; x; x = x->next) {
+        if (x->type != JSON_STRING || strlen(x->text) != x->len)
+            return err_set(e, ERR_USAGE, "--judge-command: the array must hold texts only");
+        c->argv[n] = pool_strndup(&c->pool, x->text, x->len, e);
+        if (!c->argv[n++]) return -1;
+    }
+    return n && *c->argv[0] ? 0 : err_set(e, ERR_USAGE, "--judge-command: no program is named");
+}
+
+static int spell(Command *c, Err *e)
+{
+    for (size_t i = 0; c->argv[i]; i++)
+        if (text_add(&c->spelled, i ? "," : "[", 1, e) ||
+            json_put_string(&c->spelled, c->argv[i], strlen(c->argv[i]), e))
+            return -1;
+    return text_add(&c->spelled, "]", 1, e);
+}
+
+int judge_command_open(Judge *j, const JudgeConfig *config, Err *e)
+{
+    Command *c = mem_calloc(1, sizeof *c, e);
+    j->state = c;
+    if (!c) return -1;
+    c->file = config->answers;
+    c->timeout = config->timeout > 0 ? config->timeout : JUDGE_TIMEOUT;
+    c->retries = config->retries;
+    c->log = config->log;
+    const char *text = config->command;
+    if (text[strspn(text, " ")] == '[' ? split_array(c, text, e) : split_words(c, text, e))
+        return -1;
+    if (spell(c, e) || load_answers(c, e)) return -1;
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, c->spelled.data, c->spelled.len);
+    sha256_end(&s, j->sha256);
+    return 0;
+}
+
+void judge_command_close(Judge *j)
+{
+    Command *c = j->state;
+    if (!c) return;
+    mem_free(c->argv);
+    mem_free(c->slots);
+    text_free(&c->spelled);
+    pool_free(&c->pool);
+    mem_free(c);
+    j->state = NULL;
+}
