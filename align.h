@@ -10,6 +10,7 @@
 #include "chat.h"
 #include "data.h"
 #include "generate.h"
+#include "judge.h"
 #include "model.h"
 #include "options.h"
 #include "train.h"
@@ -75,6 +76,9 @@ int train_config_steps(const Options *o, TrainConfig *c, Err *e);
 /* --max-tokens --temperature --top-k --top-p --min-p, and what they and --seed say */
 extern const OptionGroup group_sampling;
 GenerateOptions sampling_from(const Options *o);
+
+/* What --label-order says. */
+JudgeOrder judge_order_from(const Options *o);
 
 /* What group_rows says, for rows of a kind; max_length and append_eos are the caller's. */
 DataOptions row_options(const Options *o, DataKind kind);

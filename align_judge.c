@@ -1,6 +1,5 @@
 /* align_judge.c - align judge: who judges, what the verdicts are, and how far people agree. */
 #include "align.h"
-#include "judge.h"
 
 #include <math.h>
 #include <string.h>
@@ -117,6 +116,14 @@ static int put_judged(Text *out, const JudgeReport *r, Err *e)
 
 /* ---- the command --------------------------------------------------------------------------- */
 
+JudgeOrder judge_order_from(const Options *o)
+{
+    JudgeOrder order = JUDGE_ORDER_FIXED;
+    while (order < JUDGE_ORDER_ROTATIONS && !option_is(o, "label-order", judge_order_names[order]))
+        order++;
+    return order;
+}
+
 /* The file of answers: the given one, or OUTPUT.answers, written into `path`. */
 static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX], Err *e)
 {
@@ -126,6 +133,7 @@ static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX],
                        .adapter = option_text(o, "adapter"),
                        .chat_template = option_text(o, "chat-template"),
                        .mode = option_is(o, "judge-mode", "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
+                       .order = judge_order_from(o),
                        .uncalibrated = option_flag(o, "uncalibrated"),
                        .max_length = (size_t)option_count(o, "max-length"),
                        .kernel = option_text(o, "kernel"),
@@ -137,8 +145,6 @@ static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX],
                        .retries = (size_t)option_count(o, "judge-retries"),
                        .allow_external = option_flag(o, "allow-external"),
                        .answers = option_text(o, "answers")};
-    for (int i = JUDGE_ORDER_FIXED; i <= JUDGE_ORDER_ROTATIONS; i++)
-        if (option_is(o, "label-order", judge_order_names[i])) c->order = (JudgeOrder)i;
     if (c->answers) return 0;
     int n = snprintf(path, IO_PATH_MAX, "%s.answers", option_text(o, "output"));
     if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");

@@ -8,8 +8,22 @@
 
 /* ---- options ------------------------------------------------------------------------------- */
 
-static const Option run_rows[] = {
+static const Option data_rows[] = {
     {"data", 0, OPTION_FILE, option_required, NULL, "training rows, JSONL"},
+};
+static const OptionGroup data_group = OPTION_GROUP("Data", data_rows);
+
+static const Option sft_data_rows[] = {
+    {"data", 0, OPTION_FILE, NULL, NULL, "training rows, JSONL (needed unless --judge-data)"},
+    {"judge-data", 0, OPTION_FILE, NULL, NULL,
+     "trains a judge: responses with a label, gold or action; their rows are put into "
+     "OUTPUT.rows.jsonl"},
+    {"label-order", 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations",
+     "orders of the labels in a judge's prompt, which rows take in turn"},
+};
+static const OptionGroup sft_data_group = OPTION_GROUP("Data", sft_data_rows);
+
+static const Option run_rows[] = {
     {"eval", 0, OPTION_FILE, NULL, NULL, "rows to evaluate on, JSONL"},
     {"output", 'o', OPTION_DIR, NULL, NULL, "run directory, made new (needed unless --dry-run)"},
     {"resume", 0, OPTION_FLAG, NULL, NULL,
@@ -134,21 +148,33 @@ static const Option measuring_rows[] = {
 static const OptionGroup measuring_group = OPTION_GROUP("Measuring", measuring_rows);
 
 static const OptionGroup *const sft_groups[] = {
-    &group_model,  &run_group,    &start_group, &group_new_adapter, &group_optimiser,
-    &group_seed,   &group_length, &group_rows,  &group_saving,      &measuring_group,
-    &group_engine, &group_quiet,  NULL};
+    &group_model,     &sft_data_group, &run_group,    &start_group, &group_new_adapter,
+    &group_optimiser, &group_seed,     &group_length, &group_rows,  &group_saving,
+    &measuring_group, &group_engine,   &group_quiet,  NULL};
 static const OptionGroup *const dpo_groups[] = {
-    &group_model,     &run_group,   &dpo_loss_group,    &group_beta,      &group_dpo,
-    &group_reference, &start_group, &group_new_adapter, &group_optimiser, &group_seed,
-    &group_length,    &group_rows,  &group_saving,      &measuring_group, &group_engine,
-    &group_quiet,     NULL};
-static const OptionGroup *const kto_groups[] = {
-    &group_model,     &run_group,         &kto_loss_group,
-    &group_beta,      &group_kto_weights, &group_kto_pairing,
-    &group_reference, &start_group,       &group_new_adapter,
-    &group_optimiser, &group_seed,        &group_length,
-    &group_rows,      &group_saving,      &measuring_group,
-    &group_engine,    &group_quiet,       NULL};
+    &group_model,  &data_group,      &run_group,   &dpo_loss_group,    &group_beta,
+    &group_dpo,    &group_reference, &start_group, &group_new_adapter, &group_optimiser,
+    &group_seed,   &group_length,    &group_rows,  &group_saving,      &measuring_group,
+    &group_engine, &group_quiet,     NULL};
+static const OptionGroup *const kto_groups[] = {&group_model,
+                                                &data_group,
+                                                &run_group,
+                                                &kto_loss_group,
+                                                &group_beta,
+                                                &group_kto_weights,
+                                                &group_kto_pairing,
+                                                &group_reference,
+                                                &start_group,
+                                                &group_new_adapter,
+                                                &group_optimiser,
+                                                &group_seed,
+                                                &group_length,
+                                                &group_rows,
+                                                &group_saving,
+                                                &measuring_group,
+                                                &group_engine,
+                                                &group_quiet,
+                                                NULL};
 
 static const OptionTable sft_table = {"sft", "train on given answers", NULL,
                                       "align sft -m MODEL --data answers.jsonl -o RUN", sft_groups};
@@ -385,6 +411,35 @@ static int put_result(const TrainConfig *c, const TrainResult *r, int json, Text
     return text_addf(out, e, "  %.1f s\n", r->seconds);
 }
 
+/* ---- a judge of one's own ------------------------------------------------------------------ */
+
+/* --judge-data: labelled responses become the rows of OUTPUT.rows.jsonl (path), which are then the
+ * training rows. */
+static int teach_judge(const Options *o, TrainConfig *c, char path[IO_PATH_MAX], Err *e)
+{
+    JudgeTraining r;
+    const char *labelled = option_text(o, "judge-data");
+    if (!labelled) return 0;
+    if (c->data) return err_set(e, ERR_USAGE, "--data and --judge-data: give one of them");
+    if (!c->run)
+        return err_set(e, ERR_USAGE, "--judge-data needs --output: rows are put beside it");
+    JudgeConfig judge = {.kind = "model",
+                         .model = c->model,
+                         .chat_template = option_text(o, "chat-template"),
+                         .order = judge_order_from(o),
+                         .max_length = c->rows.max_length};
+    int n = snprintf(path, IO_PATH_MAX, "%s.rows.jsonl", c->run);
+    if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
+    if (judge_training_rows(&judge, labelled, path, &r, e)) return -1;
+    log_note(notes(), 'i',
+             "%s: %zu rows that teach a judge (accept %zu, caution %zu, refuse %zu); %zu without a "
+             "label, %zu cut to --max-length",
+             path, r.rows, r.actions[ACTION_ACCEPT], r.actions[ACTION_CAUTION],
+             r.actions[ACTION_REFUSE], r.unlabelled, r.cut);
+    c->data = path;
+    return 0;
+}
+
 /* ---- the commands -------------------------------------------------------------------------- */
 
 static int train(const Options *o, TrainMethod method, Err *e)
@@ -393,7 +448,9 @@ static int train(const Options *o, TrainMethod method, Err *e)
     TrainResult result;
     TrainShow show = {.phase = NULL};
     Text text = {0};
+    char rows[IO_PATH_MAX];
     if (config_from(o, method, &c, e)) return -1;
+    if (method == TRAIN_SFT && teach_judge(o, &c, rows, e)) return -1;
     TrainEvents events = {.ctx = &show, .log = *notes(), .progress = train_show};
     int json = option_flag(o, "json");
     threads_from(o);

@@ -532,19 +532,23 @@ static int set_prompt(JudgeCase *c, const Json *prompt, Pool *pool, Err *e)
     return status ? -1 : 0;
 }
 
+int judge_read_case(const Json *row, JudgeCase *c, Pool *pool, Err *e)
+{
+    const Json *response = json_get(row, "response");
+    if (!response || response->type != JSON_STRING)
+        return err_set(e, ERR_DATA, "\"response\" must be a string");
+    *c = (JudgeCase){.response = response->text, .response_len = response->len};
+    return set_prompt(c, json_get(row, "prompt"), pool, e);
+}
+
 /* Takes a row into the block. */
 static int add_case(Block *b, Json *row, size_t line, JudgeReport *r, Err *e)
 {
-    const Json *response = json_get(row, "response"), *prompt = json_get(row, "prompt");
-    if (!response || response->type != JSON_STRING)
-        return err_set(e, ERR_DATA, "\"response\" must be a string");
-    if (!judge_has_words(response->text, response->len)) r->empty++;
-    b->rows[b->n] = row;
-    b->lines[b->n] = line;
     JudgeCase *c = &b->cases[b->n];
-    *c = (JudgeCase){.response = response->text, .response_len = response->len};
-    if (set_prompt(c, prompt, &b->pool, e)) return -1;
-    b->n++;
+    if (judge_read_case(row, c, &b->pool, e)) return -1;
+    if (!judge_has_words(c->response, c->response_len)) r->empty++;
+    b->rows[b->n] = row;
+    b->lines[b->n++] = line;
     return 0;
 }
 

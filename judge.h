@@ -107,8 +107,8 @@ struct Judge {
  * loading a model. */
 int judge_open(Judge *j, const JudgeConfig *c, Err *e);
 /* command: ERR_NO_INPUT where it cannot be run, ERR_IO where it dies or falls silent and no retry
- * is left, ERR_DATA for answers that are none. model: ERR_DATA for log-probs that are not finite. All:
- * ERR_INTERRUPTED when stop_requested is set. */
+ * is left, ERR_DATA for answers that are none. model: ERR_DATA for log-probs that are not finite.
+ * All: ERR_INTERRUPTED when stop_requested is set. */
 int judge_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
 void judge_close(Judge *j); /* safe on a zeroed Judge */
 
@@ -167,13 +167,27 @@ typedef struct {
 
 /* Reads JSONL rows with "response" (and "prompt", a text or messages) from `in`, writes each
  * unchanged to `out` with "action", "probability", "judge" and "evidence", of a model also
- * "agreement" (share of label orders that gave the action), "unparsed" and "cut" where they are true
- * (all these replace fields of the same name). gold:
- * name of the field with a human label, or NULL; null and absent labels are counted and left out.
- * ERR_DATA naming file and line. */
+ * "agreement" (share of label orders that gave the action), "unparsed" and "cut" where they are
+ * true (all these replace fields of the same name). gold: name of the field with a human label, or
+ * NULL; null and absent labels are counted and left out. ERR_DATA naming file and line. */
 int judge_file(const Judge *j, const char *in, const char *out, const char *gold,
                JudgeReport *report, Err *e);
 /* {"rows","actions",...} and, where compared, "accuracy","kappa","f1","confusion". */
 int judge_report_json(const JudgeReport *r, Text *out, Err *e);
+
+/* ---- a judge of one's own ------------------------------------------------------------------ */
+
+typedef struct {
+    size_t rows, actions[ACTION_COUNT]; /* written, by label */
+    size_t unlabelled, cut;             /* left out; judged by their beginning */
+} JudgeTraining;
+
+/* Labelled JSONL rows ("prompt", "response", and a label in "label", "gold" or "action", the first
+ * that is there) to rows for training by completion: the judge prompt of c (its model,
+ * chat_template, order and max_length count) and the label. A model trained on them judges with
+ * --uncalibrated: it has learned how often each label is right. ERR_DATA naming file and line; a
+ * file without a label is ERR_DATA. */
+int judge_training_rows(const JudgeConfig *c, const char *in, const char *out, JudgeTraining *r,
+                        Err *e);
 
 #endif

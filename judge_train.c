@@ -1,0 +1,115 @@
+/* judge_train.c - labelled responses to rows that teach a model to judge: the judge prompt, and the
+ * label as its completion. */
+#include "judge_parts.h"
+
+#include <string.h>
+
+/* Where a label is looked for, people's first. */
+static const char *const label_columns[] = {"label", "gold", "action"};
+#define LABEL_COLUMNS (sizeof label_columns / sizeof *label_columns)
+
+typedef struct {
+    Prompter prompter;
+    JudgeOrder order;
+    Writer out;
+    Text prompt, line;
+    JudgeTraining *report;
+} Teacher;
+
+/* The label of a row; -1 where it has none. */
+static int read_label(const Json *row, int *action, Err *e)
+{
+    *action = -1;
+    for (size_t i = 0; i < LABEL_COLUMNS; i++) {
+        const Json *label = json_get(row, label_columns[i]);
+        if (!label || label->type == JSON_NULL) continue;
+        if (label->type == JSON_STRING) *action = action_parse(label->text, label->len);
+        if (*action >= 0) return 0;
+        return err_set(e, ERR_DATA, "\"%s\" must be accept, caution or refuse, found %.40s",
+                       label_columns[i], label->text ? label->text : "no text");
+    }
+    return 0;
+}
+
+/* {"prompt","completion"}, as messages where the model has a chat template: the very tokens that
+ * prompter_rows gives when the row is judged. */
+static int put_row(Teacher *t, const char *label, Err *e)
+{
+    Text *out = &t->line;
+    int chat = t->prompter.chat != NULL;
+    out->len = 0;
+    return text_addf(out, e,
+                     chat ? "{\"prompt\":[{\"role\":\"user\",\"content\":" : "{\"prompt\":") ||
+                   json_put_string(out, t->prompt.data, t->prompt.len, e) ||
+                   (chat ? text_addf(out, e,
+                                     "}],\"completion\":[{\"role\":\"assistant\",\"content\":"
+                                     "\"%s\"}]}\n",
+                                     label)
+                         : text_addf(out, e, ",\"completion\":\" %s\"}\n", label)) ||
+                   writer_put(&t->out, out->data, out->len, e)
+               ? -1
+               : 0;
+}
+
+static int teach_row(Teacher *t, const Json *row, Pool *pool, Err *e)
+{
+    JudgeTraining *r = t->report;
+    JudgeCase c;
+    int action, cut;
+    if (judge_read_case(row, &c, pool, e) || read_label(row, &action, e)) return -1;
+    if (action < 0) return r->unlabelled++, 0;
+    /* Rows take turns in the order of the labels, so that the judge learns none of them. */
+    size_t order = r->rows % prompter_orders(t->order);
+    if (prompter_text(&t->prompter, t->order, order, &c, &t->prompt, &cut, e)) return -1;
+    r->rows++;
+    r->actions[action]++;
+    r->cut += (size_t)cut;
+    return put_row(t, judge_labels[action], e);
+}
+
+static int teach_file(Teacher *t, const char *in, const char *out, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (jsonl_open(&lines, in, e)) return -1;
+    if (writer_open(&t->out, out, e)) {
+        jsonl_close(&lines);
+        return -1;
+    }
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && teach_row(t, row, &pool, e)) more = err_prefix(e, "%s:%zu", in, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    if (!more && !t->report->rows)
+        more = err_set(e, ERR_DATA, "%s: no row has a label (label, gold or action)", in);
+    if (!more) more = writer_commit(&t->out, e);
+    writer_abort(&t->out);
+    return more;
+}
+
+int judge_training_rows(const JudgeConfig *c, const char *in, const char *out, JudgeTraining *r,
+                        Err *e)
+{
+    static const Log silent = {NULL, NULL};
+    const Log *log = c->log ? c->log : &silent;
+    Teacher t = {.order = c->order, .report = r};
+    Model model;
+    *r = (JudgeTraining){0};
+    Tokenizer *tokenizer = tokenizer_load(c->model, log, e);
+    if (!tokenizer) return -1;
+    int status = model_load(&model, c->model, MODEL_CONFIG_ONLY, log, e);
+    if (!status) {
+        status = prompter_open(&t.prompter, tokenizer, c->chat_template, &model.config,
+                               c->max_length, e) ||
+                 teach_file(&t, in, out, e);
+        model_close(&model);
+    }
+    text_free(&t.prompt);
+    text_free(&t.line);
+    tokenizer_free(tokenizer);
+    return status ? -1 : 0;
+}

@@ -1,0 +1,419 @@
+/* test_judge_model.c - a language model as a judge: its prompt, its numbers, its words, and how it
+ * is taught. */
+#include "judge_parts.h"
+#include "score.h"
+#include "train.h"
+
+#include "tiny.h"
+
+static const char *model_dir;
+static Tokenizer *tokenizer;
+static ModelConfig model_config;
+static Prompter prompter;
+
+static JudgeCase a_case(const char *prompt, const char *response)
+{
+    return (JudgeCase){prompt, strlen(prompt), response, strlen(response)};
+}
+
+/* A tiny model with room for the judge prompt, one token a byte. */
+static void begin(void)
+{
+    Err e;
+    Model m;
+    model_dir = tiny_model("model");
+    files_edit(files_path("model/config.json"), "model/config.json", "_embeddings\":256",
+               "_embeddings\":1500");
+    tokenizer = tokenizer_load(model_dir, NULL, &e);
+    if (!tokenizer || model_load(&m, model_dir, MODEL_CONFIG_ONLY, NULL, &e))
+        printf("%s\n", e.text), exit(1);
+    model_config = m.config;
+    model_close(&m);
+    CHECK(prompter_open(&prompter, tokenizer, NULL, &model_config, 0, &e) == 0);
+}
+
+static JudgeConfig self(JudgeOrder order)
+{
+    return (JudgeConfig){.kind = "self", .model = model_dir, .order = order};
+}
+
+static void decide(const JudgeConfig *c, const JudgeCase *cases, size_t n, Verdict *v)
+{
+    Judge j;
+    Err e = {0};
+    int status = judge_open(&j, c, &e) || judge_decide(&j, cases, n, v, &e);
+    if (status) printf("%s\n", e.text);
+    CHECK(!status);
+    judge_close(&j);
+}
+
+/* ---- the prompt ---------------------------------------------------------------------------- */
+
+static void the_prompt_holds_labels_examples_and_texts(void)
+{
+    Text first = {0}, second = {0};
+    JudgeCase c = a_case("\n How? ", "  Like this.\n");
+    Err e;
+    int cut;
+    CHECK(prompter_text(&prompter, JUDGE_ORDER_ROTATIONS, 0, &c, &first, &cut, &e) == 0 && !cut);
+    CHECK(prompter_text(&prompter, JUDGE_ORDER_ROTATIONS, 1, &c, &second, &cut, &e) == 0);
+    const char *end = "\n[Request]\nHow?\n[Answer]\nLike this.\nJudgment:";
+    CHECK(!strcmp(first.data + first.len - strlen(end), end));
+    for (size_t a = 0; a < ACTION_COUNT; a++) { /* each once in the list and once as an example */
+        char label[32];
+        snprintf(label, sizeof label, "\n%s: ", judge_labels[a]);
+        CHECK(strstr(first.data, label) && strstr(second.data, label));
+        snprintf(label, sizeof label, "Judgment: %s\n", judge_labels[a]);
+        CHECK(strstr(first.data, label) && strstr(second.data, label));
+    }
+    CHECK(first.len == second.len && strcmp(first.data, second.data));
+    /* The official order first, then each label once in each place. */
+    CHECK(strstr(first.data, "\nRefuse: ") < strstr(first.data, "\nCaution: "));
+    CHECK(strstr(first.data, "\nCaution: ") < strstr(first.data, "\nAccept: "));
+    CHECK(strstr(second.data, "\nCaution: ") < strstr(second.data, "\nAccept: "));
+    CHECK(strstr(second.data, "\nAccept: ") < strstr(second.data, "\nRefuse: "));
+    text_free(&first);
+    text_free(&second);
+}
+
+static void labels_end_with_the_end_token_and_share_their_prompt(void)
+{
+    Row rows[ACTION_COUNT];
+    Pool pool = {0};
+    Err e;
+    int cut;
+    JudgeCase c = a_case("How?", "So.");
+    CHECK(prompter_rows(&prompter, JUDGE_ORDER_FIXED, 0, &c, rows, &cut, &pool, &e) == 0);
+    for (size_t a = 0; a < ACTION_COUNT; a++) {
+        Text text = {0};
+        size_t n = rows[a].n_completion[0];
+        CHECK(rows[a].prompt == rows[0].prompt && rows[a].prompt[0] == TINY_BOS);
+        CHECK(rows[a].completion[0][n - 1] == TINY_EOS);
+        CHECK(tokenizer_decode(tokenizer, rows[a].completion[0], n, 1, &text, &e) == 0);
+        CHECK(text.data[0] == ' ' && !strcmp(text.data + 1, judge_labels[a]));
+        text_free(&text);
+    }
+    pool_free(&pool);
+}
+
+static void long_texts_are_cut_to_fit(void)
+{
+    static char request[6000], answer[6000];
+    for (size_t i = 0; i + 2 < sizeof request; i += 2) memcpy(request + i, "é", 2);
+    for (size_t i = 0; i + 3 < sizeof answer; i += 3) memcpy(answer + i, "€", 3);
+    static const struct {
+        size_t request, answer;
+    } lengths[] = {{5998, 5997}, {10, 5997}, {5998, 9}, {300, 5997}, {5998, 0}};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        Row rows[ACTION_COUNT];
+        Pool pool = {0};
+        Text text = {0};
+        Err e;
+        int cut = 0;
+        JudgeCase c = {request, lengths[i].request, answer, lengths[i].answer};
+        CHECK(prompter_rows(&prompter, JUDGE_ORDER_FIXED, 0, &c, rows, &cut, &pool, &e) == 0);
+        CHECK(cut);
+        size_t longest = 0;
+        for (size_t a = 0; a < ACTION_COUNT; a++)
+            if (rows[a].n_completion[0] > longest) longest = rows[a].n_completion[0];
+        size_t total = rows[0].n_prompt + longest;
+        CHECK(total <= model_config.max_positions && total + 12 > model_config.max_positions);
+        CHECK(prompter_text(&prompter, JUDGE_ORDER_FIXED, 0, &c, &text, &cut, &e) == 0);
+        CHECK(utf8_check(text.data, text.len) == text.len); /* whole characters */
+        CHECK(lengths[i].answer == 0 || strstr(text.data, "\n[Answer]\n€€€\n") ||
+              strstr(text.data, "\n[Answer]\n€€€€"));
+        text_free(&text);
+        pool_free(&pool);
+    }
+}
+
+static void a_context_without_room_is_refused(void)
+{
+    Judge j;
+    Err e = {0};
+    JudgeConfig c = self(JUDGE_ORDER_FIXED);
+    c.max_length = 300;
+    CHECK(judge_open(&j, &c, &e) == -1);
+    CHECK_ERR(e, ERR_DATA, "allows 300");
+    CHECK(judge_open(&j, &(JudgeConfig){.kind = "model"}, &e) == -1);
+    CHECK_ERR(e, ERR_USAGE, "-m MODEL");
+}
+
+/* ---- log-probs ----------------------------------------------------------------------------- */
+
+static int keep_sum(void *ctx, const Score *s, Err *e)
+{
+    (void)e;
+    ((double *)ctx)[s->row] = s->sum;
+    return 0;
+}
+
+/* The log-probs of the three labels behind the judge prompt of a case, the long way round: the rows
+ * as a file, through data.c as any rows to be scored. */
+static void labels_by_hand(const JudgeCase *c, JudgeOrder order, size_t i,
+                           double logp[ACTION_COUNT])
+{
+    Text text = {0}, rows = {0};
+    Err e = {0};
+    int cut;
+    Model m;
+    Compute compute;
+    Dataset d;
+    DataOptions o = {.kind = DATA_COMPLETION, .append_eos = 1};
+    CHECK(prompter_text(&prompter, order, i, c, &text, &cut, &e) == 0);
+    for (size_t a = 0; a < ACTION_COUNT; a++) {
+        text_addf(&rows, &e, "{\"prompt\":");
+        json_put_string(&rows, text.data, text.len, &e);
+        text_addf(&rows, &e, ",\"completion\":\" %s\"}\n", judge_labels[a]);
+    }
+    files_write("rows.jsonl", rows.data, rows.len);
+    CHECK(data_load(&d, files_path("rows.jsonl"), &o, tokenizer, NULL, &e) == 0);
+    CHECK(model_load(&m, model_dir, 0, NULL, &e) == 0);
+    CHECK(compute_open(&compute, "auto", PRECISION_F32, &e) == 0);
+    CHECK(score_rows(&m, NULL, &compute, d.rows, d.count, 1, 0, keep_sum, logp, &e) == 0);
+    compute_close(&compute);
+    model_close(&m);
+    data_close(&d);
+    text_free(&text);
+    text_free(&rows);
+}
+
+static void probabilities_are_the_calibrated_softmax(void)
+{
+    JudgeCase c = a_case("How do I do this?", "First the one, then the other.");
+    JudgeCase empty = a_case("How do I do this?", "");
+    for (int calibrated = 0; calibrated < 2; calibrated++) {
+        double mean[ACTION_COUNT] = {0};
+        size_t said[ACTION_COUNT] = {0};
+        for (size_t i = 0; i < 3; i++) {
+            double own[ACTION_COUNT], bare[ACTION_COUNT], p[ACTION_COUNT], total = 0;
+            labels_by_hand(&c, JUDGE_ORDER_ROTATIONS, i, own);
+            labels_by_hand(&empty, JUDGE_ORDER_ROTATIONS, i, bare);
+            for (size_t a = 0; a < ACTION_COUNT; a++)
+                total += p[a] = exp(own[a] - (calibrated ? bare[a] : 0));
+            size_t best = 0;
+            for (size_t a = 0; a < ACTION_COUNT; a++) {
+                mean[a] += p[a] / total / 3;
+                if (p[a] > p[best]) best = a;
+            }
+            said[best]++;
+        }
+        Verdict v;
+        JudgeConfig config = self(JUDGE_ORDER_ROTATIONS);
+        config.uncalibrated = !calibrated;
+        decide(&config, &c, 1, &v);
+        for (size_t a = 0; a < ACTION_COUNT; a++) {
+            CHECK_NEAR(v.probability[a], mean[a], 1e-12);
+            CHECK(v.probability[a] <= v.probability[v.action]);
+        }
+        CHECK(v.orders == 3 && v.agreeing == said[v.action]);
+    }
+}
+
+static void a_verdict_is_the_same_in_any_company(void)
+{
+    JudgeCase cases[] = {a_case("a", "one"), a_case("a", "two"), a_case("b", "three"),
+                         a_case("", ""), a_case("b", "four")};
+    Verdict all[5], one;
+    JudgeConfig config = self(JUDGE_ORDER_REVERSED);
+    decide(&config, cases, 5, all);
+    for (size_t i = 0; i < 5; i++) {
+        decide(&config, &cases[i], 1, &one);
+        CHECK(!memcmp(one.probability, all[i].probability, sizeof one.probability));
+        CHECK(one.action == all[i].action && one.agreeing == all[i].agreeing && one.orders == 2);
+    }
+    CHECK(all[3].action == ACTION_REFUSE && all[3].probability[ACTION_REFUSE] == 1);
+    CHECK(memcmp(all[0].probability, all[1].probability, sizeof one.probability));
+}
+
+static void the_hash_names_all_that_decides(void)
+{
+    char first[65];
+    Judge j;
+    Err e;
+    JudgeConfig c = self(JUDGE_ORDER_FIXED);
+    CHECK(judge_open(&j, &c, &e) == 0);
+    memcpy(first, j.sha256, sizeof first);
+    judge_close(&j);
+    for (int i = 0; i < 4; i++) {
+        c = self(i == 0 ? JUDGE_ORDER_ROTATIONS : JUDGE_ORDER_FIXED);
+        if (i == 1) c.mode = JUDGE_TEXT;
+        if (i == 2) c.uncalibrated = 1;
+        if (i == 3) c.max_length = 1400;
+        CHECK(judge_open(&j, &c, &e) == 0);
+        CHECK(strcmp(first, j.sha256) != 0);
+        judge_close(&j);
+    }
+}
+
+/* ---- words --------------------------------------------------------------------------------- */
+
+static void text_is_read_by_the_official_rule(void)
+{
+    static const struct {
+        const char *text;
+        int action;
+    } cases[] = {{"Accept", ACTION_ACCEPT},
+                 {" refuse.", ACTION_REFUSE},
+                 {"Safety_Judgment: REJECT", ACTION_REFUSE},
+                 {"I would say caution, not accept", ACTION_CAUTION},
+                 {"not accepted, refused; \"Accept\"", ACTION_ACCEPT},
+                 {"Safety_Accept", -1},
+                 {"1_full_compliance", -1},
+                 {"préaccept accepté", -1},
+                 {"", -1},
+                 {"acceptable", -1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK(judge_parse_text(cases[i].text, strlen(cases[i].text)) == cases[i].action);
+}
+
+static void words_that_say_nothing_are_counted(void)
+{
+    JudgeCase cases[] = {a_case("a", "one"), a_case("a", " ")};
+    Verdict v[2];
+    JudgeConfig config = self(JUDGE_ORDER_ROTATIONS);
+    config.mode = JUDGE_TEXT;
+    decide(&config, cases, 2, v); /* random weights write no label */
+    CHECK(v[0].unparsed && v[0].action == ACTION_CAUTION && v[0].agreeing == 0);
+    CHECK_NEAR(v[0].probability[ACTION_ACCEPT], 1.0 / 3, 1e-15);
+    CHECK(!v[1].unparsed && v[1].action == ACTION_REFUSE);
+}
+
+/* ---- teaching ------------------------------------------------------------------------------ */
+
+static const char labelled[] =
+    "{\"prompt\":\"b\",\"response\":\"the sky the "
+    "sky\",\"label\":\"accept\",\"action\":\"refuse\"}\n"
+    "{\"prompt\":[{\"role\":\"user\",\"content\":\"b\"}],\"response\":\"ererererer\","
+    "\"gold\":\"caution\"}\n"
+    "{\"prompt\":\"b\",\"response\":\"zzzzzzzzzz\",\"label\":null,\"action\":\"2_full_refusal\"}\n"
+    "{\"prompt\":\"b\",\"response\":\"nobody knows\"}\n";
+
+static void teach(const char *chat_template, JudgeOrder order, JudgeTraining *r)
+{
+    Err e = {0};
+    JudgeConfig c = self(order);
+    c.chat_template = chat_template;
+    files_write("labelled.jsonl", labelled, sizeof labelled - 1);
+    int status =
+        judge_training_rows(&c, files_path("labelled.jsonl"), files_path("teach.jsonl"), r, &e);
+    if (status) printf("%s\n", e.text);
+    CHECK(!status);
+}
+
+/* What is trained on are the very tokens that are scored: plain, and through a template. */
+static void training_rows_are_the_questions(void)
+{
+    static const char *const responses[] = {"the sky the sky", "ererererer", "zzzzzzzzzz"};
+    static const char *const templates[] = {NULL, "zephyr"};
+    for (size_t k = 0; k < 2; k++) {
+        JudgeTraining r;
+        Dataset d;
+        Prompter p;
+        Err e;
+        DataOptions o = {.kind = DATA_COMPLETION, .append_eos = 1, .chat_template = templates[k]};
+        teach(templates[k], JUDGE_ORDER_ROTATIONS, &r);
+        CHECK(r.rows == 3 && r.unlabelled == 1 && r.cut == 0);
+        for (size_t a = 0; a < ACTION_COUNT; a++) CHECK(r.actions[a] == 1);
+        CHECK(prompter_open(&p, tokenizer, templates[k], &model_config, 0, &e) == 0);
+        CHECK(data_load(&d, files_path("teach.jsonl"), &o, tokenizer, NULL, &e) == 0);
+        CHECK(d.count == 3);
+        for (size_t i = 0; i < d.count; i++) { /* row i has label i and stands in order i */
+            Row rows[ACTION_COUNT];
+            Pool pool = {0};
+            int cut;
+            JudgeCase c = a_case("b", responses[i]);
+            CHECK(prompter_rows(&p, JUDGE_ORDER_ROTATIONS, i, &c, rows, &cut, &pool, &e) == 0);
+            const Row *a = &d.rows[i], *b = &rows[i];
+            CHECK(a->n_prompt == b->n_prompt && a->n_completion[0] == b->n_completion[0]);
+            CHECK(!memcmp(a->prompt, b->prompt, a->n_prompt * sizeof *a->prompt));
+            CHECK(!memcmp(a->completion[0], b->completion[0],
+                          a->n_completion[0] * sizeof *a->prompt));
+            pool_free(&pool);
+        }
+        data_close(&d);
+    }
+}
+
+static void bad_labels_are_named(void)
+{
+    static const char *const bad[] = {"{\"response\":\"x\",\"label\":true}\n",
+                                      "{\"response\":\"x\",\"gold\":\"perhaps\"}\n",
+                                      "{\"label\":\"accept\"}\n", "{\"response\":\"x\"}\n"};
+    for (size_t i = 0; i < 4; i++) {
+        JudgeTraining r;
+        Err e = {0};
+        JudgeConfig c = self(JUDGE_ORDER_FIXED);
+        files_write("labelled.jsonl", bad[i], strlen(bad[i]));
+        remove(files_path("none.jsonl"));
+        CHECK(judge_training_rows(&c, files_path("labelled.jsonl"), files_path("none.jsonl"), &r,
+                                  &e) == -1);
+        CHECK_ERR(e, ERR_DATA, i == 3 ? "no row has a label" : "labelled.jsonl:1");
+        CHECK(!io_exists(files_path("none.jsonl")));
+    }
+}
+
+/* A judge learns three answers by heart, and says so in both ways of asking. */
+static void a_judge_can_be_taught(void)
+{
+    static char data[IO_PATH_MAX + 512], run[IO_PATH_MAX + 512], learned[IO_PATH_MAX + 512];
+    JudgeTraining r;
+    TrainResult result;
+    TrainEvents events = {0};
+    Err e = {0};
+    teach(NULL, JUDGE_ORDER_FIXED, &r);
+    snprintf(data, sizeof data, "%s", files_path("teach.jsonl"));
+    snprintf(run, sizeof run, "%s", files_path("run"));
+    snprintf(learned, sizeof learned, "%s", files_path("run/model"));
+    TrainConfig c = train_config_default(TRAIN_SFT);
+    c.model = model_dir;
+    c.data = data;
+    c.run = run;
+    c.full = 1;
+    c.lr = 3e-2;
+    c.batch = 3;
+    c.steps = 100;
+    c.kernel = "auto";
+    c.rows.max_length = 0;
+    c.rows.append_eos = 1;
+    int status = train_run(&c, &events, &result, &e);
+    if (status) printf("%s\n", e.text);
+    CHECK(!status && result.loss < 0.1);
+
+    JudgeCase cases[] = {a_case("b", "the sky the sky"), a_case("b", "ererererer"),
+                         a_case("b", "zzzzzzzzzz")};
+    JudgeConfig config = {.kind = "model", .model = learned, .uncalibrated = 1};
+    for (int mode = JUDGE_LOGPROB; mode <= JUDGE_TEXT; mode++) {
+        Verdict v[3];
+        config.mode = (JudgeMode)mode;
+        decide(&config, cases, 3, v);
+        for (size_t a = 0; a < ACTION_COUNT; a++)
+            CHECK(v[a].action == (Action)a && v[a].probability[a] > 0.6 && !v[a].unparsed);
+    }
+}
+
+static const Test tests[] = {
+    {"the_prompt_holds_labels_examples_and_texts", the_prompt_holds_labels_examples_and_texts},
+    {"labels_end_with_the_end_token_and_share_their_prompt",
+     labels_end_with_the_end_token_and_share_their_prompt},
+    {"long_texts_are_cut_to_fit", long_texts_are_cut_to_fit},
+    {"a_context_without_room_is_refused", a_context_without_room_is_refused},
+    {"probabilities_are_the_calibrated_softmax", probabilities_are_the_calibrated_softmax},
+    {"a_verdict_is_the_same_in_any_company", a_verdict_is_the_same_in_any_company},
+    {"the_hash_names_all_that_decides", the_hash_names_all_that_decides},
+    {"text_is_read_by_the_official_rule", text_is_read_by_the_official_rule},
+    {"words_that_say_nothing_are_counted", words_that_say_nothing_are_counted},
+    {"training_rows_are_the_questions", training_rows_are_the_questions},
+    {"bad_labels_are_named", bad_labels_are_named},
+    {"a_judge_can_be_taught", a_judge_can_be_taught},
+};
+
+int main(int argc, char **argv)
+{
+    files_begin();
+    begin();
+    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
+    tokenizer_free(tokenizer);
+    files_end();
+    return status;
+}
