@@ -1,5 +1,6 @@
 /* align_judge.c - align judge: who judges, what the verdicts are, and how far people agree. */
 #include "align.h"
+#include "evaluate_gold.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,7 +15,10 @@ static const Option judge_rows[] = {
      "who judges: a table of phrases, the policy itself, another model, or any program"},
     {"rules", 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},
     {"print-rules", 0, OPTION_FLAG, NULL, NULL, "print the built-in phrase table and end"},
-    {"gold", 0, OPTION_TEXT, NULL, NULL, "column with a human label: reports the agreement"},
+    {"gold", 0, OPTION_TEXT, NULL, NULL,
+     "column with a human label: reports agreement, calibration and bias beside baselines"},
+    {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
+     "of the bootstrap that gives 95 % intervals; 0 = none"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "the report as one JSON object"},
 };
 static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
@@ -48,13 +52,9 @@ static const Option command_judge_rows[] = {
 static const OptionGroup command_judge_group =
     OPTION_GROUP("A program that judges", command_judge_rows);
 
-static const OptionGroup *const judge_groups[] = {&judge_group,
-                                                  &model_judge_group,
-                                                  &group_adapter,
-                                                  &command_judge_group,
-                                                  &group_engine,
-                                                  &group_quiet,
-                                                  NULL};
+static const OptionGroup *const judge_groups[] = {
+    &judge_group,  &model_judge_group, &group_adapter, &command_judge_group,
+    &group_engine, &group_seed,        &group_quiet,   NULL};
 static const OptionTable judge_table = {"judge", "labels answers accept, caution or refuse", NULL,
                                         "align judge --data responses.jsonl -o judged.jsonl",
                                         judge_groups};
@@ -68,30 +68,54 @@ static int put_actions(Text *out, const size_t counts[ACTION_COUNT], Err *e)
     return text_add(out, "\n", 1, e);
 }
 
-/* A figure in a column of ten; what was not there to be measured is n/a. */
-static int put_figure(Text *out, double x, Err *e)
+/* "0.444 [0.398, 0.491]" in a column; what was not there to be measured is n/a. */
+static int put_figure(Text *out, const Estimate *x, Err *e)
 {
-    return isfinite(x) ? text_addf(out, e, "%10.3f", x) : text_addf(out, e, "%10s", "n/a");
+    char cell[48];
+    if (isfinite(x->value))
+        snprintf(cell, sizeof cell, "%6.3f [%6.3f, %6.3f]", x->value, x->low, x->high);
+    else
+        snprintf(cell, sizeof cell, "   n/a");
+    return text_addf(out, e, "  %-23s", cell);
 }
 
-static int put_agreement(Text *out, const JudgeReport *r, Err *e)
+static int put_confusion(Text *out, const Agreement *a, Err *e)
 {
-    const Agreement *a = &r->agreement;
-    if (text_addf(out, e, "agreement with human labels (%zu rows, %zu without a label)\naccuracy",
-                  agreement_rows(a), r->without_gold) ||
-        put_figure(out, agreement_accuracy(a), e) || text_addf(out, e, "\nkappa   ") ||
-        put_figure(out, agreement_kappa(a), e) || text_addf(out, e, "\n\n%-12s", "human"))
-        return -1;
+    if (text_addf(out, e, "\n%-18s", "human, by judge")) return -1;
     for (int j = 0; j < ACTION_COUNT; j++)
         if (text_addf(out, e, "%10s", action_names[j])) return -1;
-    if (text_addf(out, e, "%10s\n", "F1")) return -1;
     for (int g = 0; g < ACTION_COUNT; g++) {
-        if (text_addf(out, e, "%-12s", action_names[g])) return -1;
+        if (text_addf(out, e, "\n%-18s", action_names[g])) return -1;
         for (int j = 0; j < ACTION_COUNT; j++)
             if (text_addf(out, e, "%10zu", a->count[g][j])) return -1;
-        if (put_figure(out, agreement_f1(a, (Action)g), e) || text_add(out, "\n", 1, e)) return -1;
     }
-    return 0;
+    return text_add(out, "\n", 1, e);
+}
+
+/* The figures, one a line: of the judge, and of the baselines beside it. */
+static int put_gold(Text *out, const Gold *g, Err *e)
+{
+    if (text_addf(out, e,
+                  "against human labels: %zu rows of %zu prompts, %zu without a label; 95 %% "
+                  "intervals\n\n%-18s",
+                  g->count, g->groups, g->unlabelled, ""))
+        return -1;
+    for (size_t k = 0; k < g->raters; k++) {
+        char name[32];
+        snprintf(name, sizeof name, k == GOLD_MAJORITY ? "always %s" : "%s",
+                 k == GOLD_MAJORITY ? action_names[g->majority] : gold_rater_names[k]);
+        if (text_addf(out, e, "   %-22s", name)) return -1;
+    }
+    for (size_t m = 0; m < GOLD_COUNT; m++) {
+        char label[32];
+        snprintf(label, sizeof label, "%s", gold_metric_names[m]);
+        for (char *c = label; *c; c++) *c = *c == '_' ? ' ' : *c;
+        if (text_addf(out, e, "\n%-18s", label)) return -1;
+        for (size_t k = 0; k < g->raters; k++)
+            if (put_figure(out, &g->metrics[k][m], e)) return -1;
+    }
+    return text_add(out, "\n", 1, e) || put_confusion(out, &g->tally[GOLD_JUDGE].agreement, e) ? -1
+                                                                                               : 0;
 }
 
 static int put_judged(Text *out, const JudgeReport *r, Err *e)
@@ -111,7 +135,7 @@ static int put_judged(Text *out, const JudgeReport *r, Err *e)
     if (r->cut &&
         text_addf(out, e, "%zu rows were too long and judged by their beginning\n", r->cut))
         return -1;
-    return r->compared ? put_agreement(out, r, e) : 0;
+    return 0;
 }
 
 /* ---- the command --------------------------------------------------------------------------- */
@@ -152,14 +176,41 @@ static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX],
     return 0;
 }
 
+/* Judges the file; gold (or NULL) is filled. */
+static int judge_rows_of(const Options *o, const JudgeConfig *config, Gold *gold, JudgeReport *r,
+                         Err *e)
+{
+    Judge judge = {0};
+    JudgeWatch watch = gold ? gold_watch(gold) : (JudgeWatch){0};
+    int status = judge_open(&judge, config, e) ||
+                 judge_file(&judge, option_text(o, "data"), option_text(o, "output"),
+                            gold ? &watch : NULL, r, e) ||
+                 (gold && gold_finish(gold, option_count(o, "seed"),
+                                      (size_t)option_count(o, "resamples"), e));
+    judge_close(&judge);
+    return status ? -1 : 0;
+}
+
+/* The report: for people, or one JSON object. */
+static int put_report(Text *out, const JudgeReport *r, const Gold *gold, int json, Err *e)
+{
+    if (!json) return put_judged(out, r, e) || (gold && put_gold(out, gold, e)) ? -1 : 0;
+    if (judge_report_json(r, out, e)) return -1;
+    if (!gold) return 0;
+    out->len -= strlen("}\n");
+    return text_add(out, ",", 1, e) || gold_json(gold, out, e) || text_add(out, "}\n", 2, e) ? -1
+                                                                                             : 0;
+}
+
 static int judge_command(const Options *o, Err *e)
 {
     static const char *const needed[] = {"data", "output"};
+    const char *field = option_text(o, "gold");
     Text out = {0};
     char answers[IO_PATH_MAX];
     JudgeConfig config;
-    Judge judge = {0};
     JudgeReport report;
+    Gold gold = {0};
     if (option_flag(o, "print-rules"))
         return judge_rules_write(&out, e) ? text_free(&out), -1 : print_text(&out, e);
     for (size_t i = 0; i < 2; i++) {
@@ -168,16 +219,14 @@ static int judge_command(const Options *o, Err *e)
     }
     if (config_from(o, &config, answers, e)) return -1;
     threads_from(o);
-    int status = judge_open(&judge, &config, e) ||
-                 judge_file(&judge, option_text(o, "data"), option_text(o, "output"),
-                            option_text(o, "gold"), &report, e);
-    judge_close(&judge);
+    int status = field && gold_open(&gold, field, !option_is(o, "judge", "rules"), e) ? -1 : 0;
+    if (!status) status = judge_rows_of(o, &config, field ? &gold : NULL, &report, e);
     if (!status)
-        status = option_flag(o, "json") ? judge_report_json(&report, &out, e)
-                                        : put_judged(&out, &report, e);
+        status = put_report(&out, &report, field ? &gold : NULL, option_flag(o, "json"), e);
     if (!status) status = print_text(&out, e);
     text_free(&out);
-    return status ? -1 : 0;
+    gold_close(&gold);
+    return status;
 }
 
 const Command command_judge = {&judge_table, judge_command};

@@ -1,4 +1,4 @@
-/* judge.c - the table of judges, the rules judge, judged files and agreement with human labels. */
+/* judge.c - the table of judges, the rules judge, and judged files. */
 #include "judge_parts.h"
 
 #include <math.h>
@@ -358,58 +358,6 @@ void judge_close(Judge *j)
     *j = (Judge){0};
 }
 
-/* ---- agreement ----------------------------------------------------------------------------- */
-
-size_t agreement_rows(const Agreement *a)
-{
-    size_t n = 0;
-    for (size_t g = 0; g < ACTION_COUNT; g++)
-        for (size_t b = 0; b < ACTION_COUNT; b++) n += a->count[g][b];
-    return n;
-}
-
-/* Rows with label x, and rows with action x. */
-static void agreement_margins(const Agreement *a, size_t x, double *label, double *action)
-{
-    *label = *action = 0;
-    for (size_t i = 0; i < ACTION_COUNT; i++) {
-        *label += (double)a->count[x][i];
-        *action += (double)a->count[i][x];
-    }
-}
-
-static double ratio(double a, double b)
-{
-    return b == 0 ? (double)NAN : a / b;
-}
-
-double agreement_accuracy(const Agreement *a)
-{
-    double same = 0;
-    for (size_t i = 0; i < ACTION_COUNT; i++) same += (double)a->count[i][i];
-    return ratio(same, (double)agreement_rows(a));
-}
-
-double agreement_kappa(const Agreement *a)
-{
-    double n = (double)agreement_rows(a), expected = 0;
-    for (size_t i = 0; i < ACTION_COUNT; i++) {
-        double label, action;
-        agreement_margins(a, i, &label, &action);
-        expected += label * action;
-    }
-    if (n == 0) return (double)NAN;
-    expected /= n * n;
-    return ratio(agreement_accuracy(a) - expected, 1 - expected);
-}
-
-double agreement_f1(const Agreement *a, Action x)
-{
-    double label, action;
-    agreement_margins(a, x, &label, &action);
-    return ratio(2 * (double)a->count[x][x], label + action);
-}
-
 /* ---- whole files --------------------------------------------------------------------------- */
 
 typedef struct {
@@ -459,9 +407,7 @@ static int put_judged(Text *out, const Json *row, const Verdict *v, const char *
     return text_add(out, "}\n", 2, e);
 }
 
-/* Counts a verdict, and compares it with the row's label. */
-static int count_verdict(JudgeReport *r, const Json *row, const Verdict *v, const char *gold,
-                         Err *e)
+static void count_verdict(JudgeReport *r, const Verdict *v)
 {
     r->rows++;
     r->actions[v->action]++;
@@ -469,28 +415,18 @@ static int count_verdict(JudgeReport *r, const Json *row, const Verdict *v, cons
     r->disagreed += v->agreeing < v->orders;
     r->unparsed += (size_t)v->unparsed;
     r->cut += (size_t)v->cut;
-    if (!gold) return 0;
-    const Json *label = json_get(row, gold);
-    if (!label || label->type == JSON_NULL) {
-        r->without_gold++;
-        return 0;
-    }
-    int g = label->type == JSON_STRING ? action_parse(label->text, label->len) : -1;
-    if (g < 0)
-        return err_set(e, ERR_DATA, "\"%s\" must be accept, caution or refuse, found %.40s", gold,
-                       label->text ? label->text : "no string");
-    r->agreement.count[g][v->action]++;
-    return 0;
 }
 
 /* Judges the rows of a block, writes and counts them, and empties it. */
-static int flush_block(const Judge *j, Block *b, Writer *w, const char *path, const char *gold,
-                       JudgeReport *r, Err *e)
+static int flush_block(const Judge *j, Block *b, Writer *w, const char *path,
+                       const JudgeWatch *watch, JudgeReport *r, Err *e)
 {
     if (judge_decide(j, b->cases, b->n, b->verdicts, e)) return -1;
     for (size_t i = 0; i < b->n; i++) {
         b->text.len = 0;
-        if (count_verdict(r, b->rows[i], &b->verdicts[i], gold, e))
+        count_verdict(r, &b->verdicts[i]);
+        if (watch &&
+            watch->row(watch->ctx, b->rows[i], b->lines[i], &b->cases[i], &b->verdicts[i], e))
             return err_prefix(e, "%s:%zu", path, b->lines[i]);
         if (put_judged(&b->text, b->rows[i], &b->verdicts[i], j->kind->name, e) ||
             writer_put(w, b->text.data, b->text.len, e))
@@ -552,7 +488,7 @@ static int add_case(Block *b, Json *row, size_t line, JudgeReport *r, Err *e)
     return 0;
 }
 
-static int judge_lines(const Judge *j, JsonLines *in, Writer *w, Block *b, const char *gold,
+static int judge_lines(const Judge *j, JsonLines *in, Writer *w, Block *b, const JudgeWatch *watch,
                        JudgeReport *r, Err *e)
 {
     for (;;) {
@@ -561,20 +497,19 @@ static int judge_lines(const Judge *j, JsonLines *in, Writer *w, Block *b, const
         if (more < 0) return -1;
         if (more && add_case(b, row, in->line, r, e))
             return err_prefix(e, "%s:%zu", in->path, in->line);
-        if ((!more || b->n == JUDGE_BLOCK) && flush_block(j, b, w, in->path, gold, r, e)) return -1;
+        if ((!more || b->n == JUDGE_BLOCK) && flush_block(j, b, w, in->path, watch, r, e))
+            return -1;
         if (stop_requested) return err_set(e, ERR_INTERRUPTED, "interrupted");
         if (!more) break;
     }
     if (!r->rows) return err_set(e, ERR_DATA, "%s: no rows to judge", in->path);
-    if (gold && r->without_gold == r->rows)
-        return err_set(e, ERR_DATA, "%s: no row has a label in \"%s\"", in->path, gold);
-    return 0;
+    return watch && watch->end(watch->ctx, e) ? err_prefix(e, "%s", in->path) : 0;
 }
 
-int judge_file(const Judge *j, const char *in, const char *out, const char *gold,
+int judge_file(const Judge *j, const char *in, const char *out, const JudgeWatch *watch,
                JudgeReport *report, Err *e)
 {
-    *report = (JudgeReport){.compared = gold != NULL};
+    *report = (JudgeReport){0};
     snprintf(report->judge, sizeof report->judge, "%s", j->kind->name);
     memcpy(report->sha256, j->sha256, sizeof report->sha256);
     JsonLines lines;
@@ -582,7 +517,7 @@ int judge_file(const Judge *j, const char *in, const char *out, const char *gold
     if (jsonl_open(&lines, in, e)) return -1;
     Block *b = mem_calloc(1, sizeof *b, e);
     int status = !b || writer_open(&w, out, e) ? -1 : 0;
-    if (!status) status = judge_lines(j, &lines, &w, b, gold, report, e);
+    if (!status) status = judge_lines(j, &lines, &w, b, watch, report, e);
     if (!status) status = writer_commit(&w, e);
     writer_abort(&w);
     if (b) {
@@ -592,31 +527,6 @@ int judge_file(const Judge *j, const char *in, const char *out, const char *gold
     }
     jsonl_close(&lines);
     return status;
-}
-
-/* "name":value with null for what is 0/0. */
-static int put_number(Text *out, const char *name, double value, Err *e)
-{
-    return text_addf(out, e, "\"%s\":", name) || json_put_f64(out, value, e) ? -1 : 0;
-}
-
-static int put_agreement(Text *out, const Agreement *a, Err *e)
-{
-    if (text_add(out, ",", 1, e) || put_number(out, "accuracy", agreement_accuracy(a), e) ||
-        text_add(out, ",", 1, e) || put_number(out, "kappa", agreement_kappa(a), e) ||
-        text_addf(out, e, ",\"f1\":{"))
-        return -1;
-    for (size_t x = 0; x < ACTION_COUNT; x++)
-        if ((x && text_add(out, ",", 1, e)) ||
-            put_number(out, action_names[x], agreement_f1(a, (Action)x), e))
-            return -1;
-    if (text_addf(out, e, "},\"confusion\":{")) return -1;
-    for (size_t g = 0; g < ACTION_COUNT; g++)
-        if (text_addf(out, e, "%s\"%s\":{\"accept\":%zu,\"caution\":%zu,\"refuse\":%zu}",
-                      g ? "," : "", action_names[g], a->count[g][0], a->count[g][1],
-                      a->count[g][2]))
-            return -1;
-    return text_add(out, "}", 1, e);
 }
 
 int judge_report_json(const JudgeReport *r, Text *out, Err *e)
@@ -631,11 +541,5 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e)
         text_addf(out, e, ",\"orders\":%zu,\"disagreed\":%zu,\"unparsed\":%zu,\"cut\":%zu",
                   r->orders, r->disagreed, r->unparsed, r->cut))
         return -1;
-    if (r->compared) {
-        if (text_addf(out, e, ",\"labelled\":%zu,\"without_gold\":%zu",
-                      agreement_rows(&r->agreement), r->without_gold) ||
-            put_agreement(out, &r->agreement, e))
-            return -1;
-    }
     return text_add(out, "}\n", 2, e);
 }

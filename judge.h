@@ -143,36 +143,31 @@ int judge_rules_write(Text *out, Err *e);
 
 /* ---- whole files --------------------------------------------------------------------------- */
 
-/* Human labels against actions. gold[g][a] = rows with label g and action a. */
+/* Looks at the rows of judge_file as they are judged: an error in row names file and line, end is
+ * called before the output appears. Both return 0 to go on, -1 with *e to stop. */
 typedef struct {
-    size_t count[ACTION_COUNT][ACTION_COUNT];
-} Agreement;
-size_t agreement_rows(const Agreement *a);
-/* Each is NAN where it is 0/0. */
-double agreement_accuracy(const Agreement *a);
-/* kappa = (p_o - p_e) / (1 - p_e), p_e from the margins. Source: Cohen 1960, Eq. 1. */
-double agreement_kappa(const Agreement *a);
-/* F1 of one action: 2 tp / (2 tp + fp + fn). */
-double agreement_f1(const Agreement *a, Action action);
+    void *ctx;
+    int (*row)(void *ctx, const Json *row, size_t line, const JudgeCase *c, const Verdict *v,
+               Err *e);
+    int (*end)(void *ctx, Err *e);
+} JudgeWatch;
 
 typedef struct {
     size_t rows, actions[ACTION_COUNT], empty; /* empty: responses without a word */
     size_t orders;                             /* of the labels, for a model; else 0 */
     size_t disagreed, unparsed, cut;           /* rows: orders differ; see Verdict for the others */
-    size_t without_gold;                       /* rows that have no label, with --gold */
-    int compared;                              /* gold was given */
-    Agreement agreement;
     char judge[32], sha256[65];
 } JudgeReport;
 
 /* Reads JSONL rows with "response" (and "prompt", a text or messages) from `in`, writes each
  * unchanged to `out` with "action", "probability", "judge" and "evidence", of a model also
  * "agreement" (share of label orders that gave the action), "unparsed" and "cut" where they are
- * true (all these replace fields of the same name). gold: name of the field with a human label, or
- * NULL; null and absent labels are counted and left out. ERR_DATA naming file and line. */
-int judge_file(const Judge *j, const char *in, const char *out, const char *gold,
+ * true (all these replace fields of the same name). watch: looks on, or
+ * NULL. ERR_DATA naming file and line; a file without rows is ERR_DATA. */
+int judge_file(const Judge *j, const char *in, const char *out, const JudgeWatch *watch,
                JudgeReport *report, Err *e);
-/* {"rows","actions",...} and, where compared, "accuracy","kappa","f1","confusion". */
+/* {"rows","judge","judge_sha256","actions","empty"}, for a model also "orders","disagreed",
+ * "unparsed" and "cut". */
 int judge_report_json(const JudgeReport *r, Text *out, Err *e);
 
 /* ---- a judge of one's own ------------------------------------------------------------------ */

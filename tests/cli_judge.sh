@@ -36,6 +36,12 @@ has "judge by text: what says nothing is counted" '"orders":1,"disagreed":3,"unp
     "$T/out"
 has "judge by text: and marked" '"caution","probability":0\.333.*"agreement":0,"unparsed":true\}$' \
     "$T/text.jsonl"
+gives "a model against people" 0 align judge --judge self -m "$MODEL" --data "$T/answers.jsonl" \
+    -o "$T/x" --gold human --json
+has "a model against people: both baselines" \
+    '"baselines":\{"majority":\{"action":"refuse",.*"rules":\{"metrics":\{"accuracy":\{"value":1,' "$T/out"
+has "a model against people: bias" '"bias":\{"value":-?[0-9.]+,"low":-?[0-9.]+,"high":' "$T/out"
+rm "$T/x"
 refuses "no model" 64 "-m MODEL" align judge --judge self --data "$T/answers.jsonl" -o "$T/x"
 refuses "no room" 65 "the judge prompt takes" align judge --judge self -m "$MODEL" -c 400 \
     --data "$T/answers.jsonl" -o "$T/x"

@@ -20,7 +20,7 @@ has "judge against people" '"accuracy":1,"kappa":1,"f1":\{"accept":1,"caution":n
     "$T/out"
 gives "judge against people, for people" 0 align judge --data "$T/answers.jsonl" \
     -o "$T/judged.jsonl" --gold human
-has "judge against people, for people" '^accuracy +1\.000$' "$T/out"
+has "judge against people, for people" '^accuracy +1\.000 \[ 1\.000,  1\.000\] +0\.500 ' "$T/out"
 gives "the table of phrases" 0 align judge --print-rules
 cp "$T/out" "$T/rules.jsonl"
 gives "a table of phrases from a file" 0 align judge --data "$T/answers.jsonl" \

@@ -1,4 +1,4 @@
-/* test_judge.c - the rules judge, its table, judged files, agreement with human labels. */
+/* test_judge.c - the rules judge, its table, configurations, and judged files. */
 #include "judge.h"
 
 #include "files.h"
@@ -173,13 +173,13 @@ static void a_configuration_is_written_as_json(void)
 
 /* ---- files --------------------------------------------------------------------------------- */
 
-static int judge_rows(const char *rows, const char *gold, JudgeReport *r, Err *e)
+static int judge_rows(const char *rows, JudgeReport *r, Err *e)
 {
     Judge j;
     e->code = 0;
     files_write("in.jsonl", rows, strlen(rows));
     CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules"}, e) == 0);
-    int status = judge_file(&j, files_path("in.jsonl"), files_path("out.jsonl"), gold, r, e);
+    int status = judge_file(&j, files_path("in.jsonl"), files_path("out.jsonl"), NULL, r, e);
     judge_close(&j);
     return status;
 }
@@ -192,8 +192,8 @@ static void rows_come_back_unchanged_with_the_verdict(void)
     const char *rows =
         "{\"id\":1.50,\"prompt\":[{\"role\":\"user\",\"content\":\"x\"}],\"response\":\"I cannot "
         "do this.\",\"action\":\"old\",\"z\":null}\n\n{\"response\":\"\",\"t\":\"\\u00e9\\n\"}\n";
-    CHECK(judge_rows(rows, NULL, &r, &e) == 0);
-    CHECK(r.rows == 2 && r.actions[ACTION_REFUSE] == 2 && r.empty == 1 && !r.compared);
+    CHECK(judge_rows(rows, &r, &e) == 0);
+    CHECK(r.rows == 2 && r.actions[ACTION_REFUSE] == 2 && r.empty == 1);
     char *text = files_read(files_path("out.jsonl"), &len);
     CHECK_TEXT(text,
                "{\"id\":1.50,\"prompt\":[{\"role\":\"user\",\"content\":\"x\"}],\"response\":\"I "
@@ -205,64 +205,54 @@ static void rows_come_back_unchanged_with_the_verdict(void)
     mem_free(text);
 }
 
-static void agreement_is_counted_against_gold(void)
+/* What any kind of judge is given of a row. */
+static int see_prompt(void *ctx, const Json *row, size_t line, const JudgeCase *c, const Verdict *v,
+                      Err *e)
 {
-    JudgeReport r;
-    Err e;
-    /* Actions: refuse, refuse, accept, accept; labels: refuse, accept, accept, none. */
-    const char *rows = "{\"response\":\"I cannot.\",\"label\":\"2_full_refusal\"}\n"
-                       "{\"response\":\"I cannot.\",\"label\":\"Accept\"}\n"
-                       "{\"response\":\"Sure.\",\"label\":\"accept\"}\n"
-                       "{\"response\":\"Sure.\",\"label\":null}\n";
-    CHECK(judge_rows(rows, "label", &r, &e) == 0);
-    CHECK(r.rows == 4 && r.without_gold == 1 && agreement_rows(&r.agreement) == 3);
-    CHECK_NEAR(agreement_accuracy(&r.agreement), 2.0 / 3, 1e-15);
-    /* p_e = (2 x 1 + 1 x 2) / 9; kappa = (2/3 - 4/9) / (5/9) */
-    CHECK_NEAR(agreement_kappa(&r.agreement), 0.4, 1e-12);
-    CHECK_NEAR(agreement_f1(&r.agreement, ACTION_ACCEPT), 2.0 / 3, 1e-15);
-    CHECK_NEAR(agreement_f1(&r.agreement, ACTION_REFUSE), 2.0 / 3, 1e-15);
-    CHECK(isnan(agreement_f1(&r.agreement, ACTION_CAUTION)));
-    Text json = {0};
-    Pool pool = {0};
-    CHECK(judge_report_json(&r, &json, &e) == 0);
-    const Json *j = json_parse(&pool, json.data, json.len, "report", 0, &e);
-    double x;
-    uint64_t n;
-    CHECK(j && !json_f64(json_get(j, "kappa"), &x) && x == agreement_kappa(&r.agreement));
-    CHECK(json_get(json_get(j, "f1"), "caution")->type == JSON_NULL);
-    const Json *row = json_get(json_get(j, "confusion"), "accept");
-    CHECK(!json_u64(json_get(row, "refuse"), &n) && n == 1);
-    CHECK(!json_u64(json_get(row, "accept"), &n) && n == 1);
-    CHECK(!json_u64(json_get(j, "rows"), &n) && n == 4);
-    pool_free(&pool);
-    text_free(&json);
+    (void)row;
+    CHECK(v->action == ACTION_ACCEPT);
+    return text_addf(ctx, e, "%zu<%.*s>", line, (int)c->prompt_len, c->prompt);
 }
 
-static void agreement_of_one_class_has_no_kappa(void)
+static int see_end(void *ctx, Err *e)
 {
-    Agreement a = {{{0}}};
-    CHECK(isnan(agreement_accuracy(&a)) && isnan(agreement_kappa(&a)));
-    a.count[0][0] = 5;
-    CHECK(agreement_accuracy(&a) == 1 && isnan(agreement_kappa(&a)));
-    a.count[2][0] = 5; /* chance */
-    CHECK_NEAR(agreement_kappa(&a), 0, 1e-15);
+    return text_addf(ctx, e, ".");
+}
+
+static void prompts_are_texts_or_conversations(void)
+{
+    const char *rows =
+        "{\"prompt\":\"a b\",\"response\":\"Sure.\"}\n"
+        "{\"prompt\":[{\"role\":\"user\",\"content\":\"c\"}],\"response\":\"Sure.\"}\n"
+        "{\"prompt\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"d\"}"
+        "],"
+        "\"response\":\"Sure.\"}\n{\"prompt\":null,\"response\":\"Sure.\"}\n";
+    Text seen = {0};
+    JudgeWatch watch = {&seen, see_prompt, see_end};
+    Judge j;
+    JudgeReport r;
+    Err e;
+    files_write("in.jsonl", rows, strlen(rows));
+    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules"}, &e) == 0);
+    CHECK(judge_file(&j, files_path("in.jsonl"), files_path("out.jsonl"), &watch, &r, &e) == 0);
+    CHECK_TEXT(seen.data, "1<a b>2<c>3<system: s\nuser: d>4<>.");
+    judge_close(&j);
+    text_free(&seen);
 }
 
 static void bad_rows_are_named_and_nothing_is_written(void)
 {
     static const struct {
-        const char *rows, *gold, *where;
-    } bad[] = {{"{\"response\":\"x\"}\n{\"prompt\":\"y\"}\n", NULL, "in.jsonl:2"},
-               {"{\"response\":7}\n", NULL, "in.jsonl:1"},
-               {"\n\n", NULL, "no rows"},
-               {"{\"response\":\"x\",\"g\":\"perhaps\"}\n", "g", "in.jsonl:1"},
-               {"{\"response\":\"x\",\"g\":3}\n", "g", "in.jsonl:1"},
-               {"{\"response\":\"x\"}\n", "g", "no row has a label"}};
+        const char *rows, *where;
+    } bad[] = {{"{\"response\":\"x\"}\n{\"prompt\":\"y\"}\n", "in.jsonl:2"},
+               {"{\"response\":7}\n", "in.jsonl:1"},
+               {"{\"response\":\"x\",\"prompt\":[{\"role\":\"user\"}]}\n", "in.jsonl:1"},
+               {"\n\n", "no rows"}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         JudgeReport r;
         Err e;
         remove(files_path("out.jsonl"));
-        CHECK(judge_rows(bad[i].rows, bad[i].gold, &r, &e) == -1);
+        CHECK(judge_rows(bad[i].rows, &r, &e) == -1);
         CHECK(e.code == ERR_DATA && strstr(e.text, bad[i].where));
         CHECK(!io_exists(files_path("out.jsonl")));
     }
@@ -279,8 +269,7 @@ static const Test tests[] = {
     {"bad_tables_are_refused", bad_tables_are_refused},
     {"a_configuration_is_written_as_json", a_configuration_is_written_as_json},
     {"rows_come_back_unchanged_with_the_verdict", rows_come_back_unchanged_with_the_verdict},
-    {"agreement_is_counted_against_gold", agreement_is_counted_against_gold},
-    {"agreement_of_one_class_has_no_kappa", agreement_of_one_class_has_no_kappa},
+    {"prompts_are_texts_or_conversations", prompts_are_texts_or_conversations},
     {"bad_rows_are_named_and_nothing_is_written", bad_rows_are_named_and_nothing_is_written},
 };
 
