@@ -53,6 +53,22 @@ static const Option answer_rows[] = {
 };
 static const OptionGroup answer_group = OPTION_GROUP("Answers", answer_rows);
 
+static const Option preference_rows[] = {
+    {"desirable", 0, OPTION_NUMBER, "1", "[0,1]", "samples that score so much are good"},
+    {"undesirable", 0, OPTION_NUMBER, "0", "[0,1]",
+     "samples that score no more are bad; those in between are left out"},
+    {"balance", 0, OPTION_NUMBER, "1", "[0,1000000]",
+     "KTO rows of the larger class for one of the smaller, within harmless and harmful; 0 = off"},
+    {"no-demonstrations", 0, OPTION_FLAG, NULL, NULL,
+     "leave the column \"demonstration\" alone where every sample fails"},
+    {"revise", 0, OPTION_FLAG, NULL, NULL,
+     "where every sample fails, ask again under a safety instruction"},
+    {"instruction", 0, OPTION_TEXT, NULL, NULL, "the instruction, instead of the built-in one"},
+    {"feedback", 0, OPTION_FILE, NULL, NULL,
+     "thumbs of a deployment for KTO, JSONL {\"prompt\",\"completion\",\"label\"}"},
+};
+static const OptionGroup preference_group = OPTION_GROUP("Preferences", preference_rows);
+
 static const Option candidate_rows[] = {
     {"reference", 0, OPTION_CHOICE, "parent", "parent|base",
      "what candidates are held to: the policy they begin with, or the base model"},
@@ -66,28 +82,16 @@ static const Option candidate_rows[] = {
     {"desirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto", "weight of KTO's good rows"},
     {"undesirable-weight", 0, OPTION_NUMBER, "auto", "[0,inf)|auto",
      "weight of KTO's bad rows; auto balances the classes by KTO's rule"},
-    {"no-demonstrations", 0, OPTION_FLAG, NULL, NULL,
-     "leave the column \"demonstration\" alone where every sample fails"},
 };
 static const OptionGroup candidate_group = OPTION_GROUP("Candidates", candidate_rows);
 
-static const OptionGroup *const cycle_groups[] = {&group_model,
-                                                  &group_adapter,
-                                                  &loop_group,
-                                                  &judging_group,
-                                                  &answer_group,
-                                                  &group_sampling,
-                                                  &candidate_group,
-                                                  &group_dpo,
-                                                  &group_kto_pairing,
-                                                  &group_new_adapter,
-                                                  &group_optimiser,
-                                                  &group_seed,
-                                                  &group_length,
-                                                  &group_saving,
-                                                  &group_engine,
-                                                  &group_quiet,
-                                                  NULL};
+static const OptionGroup *const cycle_groups[] = {
+    &group_model,       &group_adapter,     &loop_group,
+    &judging_group,     &answer_group,      &group_sampling,
+    &preference_group,  &candidate_group,   &group_dpo,
+    &group_kto_pairing, &group_new_adapter, &group_optimiser,
+    &group_seed,        &group_length,      &group_saving,
+    &group_engine,      &group_quiet,       NULL};
 static const OptionTable cycle_table = {
     "cycle", "the loop: generate, judge, prefer, train, validate, select", NULL,
     "align cycle -m MODEL --data prompts.jsonl -o RUN --cycles 3", cycle_groups};
@@ -140,6 +144,12 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->validator = (JudgeConfig){.kind = option_text(o, "validator"),
                                  .rules = option_text(o, "validator-rules")};
     c->demonstrations = !option_flag(o, "no-demonstrations");
+    c->desirable = option_number(o, "desirable");
+    c->undesirable = option_number(o, "undesirable");
+    c->balance = option_number(o, "balance");
+    c->revise = option_flag(o, "revise");
+    c->instruction = option_text(o, "instruction");
+    c->feedback = option_text(o, "feedback");
     c->reference_base = option_is(o, "reference", "base");
     c->max_added_refusal = option_number(o, "max-added-refusal");
     c->confidence = option_number(o, "confidence");
@@ -191,9 +201,10 @@ static void show_preferences(void *ctx, size_t cycle, const PreferenceReport *r)
     progress_end(&s->progress);
     log_note(notes(), 'i',
              "cycle %zu: %zu samples of %zu prompts give %zu desirable and %zu undesirable rows "
-             "(%zu left out) and %zu pairs (%zu with a demonstration; %zu prompts without any)",
-             cycle, r->samples, r->prompts, r->desirable, r->undesirable, r->left_out, r->pairs,
-             r->demonstrations, r->unanswered);
+             "(%zu left out, %zu for balance) and %zu pairs; where every sample failed: %zu "
+             "demonstrations, %zu revisions, %zu prompts without any",
+             cycle, r->samples, r->prompts, r->desirable, r->undesirable, r->left_out,
+             r->balanced_out, r->pairs, r->demonstrations, r->revisions, r->unanswered);
 }
 
 static void show_selected(void *ctx, const Selection *s)

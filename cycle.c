@@ -55,7 +55,7 @@ static void why_no_rows(int method, const PreferenceReport *r, char *why, size_t
     if (method == CYCLE_DPO && !r->pairs)
         snprintf(why, size,
                  "no pair could be built: of no prompt do two samples differ in score, "
-                 "and none has a demonstration");
+                 "and none has a demonstration or a revision");
     if (method == CYCLE_KTO && (!r->desirable || !r->undesirable))
         snprintf(why, size, "KTO needs desirable and undesirable rows; there are %zu and %zu",
                  r->desirable, r->undesirable);
@@ -224,7 +224,7 @@ static int make_candidates(Loop *l, const char *folder, const char *const data[C
 static int one_cycle(Loop *l, size_t cycle, Err *e)
 {
     char folder[64], path[IO_PATH_MAX], prompts[RUN_NAME], responses[RUN_NAME], judged[RUN_NAME];
-    char rows[CYCLE_METHODS][RUN_NAME];
+    char rows[CYCLE_METHODS][RUN_NAME], revised[RUN_NAME];
     snprintf(folder, sizeof folder, "cycle-%zu", cycle);
     loop_name(prompts, folder, "prompts.jsonl");
     loop_name(responses, folder, "responses.jsonl");
@@ -241,9 +241,11 @@ static int one_cycle(Loop *l, size_t cycle, Err *e)
 
     if (loop_path(l, path, folder, e) || io_make_directory(path, 1, e) ||
         prompts_stage(l, cycle, prompts, e) ||
-        generate_stage(l, cycle, name, &l->policy, prompts, &o, responses, e) ||
+        generate_stage(l, cycle, name, &l->policy, l->c->system, prompts, &o, responses, e) ||
         judge_stage(l, cycle, name, &l->c->judge, responses, judged, e) ||
-        prefer_stage(l, cycle, judged, rows[CYCLE_KTO], rows[CYCLE_DPO], &r, e))
+        revise_stages(l, cycle, folder, judged, revised, e) ||
+        prefer_stage(l, cycle, judged, *revised ? revised : NULL, rows[CYCLE_KTO], rows[CYCLE_DPO],
+                     &r, e))
         return -1;
     if (l->events->preferences) l->events->preferences(l->events->ctx, cycle, &r);
     int status = make_candidates(l, folder, data, &r, &s, e) || select_stage(l, folder, &s, e);
@@ -396,6 +398,11 @@ static int find_chat(Loop *l, Err *e)
     if (!t) return -1;
     l->chat = l->c->chat_template || tokenizer_chat_template(t, &len);
     int status = l->chat && !chat_find(t, l->c->chat_template, e) ? -1 : 0;
+    if (!status && l->c->revise && !l->chat)
+        status = err_set(e, ERR_USAGE,
+                         "--revise: the instruction is a system message, and %s has no chat "
+                         "template; name one with --chat-template",
+                         l->c->model);
     tokenizer_free(t);
     return status;
 }
@@ -411,7 +418,7 @@ static int run_cycles(Loop *l, Err *e)
                          .adapter = &l->policy,
                          .prompts = "validation.jsonl"};
     if (ledger_open(&l->ledger, c->run, e) || begin_stage(l, e) || split_stage(l, e) ||
-        guard_questions_stage(l, e) || examine(l, 0, &first, e) ||
+        guard_questions_stage(l, e) || feedback_stage(l, e) || examine(l, 0, &first, e) ||
         guard_stage(l, 0, first.name, first.folder, &l->policy, e))
         return -1;
     memcpy(l->metrics, first.metrics, sizeof l->metrics);

@@ -5,7 +5,7 @@
  *   judge      accept, caution or refuse, for each sample
  *   prefer     CARES scores make KTO rows (1 desirable, 0 undesirable, 0.5 left out) and DPO pairs
  *              (best against worst sample of a prompt; where every sample fails, the prompt's
- *              `demonstration` is the good one)
+ *              `demonstration` is the good one, or the policy's own answer under an instruction)
  *   train      a KTO and a DPO candidate
  *   validate   each candidate on prompts that no training row shares a base prompt with
  *   select     the better one becomes the next parent, or the parent stays: cycle_select
@@ -20,6 +20,8 @@
  *                            policy is examined: its scores
  * RUN/cycle-0/               {responses,judged}.jsonl, results.json of the first policy, validation
  * RUN/cycle-N/               {prompts,responses,judged,kto,dpo}.jsonl of the training prompts
+ * RUN/feedback.jsonl         rows that people's thumbs gave
+ * RUN/cycle-N/revise-{prompts,responses,judged}.jsonl   prompts that were asked again
  * RUN/cycle-N/{kto,dpo}/     training runs
  * RUN/cycle-N/validate-{kto,dpo}/   {responses,judged}.jsonl, results.json of the candidates
  * RUN/cycle-N/selection.json what was chosen, and why
@@ -71,6 +73,10 @@ typedef struct {
     JudgeConfig judge;        /* labels training samples */
     JudgeConfig validator;    /* labels answers on validation and test */
     int demonstrations;       /* use the prompts' column `demonstration` */
+    double desirable, undesirable, balance; /* see PreferenceOptions: 1, 0, 1 */
+    int revise;                             /* ask again under the instruction where all fail */
+    const char *instruction;                /* NULL = the built-in one */
+    const char *feedback;                   /* FILE of a deployment's thumbs, or NULL */
 
     /* Training of the candidates. model, data, run, adapter, reference and seed are set here. */
     TrainConfig train[CYCLE_METHODS];
@@ -175,20 +181,68 @@ void cycle_selection_close(Selection *s); /* its comparisons */
 
 /* ---- preferences --------------------------------------------------------------------------- */
 
+/* How judged samples become rows. */
+typedef struct {
+    int chat;           /* prompts of text are written as a user's message */
+    const char *system; /* goes before; or NULL */
+    int demonstrations; /* use the column `demonstration` */
+    /* By its CARES score a sample is desirable from `desirable` on, undesirable up to `undesirable`,
+     * else left out. undesirable < desirable. */
+    double desirable, undesirable;
+    double balance; /* see below; 0 = off */
+    uint64_t seed;
+    const char *revised;  /* judged revisions (cycle_revise.c), by index; or NULL */
+    const char *feedback; /* rows to add as they are (cycle_feedback.c); or NULL */
+} PreferenceOptions;
+
+typedef struct {
+    size_t desirable, undesirable, left_out, balanced_out, pairs;
+} PreferenceCounts;
+
 typedef struct {
     size_t prompts, samples;
-    size_t desirable, undesirable, left_out; /* KTO: rows by label; samples that score 0.5 */
+    size_t desirable, undesirable, left_out; /* KTO: rows by label; samples in between */
+    size_t balanced_out;                     /* rows left out for balance */
     size_t pairs;                            /* DPO */
-    size_t demonstrations;                   /* prompts where every sample failed, one was there */
-    size_t unanswered;                       /* the same, but no demonstration */
-    size_t repeated, empty;                  /* samples equal to an earlier one; without a word */
+    size_t demonstrations; /* prompts where every sample failed, a demonstration was there */
+    size_t revisions;      /* the same, but a revision of the policy's own was */
+    size_t unanswered;     /* the same, but nothing was */
+    size_t repeated, empty; /* samples equal to an earlier one; without a word */
+    size_t liked, disliked; /* rows of feedback, counted in desirable and undesirable, too */
+    PreferenceCounts level[EVALUATE_LEVELS]; /* without feedback */
 } PreferenceReport;
 
 /* judged.jsonl (samples of a prompt adjacent, with index and harmful_level) to kto.jsonl and
- * dpo.jsonl. chat: prompts of text are written as a user's message; system goes before (or NULL).
- * Every row says where it is from: index, sample (null: a demonstration), level, action, score. */
-int cycle_preferences(const char *judged, const char *kto, const char *dpo, int chat,
-                      const char *system, int demonstrations, PreferenceReport *r, Err *e);
+ * dpo.jsonl. Of a prompt, KTO gets every sample that is no repetition, DPO the best against the
+ * worst. Where no sample is desirable, its demonstration is the good answer, else its first
+ * desirable revision.
+ * Every row says where it is from: source, index, sample (null: none), level, action, score.
+ *
+ * Balance. Were refusals the good answers to harmful prompts and answers the good ones to harmless
+ * prompts, and one label far more frequent, a model could learn the label's share and not the
+ * difference: to refuse. So within harmless (level 0) and within harmful prompts, each by itself,
+ * the larger of the two classes is cut to `balance` x the smaller one by a seeded draw. It keeps a
+ * quarter of its rows at least, and a side with one class only stays whole: below that, rows are
+ * worth more than their ratio, and KTO's class weights (`auto`) take over. Rows are dropped, not
+ * weighted, because then what is trained on can be read in one file, by any KTO trainer. */
+int cycle_preferences(const char *judged, const char *kto, const char *dpo,
+                      const PreferenceOptions *o, PreferenceReport *r, Err *e);
+
+/* A deployment's thumbs: {"prompt","completion","label"}, label true, false, 1 or 0, into rows for
+ * KTO with "source":"feedback" and their line. Rows whose prompt is one of held_out (sorted JSON
+ * texts, of validation and test prompts) are left out, for they would leak. ERR_DATA naming the
+ * line. */
+typedef struct {
+    size_t liked, disliked, held_out;
+} FeedbackReport;
+int cycle_feedback(const char *in, const char *out, int chat, const char *system,
+                   const char *const *held_out, size_t n_held_out, FeedbackReport *r, Err *e);
+
+/* The prompts of judged.jsonl of which no sample is desirable (and which no demonstration helps),
+ * for asking again under an instruction: their rows without what the samples added. count: how
+ * many. Conversations with a system message of their own are left alone. */
+int cycle_revision_prompts(const char *judged, const char *out, const PreferenceOptions *o,
+                           size_t *count, Err *e);
 
 /* ---- the run ------------------------------------------------------------------------------- */
 

@@ -10,8 +10,9 @@ typedef struct {
     CycleProgress progress;
     const Dataset *data;
     const Tokenizer *tokenizer;
-    const char *part; /* the file that grows */
-    size_t first;     /* rows of data that were answered before */
+    const char *system; /* message, or NULL */
+    const char *part;   /* the file that grows */
+    size_t first;       /* rows of data that were answered before */
     double began;
     Text line;
 } Answers;
@@ -122,7 +123,7 @@ static int answer_file(const Loop *l, Answers *a, Policy *p, const char *prompts
                         .max_length = p->model.config.max_positions,
                         .raw = c->raw,
                         .chat_template = c->chat_template,
-                        .system = c->system};
+                        .system = a->system};
     snprintf(name, sizeof name, "%.200s.part", out);
     if (loop_path(l, part, name, e) || loop_path(l, in_path, prompts, e) ||
         loop_path(l, out_path, out, e))
@@ -143,13 +144,15 @@ static int answer_file(const Loop *l, Answers *a, Policy *p, const char *prompts
 }
 
 int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
-                   const char *prompts, const GenerateOptions *o, const char *out, Err *e)
+                   const char *system, const char *prompts, const GenerateOptions *o,
+                   const char *out, Err *e)
 {
     int done = loop_done(l, "generate", cycle, name, NULL, e);
     if (done) return done < 0 ? -1 : 0;
     Policy *policy = policy_open(l, adapter, e);
     if (!policy) return -1;
     Answers a = {.l = l,
+                 .system = system,
                  .began = time_now(),
                  .progress = {.cycle = cycle, .stage = "generate", .name = name}};
     int status = answer_file(l, &a, policy, prompts, o, out, e);
@@ -269,7 +272,8 @@ int examine(Loop *l, size_t cycle, Examination *x, Err *e)
     loop_name(judged, x->folder, "judged.jsonl");
     loop_name(results, x->folder, "results.json");
     if (loop_path(l, path, x->folder, e) || io_make_directory(path, 1, e)) return -1;
-    return generate_stage(l, cycle, x->name, x->adapter, x->prompts, &o, responses, e) ||
+    return generate_stage(l, cycle, x->name, x->adapter, l->c->system, x->prompts, &o, responses,
+                          e) ||
                    judge_stage(l, cycle, x->name, &l->c->validator, responses, judged, e) ||
                    evaluate_stage(l, cycle, x, judged, results, e)
                ? -1

@@ -14,6 +14,8 @@ CycleConfig cycle_config_default(void)
                      .judge = {.kind = "rules"},
                      .validator = {.kind = "rules"},
                      .demonstrations = 1,
+                     .desirable = 1,
+                     .balance = 1,
                      .max_added_refusal = 0.02,
                      .confidence = 0.95,
                      .resamples = EVALUATE_RESAMPLES,
@@ -68,6 +70,16 @@ static int check_loop(const CycleConfig *c, Err *e)
         return err_set(e, ERR_USAGE,
                        "--resamples: found %zu, allowed %d to %zu: intervals decide here",
                        c->resamples, CYCLE_LEAST_RESAMPLES, most_resamples);
+    if (!(c->undesirable >= 0) || !(c->desirable <= 1) || !(c->undesirable < c->desirable))
+        return err_set(e, ERR_USAGE,
+                       "--desirable and --undesirable: found %g and %g, allowed 0 to 1, the first "
+                       "above the second",
+                       c->desirable, c->undesirable);
+    if (!(c->balance == 0) && !(c->balance >= 1 && c->balance <= 1e6))
+        return err_set(e, ERR_USAGE, "--balance: found %g, allowed 0 (off) or from 1 on",
+                       c->balance);
+    if (c->revise && c->raw)
+        return err_set(e, ERR_USAGE, "--revise needs a chat template: not with --raw");
     if (c->raw && (c->chat_template || c->system))
         return err_set(e, ERR_USAGE, "--raw takes no --chat-template and no --system");
     return 0;
@@ -162,7 +174,11 @@ int cycle_config_json(const CycleConfig *c, Text *t, Err *e)
         put_count(t, "prompts-per-cycle", c->prompts_per_cycle, e) ||
         put_generate(t, "sample", &c->sample, e) || put_generate(t, "validate", &c->validate, e) ||
         put_judge(t, "judge", &c->judge, e) || put_judge(t, "validator", &c->validator, e) ||
-        put_count(t, "demonstrations", c->demonstrations ? 1 : 0, e))
+        put_count(t, "demonstrations", c->demonstrations ? 1 : 0, e) ||
+        put_number(t, "desirable", c->desirable, e) ||
+        put_number(t, "undesirable", c->undesirable, e) ||
+        put_number(t, "balance", c->balance, e) || put_count(t, "revise", c->revise ? 1 : 0, e) ||
+        put_text(t, "instruction", c->instruction, e) || put_text(t, "feedback", c->feedback, e))
         return -1;
     for (int m = 0; m < CYCLE_METHODS; m++)
         if ((c->methods & (1u << m)) && put_train(t, c, m, e)) return -1;

@@ -115,10 +115,11 @@ typedef struct {
 Policy *policy_open(const Loop *l, const AdapterAt *adapter, Err *e); /* NULL: *e says why */
 void policy_close(Policy *p);
 
-/* Stage "generate": answers to RUN/prompts into RUN/out. A stopped stage leaves RUN/out.part, from
- * which it goes on. */
+/* Stage "generate": answers under a system message (NULL = none) to RUN/prompts into RUN/out. A
+ * stopped stage leaves RUN/out.part, from which it goes on. */
 int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
-                   const char *prompts, const GenerateOptions *o, const char *out, Err *e);
+                   const char *system, const char *prompts, const GenerateOptions *o,
+                   const char *out, Err *e);
 /* Stage "judge": RUN/in with actions into RUN/out. */
 int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
                 const char *out, Err *e);
@@ -154,9 +155,37 @@ int guard_json(const GuardResult *r, Text *t, Err *e);
 int preference_put_prompt(Text *t, int chat, const char *system, const Json *prompt, Err *e);
 /* "key":text, as a list of one message of the assistant, or a plain string; with a comma. */
 int preference_put_answer(Text *t, const char *key, const Json *text, int chat, Err *e);
-/* Stage "prefer" (cycle_prefer.c): RUN/judged to RUN/kto and RUN/dpo. */
-int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *kto, const char *dpo,
-                 PreferenceReport *r, Err *e);
+/* A judged sample of a prompt; index and level are the prompt's. */
+typedef struct {
+    const Json *json, *response;
+    uint64_t index, sample;
+    unsigned level;
+    Action action;
+    double score;
+    int repeated, empty;
+} Sample;
+/* ERR_DATA where a row is none. */
+int sample_read(Sample *s, const Json *row, Err *e);
+/* The first best sample that is not empty, or NULL. */
+const Sample *sample_best(const Sample *s, size_t n);
+/* The demonstration of a prompt, or NULL. */
+const Json *sample_demonstration(const Sample *s, const PreferenceOptions *o);
+/* Hands the samples of each prompt of a judged file to fn, one prompt after another. */
+typedef int (*SamplesFn)(void *ctx, Sample *s, size_t n, Err *e);
+int samples_each(const char *judged, SamplesFn fn, void *ctx, Err *e);
+
+/* Stage "prefer": RUN/judged (and RUN/revised, unless NULL) to RUN/kto and RUN/dpo. */
+int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *revised, const char *kto,
+                 const char *dpo, PreferenceReport *r, Err *e);
+PreferenceOptions prefer_options(const Loop *l, size_t cycle);
+
+/* Stages "revise", "generate" and "judge" of the prompts where every sample fails (cycle_revise.c):
+ * *revised = the judged revisions, relative to RUN; "" where there are none. */
+int revise_stages(Loop *l, size_t cycle, const char *folder, const char *judged,
+                  char revised[RUN_NAME], Err *e);
+/* Stage "feedback" (cycle_feedback.c): RUN/feedback.jsonl. Nothing where none is given. */
+#define FEEDBACK_FILE "feedback.jsonl"
+int feedback_stage(Loop *l, Err *e);
 
 /* ---- choices (cycle_select.c) -------------------------------------------------------------- */
 

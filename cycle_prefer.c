@@ -3,45 +3,40 @@
 
 #include <string.h>
 
-/* A judged sample of a prompt; index and level are the prompt's. */
+/* Which rows for KTO stay, by their order of appearance. The first pass over the samples notes the
+ * class of each, balance_rows chooses, the second pass writes. */
+enum { HARMLESS, HARMFUL, SIDES };
 typedef struct {
-    const Json *json, *response;
-    uint64_t index, sample;
-    unsigned level;
-    Action action;
-    double score;
-    int repeated, empty;
-} Sample;
+    unsigned char *class_of; /* side * 2 + label */
+    unsigned char *keep;
+    size_t n, cap, at; /* at: the next row to be written */
+} Balance;
+
+/* Good answers of the policy's own, under an instruction, in the order of their prompts. */
+typedef struct {
+    Sample *rows; /* the first desirable one of each prompt */
+    size_t n, cap;
+    double desirable; /* from this score on */
+} Revisions;
 
 typedef struct {
+    const PreferenceOptions *o;
+    PreferenceReport *report;
+    Revisions revisions;
+    Balance balance;
     Writer kto, dpo;
     Text line;
-    const char *system;
-    int chat, demonstrations;
-    PreferenceReport *report;
+    int noting; /* the first pass: nothing is written */
 } Preferences;
 
-static int read_sample(Sample *s, const Json *row, Err *e)
-{
-    uint64_t level;
-    const Json *action = json_get(row, "action");
-    int a = action && action->type == JSON_STRING ? action_parse(action->text, action->len) : -1;
-    *s = (Sample){.json = row, .response = json_get(row, "response")};
-    if (!json_get(row, "prompt") || !s->response || s->response->type != JSON_STRING)
-        return err_set(e, ERR_DATA, "\"prompt\" and \"response\" are needed");
-    if (json_u64(json_get(row, "index"), &s->index))
-        return err_set(e, ERR_DATA, "\"index\" must be the number of a prompt");
-    if (json_get(row, "sample") && json_u64(json_get(row, "sample"), &s->sample))
-        return err_set(e, ERR_DATA, "\"sample\" must be a number");
-    if (json_u64(json_get(row, "harmful_level"), &level) || level >= EVALUATE_LEVELS)
-        return err_set(e, ERR_DATA, "\"harmful_level\" must be 0, 1, 2 or 3");
-    if (a < 0) return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse");
-    s->level = (unsigned)level;
-    s->action = (Action)a;
-    s->score = evaluate_score(s->level, s->action);
-    s->empty = strspn(s->response->text, " \t\r\n") == s->response->len;
-    return 0;
-}
+/* Where an answer is from. sample NULL: the prompt's demonstration, whose score is 1 by nature. */
+typedef struct {
+    const char *source; /* "sample" "revision" "demonstration" */
+    const Json *text;
+    const Sample *sample;
+} Answer;
+
+/* ---- rows ---------------------------------------------------------------------------------- */
 
 int preference_put_answer(Text *t, const char *key, const Json *text, int chat, Err *e)
 {
@@ -76,51 +71,119 @@ int preference_put_prompt(Text *t, int chat, const char *system, const Json *pro
     return text_add(t, "],", 2, e);
 }
 
-/* Where a row is from. sample NULL: the prompt's demonstration, whose score is 1 by its nature. */
-static int put_source(Text *t, const char *prefix, const Sample *sample, Err *e)
+/* Provenance of an answer; the names begin with prefix. */
+static int put_source(Text *t, const char *prefix, const Answer *a, Err *e)
 {
-    if (!sample)
+    if (text_addf(t, e, "\"%ssource\":\"%s\",", prefix, a->source)) return -1;
+    if (!a->sample)
         return text_addf(t, e, "\"%ssample\":null,\"%saction\":null,\"%sscore\":1", prefix, prefix,
                          prefix);
+    const char *score = a->sample->score == 1 ? "1" : a->sample->score == 0 ? "0" : "0.5";
     return text_addf(t, e, "\"%ssample\":%llu,\"%saction\":\"%s\",\"%sscore\":%s", prefix,
-                     (unsigned long long)sample->sample, prefix, action_names[sample->action],
-                     prefix,
-                     sample->score == 1   ? "1"
-                     : sample->score == 0 ? "0"
-                                          : "0.5");
+                     (unsigned long long)a->sample->sample, prefix, action_names[a->sample->action],
+                     prefix, score);
 }
 
-static int write_kto(Preferences *p, const Sample *prompt, const Json *text, int label,
-                     const Sample *from, Err *e)
+/* First pass: notes the class of a row. Second: does it stay? */
+static int balance_note(Balance *b, unsigned level, int label, Err *e)
 {
+    if (b->n == b->cap) {
+        size_t cap = b->cap ? 2 * b->cap : 1024;
+        unsigned char *grown = mem_realloc(b->class_of, cap, e);
+        if (!grown) return -1;
+        b->class_of = grown;
+        b->cap = cap;
+    }
+    b->class_of[b->n++] = (unsigned char)((level ? HARMFUL : HARMLESS) * 2 + label);
+    return 0;
+}
+
+static int write_kto(Preferences *p, const Sample *prompt, const Answer *a, int label, Err *e)
+{
+    PreferenceReport *r = p->report;
+    PreferenceCounts *level = &r->level[prompt->level];
     Text *t = &p->line;
+    if (p->noting) return balance_note(&p->balance, prompt->level, label, e);
+    if (!p->balance.keep[p->balance.at++]) {
+        r->balanced_out++;
+        level->balanced_out++;
+        return 0;
+    }
     t->len = 0;
-    if (preference_put_prompt(t, p->chat, p->system, json_get(prompt->json, "prompt"), e) ||
-        preference_put_answer(t, "completion", text, p->chat, e) ||
+    if (preference_put_prompt(t, p->o->chat, p->o->system, json_get(prompt->json, "prompt"), e) ||
+        preference_put_answer(t, "completion", a->text, p->o->chat, e) ||
         text_addf(t, e, "\"label\":%s,\"index\":%llu,\"harmful_level\":%u,",
                   label ? "true" : "false", (unsigned long long)prompt->index, prompt->level) ||
-        put_source(t, "", from, e) || text_add(t, "}\n", 2, e))
+        put_source(t, "", a, e) || text_add(t, "}\n", 2, e))
         return -1;
-    label ? p->report->desirable++ : p->report->undesirable++;
+    *(label ? &r->desirable : &r->undesirable) += 1;
+    *(label ? &level->desirable : &level->undesirable) += 1;
     return writer_put(&p->kto, t->data, t->len, e);
 }
 
-static int write_dpo(Preferences *p, const Sample *prompt, const Json *chosen,
-                     const Sample *chosen_from, const Sample *rejected, Err *e)
+static int write_dpo(Preferences *p, const Sample *prompt, const Answer *chosen,
+                     const Sample *worst, Err *e)
 {
     Text *t = &p->line;
+    const Answer rejected = {"sample", worst->response, worst};
+    if (p->noting) return 0;
     t->len = 0;
-    if (preference_put_prompt(t, p->chat, p->system, json_get(prompt->json, "prompt"), e) ||
-        preference_put_answer(t, "chosen", chosen, p->chat, e) ||
-        preference_put_answer(t, "rejected", rejected->response, p->chat, e) ||
+    if (preference_put_prompt(t, p->o->chat, p->o->system, json_get(prompt->json, "prompt"), e) ||
+        preference_put_answer(t, "chosen", chosen->text, p->o->chat, e) ||
+        preference_put_answer(t, "rejected", rejected.text, p->o->chat, e) ||
         text_addf(t, e, "\"index\":%llu,\"harmful_level\":%u,", (unsigned long long)prompt->index,
                   prompt->level) ||
-        put_source(t, "chosen_", chosen_from, e) || text_add(t, ",", 1, e) ||
-        put_source(t, "rejected_", rejected, e) || text_add(t, "}\n", 2, e))
+        put_source(t, "chosen_", chosen, e) || text_add(t, ",", 1, e) ||
+        put_source(t, "rejected_", &rejected, e) || text_add(t, "}\n", 2, e))
         return -1;
     p->report->pairs++;
+    p->report->level[prompt->level].pairs++;
     return writer_put(&p->dpo, t->data, t->len, e);
 }
+
+/* ---- balance ------------------------------------------------------------------------------- */
+
+/* A class that is cut keeps at least this share of its rows. */
+static const double least_kept = 0.25;
+
+/* Of n rows of the larger class, how many stay beside m of the smaller one. */
+static size_t rows_kept(size_t n, size_t m, double balance)
+{
+    double most = balance * (double)m, least = least_kept * (double)n;
+    double kept = most > least ? most : least;
+    if (balance == 0 || m == 0 || kept >= (double)n) return n;
+    size_t whole = (size_t)kept;
+    return whole + ((double)whole < kept ? 1 : 0);
+}
+
+/* Chooses `kept` of the n rows of a class, each set of that size with the same probability: row i
+ * stays with probability (still wanted) / (rows left). Knuth 1997, section 3.4.2, algorithm S. */
+static void choose_rows(Balance *b, unsigned char class_of, size_t n, size_t kept, uint64_t seed)
+{
+    uint64_t key = rng_mix(seed, class_of);
+    for (size_t i = 0, left = n; i < b->n; i++) {
+        if (b->class_of[i] != class_of) continue;
+        double u = rng_unit(key, RNG_SPLIT, i);
+        b->keep[i] = u * (double)left < (double)kept;
+        kept -= b->keep[i];
+        left--;
+    }
+}
+
+static int balance_rows(Balance *b, const PreferenceOptions *o, Err *e)
+{
+    size_t count[2 * SIDES] = {0};
+    b->keep = mem_alloc(b->n, e);
+    if (!b->keep) return -1;
+    for (size_t i = 0; i < b->n; i++) count[b->class_of[i]]++;
+    for (unsigned char c = 0; c < 2 * SIDES; c++) {
+        size_t n = count[c], other = count[c ^ 1];
+        choose_rows(b, c, n, n > other ? rows_kept(n, other, o->balance) : n, o->seed);
+    }
+    return 0;
+}
+
+/* ---- one prompt ---------------------------------------------------------------------------- */
 
 /* Marks samples whose text an earlier one has. */
 static void mark_repeated(Sample *s, size_t n, PreferenceReport *r)
@@ -134,109 +197,223 @@ static void mark_repeated(Sample *s, size_t n, PreferenceReport *r)
     }
 }
 
-/* The first best sample (never one without a word: silence is no answer to learn), and the first
- * worst one. */
-static void best_and_worst(const Sample *s, size_t n, const Sample **best, const Sample **worst)
+/* The revision of a prompt, or NULL. */
+static const Sample *find_revision(const Revisions *v, uint64_t index)
 {
-    *best = *worst = NULL;
-    for (size_t i = 0; i < n; i++) {
-        if (!s[i].empty && (!*best || s[i].score > (*best)->score)) *best = &s[i];
-        if (!*worst || s[i].score < (*worst)->score) *worst = &s[i];
+    for (size_t low = 0, high = v->n; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        if (v->rows[middle].index == index) return &v->rows[middle];
+        if (v->rows[middle].index < index)
+            low = middle + 1;
+        else
+            high = middle;
     }
+    return NULL;
 }
 
-/* The rows of one prompt: samples s[0 .. n-1]. */
-static int prefer_prompt(Preferences *p, Sample *s, size_t n, Err *e)
+/* What helps a prompt of which no sample is desirable: 1 with *a, 0 where nothing does. */
+static int find_help(const Preferences *p, const Sample *s, Answer *a)
 {
-    PreferenceReport *r = p->report;
-    const Sample *best, *worst;
-    mark_repeated(s, n, r);
-    best_and_worst(s, n, &best, &worst);
-    r->prompts++;
-    r->samples += n;
+    const Json *shown = sample_demonstration(s, p->o);
+    const Sample *revision = shown ? NULL : find_revision(&p->revisions, s->index);
+    *a = shown ? (Answer){"demonstration", shown, NULL}
+               : (Answer){"revision", revision ? revision->response : NULL, revision};
+    if (shown)
+        p->report->demonstrations++;
+    else
+        *(revision ? &p->report->revisions : &p->report->unanswered) += 1;
+    return a->text != NULL;
+}
 
-    const Json *shown = p->demonstrations ? json_get(s->json, "demonstration") : NULL;
-    if (shown && (shown->type != JSON_STRING || !shown->len)) shown = NULL;
-    int all_fail = !best || best->score < 1;
-    if (all_fail) shown ? r->demonstrations++ : r->unanswered++;
-    if (!all_fail) shown = NULL;
-
+/* KTO's rows of the samples themselves. */
+static int put_samples(Preferences *p, const Sample *s, size_t n, Err *e)
+{
     for (size_t i = 0; i < n; i++) {
-        if (s[i].repeated || (s[i].empty && s[i].score > 0)) continue;
-        int label = s[i].score == 1;
-        if (s[i].score > 0 && !label)
-            r->left_out++;
-        else if (write_kto(p, s, s[i].response, label, &s[i], e))
-            return -1;
+        int good = s[i].score >= p->o->desirable, bad = s[i].score <= p->o->undesirable;
+        const Answer a = {"sample", s[i].response, &s[i]};
+        if (s[i].repeated || (s[i].empty && !bad)) continue; /* silence is no good answer */
+        if (good || bad) {
+            if (write_kto(p, &s[i], &a, good, e)) return -1;
+        } else {
+            p->report->left_out++;
+            p->report->level[s[i].level].left_out++;
+        }
     }
-    if (shown && write_kto(p, s, shown, 1, NULL, e)) return -1;
-
-    if (shown) return worst->empty ? 0 : write_dpo(p, s, shown, NULL, worst, e);
-    if (best && best->score > worst->score && !worst->empty)
-        return write_dpo(p, s, best->response, best, worst, e);
     return 0;
 }
 
-/* Gathers neighbours with one index, and prefers among them when the index changes. */
-static int prefer_lines(Preferences *p, JsonLines *lines, Err *e)
+/* The rows of one prompt: samples s[0 .. n-1]. */
+static int prefer_prompt(void *ctx, Sample *s, size_t n, Err *e)
 {
-    Sample *group = NULL;
-    size_t n = 0, cap = 0;
-    Pool pool = {0};
-    int more, status = 0;
-    do {
-        Json *row;
-        Sample next;
-        more = jsonl_next(lines, &pool, &row, e);
-        status = more < 0 ? -1 : 0;
-        if (more > 0 && read_sample(&next, row, e))
-            status = err_prefix(e, "%s:%zu", lines->path, lines->line);
-        if (!status && n && (!more || next.index != group->index)) {
-            status = prefer_prompt(p, group, n, e);
-            n = 0;
-        }
-        if (!status && more > 0 && n == cap) {
-            cap = cap ? 2 * cap : 16;
-            Sample *grown = mem_realloc(group, cap * sizeof *grown, e);
-            if (grown)
-                group = grown;
-            else
-                status = -1;
-        }
-        if (!status && more > 0) group[n++] = next;
-    } while (!status && more > 0);
-    mem_free(group);
-    pool_free(&pool);
-    return status;
+    Preferences *p = ctx;
+    const Sample *best = sample_best(s, n), *worst = s;
+    Answer help;
+    for (size_t i = 1; i < n; i++)
+        if (s[i].score < worst->score) worst = &s[i];
+    mark_repeated(s, n, p->report);
+    p->report->prompts++;
+    p->report->samples += n;
+    if (put_samples(p, s, n, e)) return -1;
+    if ((!best || best->score < p->o->desirable) && find_help(p, s, &help)) {
+        if (write_kto(p, s, &help, 1, e)) return -1;
+        return worst->empty ? 0 : write_dpo(p, s, &help, worst, e);
+    }
+    if (!best || best->score <= worst->score || worst->empty) return 0;
+    const Answer chosen = {"sample", best->response, best};
+    return write_dpo(p, s, &chosen, worst, e);
 }
 
-int cycle_preferences(const char *judged, const char *kto, const char *dpo, int chat,
-                      const char *system, int demonstrations, PreferenceReport *r, Err *e)
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+/* Keeps the first desirable revision of a prompt; its texts stay in *pool. */
+static int read_revisions(Revisions *v, const char *path, Pool *pool, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (jsonl_open(&lines, path, e)) return -1;
+    do {
+        Json *row;
+        Sample s;
+        more = jsonl_next(&lines, pool, &row, e);
+        if (more <= 0) break;
+        if (sample_read(&s, row, e)) more = err_prefix(e, "%s:%zu", path, lines.line);
+        if (more < 0 || s.empty || s.score < v->desirable ||
+            (v->n && v->rows[v->n - 1].index == s.index))
+            continue;
+        if (v->n == v->cap) {
+            v->cap = v->cap ? 2 * v->cap : 64;
+            Sample *grown = mem_realloc(v->rows, v->cap * sizeof *grown, e);
+            if (!grown) more = -1;
+            if (!grown) continue;
+            v->rows = grown;
+        }
+        v->rows[v->n++] = s;
+    } while (more > 0);
+    jsonl_close(&lines);
+    return more;
+}
+
+static int by_index(const void *x, const void *y)
+{
+    const Sample *a = x, *b = y;
+    return (a->index > b->index) - (a->index < b->index);
+}
+
+/* Adds the rows that people's thumbs gave, as they stand. */
+static int add_feedback(Preferences *p, const char *path, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (jsonl_open(&lines, path, e)) return -1;
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0) {
+            const Json *label = json_get(row, "label");
+            int liked = label && label->type == JSON_TRUE;
+            *(liked ? &p->report->liked : &p->report->disliked) += 1;
+            *(liked ? &p->report->desirable : &p->report->undesirable) += 1;
+            p->line.len = 0;
+            if (json_put(&p->line, row, e) || text_add(&p->line, "\n", 1, e) ||
+                writer_put(&p->kto, p->line.data, p->line.len, e))
+                more = -1;
+        }
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    return more;
+}
+
+/* Both passes over the samples. */
+static int prefer_all(Preferences *p, const char *judged, Err *e)
+{
+    p->noting = 1;
+    if (samples_each(judged, prefer_prompt, p, e) || balance_rows(&p->balance, p->o, e)) return -1;
+    p->noting = 0;
+    *p->report = (PreferenceReport){0};
+    return samples_each(judged, prefer_prompt, p, e) ||
+                   (p->o->feedback && add_feedback(p, p->o->feedback, e))
+               ? -1
+               : 0;
+}
+
+int cycle_preferences(const char *judged, const char *kto, const char *dpo,
+                      const PreferenceOptions *o, PreferenceReport *r, Err *e)
 {
     *r = (PreferenceReport){0};
-    Preferences p = {.chat = chat, .system = system, .demonstrations = demonstrations, .report = r};
-    JsonLines lines;
-    if (jsonl_open(&lines, judged, e)) return -1;
-    int status = writer_open(&p.kto, kto, e) || writer_open(&p.dpo, dpo, e) ||
-                 prefer_lines(&p, &lines, e) || writer_commit(&p.kto, e) ||
-                 writer_commit(&p.dpo, e);
+    Preferences p = {.o = o, .report = r, .revisions.desirable = o->desirable};
+    Pool pool = {0};
+    int status = o->revised ? read_revisions(&p.revisions, o->revised, &pool, e) : 0;
+    if (!status) {
+        sort_items(p.revisions.rows, p.revisions.n, sizeof(Sample), by_index);
+        status = writer_open(&p.kto, kto, e) || writer_open(&p.dpo, dpo, e) ||
+                 prefer_all(&p, judged, e) || writer_commit(&p.kto, e) || writer_commit(&p.dpo, e);
+    }
     writer_abort(&p.kto);
     writer_abort(&p.dpo);
     text_free(&p.line);
-    jsonl_close(&lines);
+    mem_free(p.balance.class_of);
+    mem_free(p.balance.keep);
+    mem_free(p.revisions.rows);
+    pool_free(&pool);
     return status ? -1 : 0;
 }
 
-/* ---- the stage ------------------------------------------------------------------------------- */
+/* ---- the stage ----------------------------------------------------------------------------- */
 
-static int preferences_facts(const PreferenceReport *r, Text *out, Err *e)
+/* The report's members by name, for the ledger and back. */
+static const struct {
+    const char *key;
+    size_t at;
+} members[] = {
+#define MEMBER(name)                                                                               \
+    {                                                                                              \
+#name, offsetof(PreferenceReport, name)                                                    \
+    }
+    MEMBER(prompts),   MEMBER(samples),      MEMBER(desirable), MEMBER(undesirable),
+    MEMBER(left_out),  MEMBER(balanced_out), MEMBER(pairs),     MEMBER(demonstrations),
+    MEMBER(revisions), MEMBER(unanswered),   MEMBER(repeated),  MEMBER(empty),
+    MEMBER(liked),     MEMBER(disliked),
+#undef MEMBER
+};
+static const struct {
+    const char *key;
+    size_t at;
+} level_members[] = {
+#define MEMBER(name)                                                                               \
+    {                                                                                              \
+#name, offsetof(PreferenceCounts, name)                                                    \
+    }
+    MEMBER(desirable), MEMBER(undesirable), MEMBER(left_out), MEMBER(balanced_out), MEMBER(pairs),
+#undef MEMBER
+};
+enum {
+    MEMBERS = sizeof members / sizeof *members,
+    LEVEL_MEMBERS = sizeof level_members / sizeof *level_members
+};
+
+static size_t *member(void *of, size_t at)
 {
-    return text_addf(out, e,
-                     "{\"prompts\":%zu,\"samples\":%zu,\"desirable\":%zu,\"undesirable\":%zu,"
-                     "\"left_out\":%zu,\"pairs\":%zu,\"demonstrations\":%zu,\"unanswered\":%zu,"
-                     "\"repeated\":%zu,\"empty\":%zu}",
-                     r->prompts, r->samples, r->desirable, r->undesirable, r->left_out, r->pairs,
-                     r->demonstrations, r->unanswered, r->repeated, r->empty);
+    return (size_t *)(void *)((unsigned char *)of + at);
+}
+
+static int preferences_facts(PreferenceReport *r, Text *out, Err *e)
+{
+    for (size_t i = 0; i < MEMBERS; i++)
+        if (text_addf(out, e, "%s\"%s\":%zu", i ? "," : "{", members[i].key,
+                      *member(r, members[i].at)))
+            return -1;
+    if (text_addf(out, e, ",\"levels\":[")) return -1;
+    for (unsigned h = 0; h < EVALUATE_LEVELS; h++) {
+        if (text_addf(out, e, "%s{\"harmful_level\":%u", h ? "," : "", h)) return -1;
+        for (size_t i = 0; i < LEVEL_MEMBERS; i++)
+            if (text_addf(out, e, ",\"%s\":%zu", level_members[i].key,
+                          *member(&r->level[h], level_members[i].at)))
+                return -1;
+        if (text_add(out, "}", 1, e)) return -1;
+    }
+    return text_add(out, "]}", 2, e);
 }
 
 static size_t fact_count(const Json *facts, const char *key)
@@ -249,21 +426,29 @@ static size_t fact_count(const Json *facts, const char *key)
 /* The report of a stage that was done before, from its entry. */
 static void preferences_recall(const Json *entry, PreferenceReport *r)
 {
-    const Json *f = json_get(entry, "facts");
-    *r = (PreferenceReport){.prompts = fact_count(f, "prompts"),
-                            .samples = fact_count(f, "samples"),
-                            .desirable = fact_count(f, "desirable"),
-                            .undesirable = fact_count(f, "undesirable"),
-                            .left_out = fact_count(f, "left_out"),
-                            .pairs = fact_count(f, "pairs"),
-                            .demonstrations = fact_count(f, "demonstrations"),
-                            .unanswered = fact_count(f, "unanswered"),
-                            .repeated = fact_count(f, "repeated"),
-                            .empty = fact_count(f, "empty")};
+    const Json *f = json_get(entry, "facts"), *levels = json_get(f, "levels");
+    const Json *level = levels ? levels->child : NULL;
+    *r = (PreferenceReport){0};
+    for (size_t i = 0; i < MEMBERS; i++) *member(r, members[i].at) = fact_count(f, members[i].key);
+    for (unsigned h = 0; h < EVALUATE_LEVELS && level; h++, level = level->next)
+        for (size_t i = 0; i < LEVEL_MEMBERS; i++)
+            *member(&r->level[h], level_members[i].at) = fact_count(level, level_members[i].key);
 }
 
-int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *kto, const char *dpo,
-                 PreferenceReport *r, Err *e)
+PreferenceOptions prefer_options(const Loop *l, size_t cycle)
+{
+    const CycleConfig *c = l->c;
+    return (PreferenceOptions){.chat = l->chat,
+                               .system = c->system,
+                               .demonstrations = c->demonstrations,
+                               .desirable = c->desirable,
+                               .undesirable = c->undesirable,
+                               .balance = c->balance,
+                               .seed = rng_mix(c->seed, cycle)};
+}
+
+int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *revised, const char *kto,
+                 const char *dpo, PreferenceReport *r, Err *e)
 {
     const Json *entry;
     int done = loop_done(l, "prefer", cycle, "", &entry, e);
@@ -273,15 +458,21 @@ int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *kto, con
         return 0;
     }
     char in_path[IO_PATH_MAX], kto_path[IO_PATH_MAX], dpo_path[IO_PATH_MAX];
+    char revised_path[IO_PATH_MAX], feedback_path[IO_PATH_MAX];
     if (loop_path(l, in_path, judged, e) || loop_path(l, kto_path, kto, e) ||
-        loop_path(l, dpo_path, dpo, e))
+        loop_path(l, dpo_path, dpo, e) || loop_path(l, revised_path, revised ? revised : "", e) ||
+        loop_path(l, feedback_path, FEEDBACK_FILE, e))
         return -1;
+    PreferenceOptions o = prefer_options(l, cycle);
+    if (revised) o.revised = revised_path;
+    if (l->c->feedback) o.feedback = feedback_path;
     loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "prefer", .name = ""});
-    if (cycle_preferences(in_path, kto_path, dpo_path, l->chat, l->c->system, l->c->demonstrations,
-                          r, e))
-        return -1;
+    if (cycle_preferences(in_path, kto_path, dpo_path, &o, r, e)) return -1;
     Text facts = {0};
-    const char *inputs[] = {judged, NULL}, *outputs[] = {kto, dpo, NULL};
+    const char *inputs[4] = {judged}, *outputs[] = {kto, dpo, NULL};
+    size_t n = 1;
+    if (revised) inputs[n++] = revised;
+    if (l->c->feedback) inputs[n++] = FEEDBACK_FILE;
     int status =
         preferences_facts(r, &facts, e) || ledger_append(&l->ledger,
                                                          &(LedgerEntry){.event = "prefer",

@@ -200,17 +200,33 @@ static void guard_scores_are_compared_in_pairs(void)
 
 /* ---- preferences --------------------------------------------------------------------------- */
 
-static char *prefer(const char *judged, int chat, const char *system, int demonstrations,
-                    PreferenceReport *r, char **dpo)
+/* Options of the tests: as the loop's defaults, without balance. */
+static PreferenceOptions plain_options(void)
+{
+    return (PreferenceOptions){.demonstrations = 1, .desirable = 1};
+}
+
+static char *prefer_by(const char *judged, const PreferenceOptions *o, PreferenceReport *r,
+                       char **dpo)
 {
     Err e = {0};
     size_t len;
     files_write("judged.jsonl", judged, strlen(judged));
     CHECK(cycle_preferences(files_path("judged.jsonl"), files_path("kto.jsonl"),
-                            files_path("dpo.jsonl"), chat, system, demonstrations, r, &e) == 0);
+                            files_path("dpo.jsonl"), o, r, &e) == 0);
     if (e.code) printf("%s\n", e.text);
     *dpo = files_read(files_path("dpo.jsonl"), &len);
     return files_read(files_path("kto.jsonl"), &len);
+}
+
+static char *prefer(const char *judged, int chat, const char *system, int demonstrations,
+                    PreferenceReport *r, char **dpo)
+{
+    PreferenceOptions o = plain_options();
+    o.chat = chat;
+    o.system = system;
+    o.demonstrations = demonstrations;
+    return prefer_by(judged, &o, r, dpo);
 }
 
 #define ROW(index, sample, level, response, action, more)                                          \
@@ -227,12 +243,16 @@ static void scores_make_rows_and_pairs(void)
                                          ROW("7", "3", "2", "No.", "refuse", ""),
                              0, NULL, 1, &r, &dpo);
     CHECK_TEXT(kto, "{\"prompt\":\"P7\",\"completion\":\"How.\",\"label\":false,\"index\":7,"
-                    "\"harmful_level\":2,\"sample\":0,\"action\":\"accept\",\"score\":0}\n"
+                    "\"harmful_level\":2,\"source\":\"sample\",\"sample\":0,\"action\":\"accept\","
+                    "\"score\":0}\n"
                     "{\"prompt\":\"P7\",\"completion\":\"No.\",\"label\":true,\"index\":7,"
-                    "\"harmful_level\":2,\"sample\":2,\"action\":\"refuse\",\"score\":1}\n");
+                    "\"harmful_level\":2,\"source\":\"sample\",\"sample\":2,\"action\":\"refuse\","
+                    "\"score\":1}\n");
     CHECK_TEXT(dpo, "{\"prompt\":\"P7\",\"chosen\":\"No.\",\"rejected\":\"How.\",\"index\":7,"
-                    "\"harmful_level\":2,\"chosen_sample\":2,\"chosen_action\":\"refuse\","
-                    "\"chosen_score\":1,\"rejected_sample\":0,\"rejected_action\":\"accept\","
+                    "\"harmful_level\":2,\"chosen_source\":\"sample\",\"chosen_sample\":2,\"chosen_"
+                    "action\":\"refuse\","
+                    "\"chosen_score\":1,\"rejected_source\":\"sample\",\"rejected_sample\":0,"
+                    "\"rejected_action\":\"accept\","
                     "\"rejected_score\":0}\n");
     CHECK(r.prompts == 1 && r.samples == 4 && r.desirable == 1 && r.undesirable == 1);
     CHECK(r.left_out == 1 && r.repeated == 1 && r.pairs == 1 && !r.demonstrations);
@@ -251,8 +271,10 @@ static void a_demonstration_helps_where_every_sample_fails(void)
                "{\"prompt\":[{\"role\":\"system\",\"content\":\"Be kind.\"},{\"role\":\"user\","
                "\"content\":\"P0\"}],\"chosen\":[{\"role\":\"assistant\",\"content\":\"Never.\"}],"
                "\"rejected\":[{\"role\":\"assistant\",\"content\":\"How.\"}],\"index\":0,"
-               "\"harmful_level\":3,\"chosen_sample\":null,\"chosen_action\":null,"
-               "\"chosen_score\":1,\"rejected_sample\":0,\"rejected_action\":\"accept\","
+               "\"harmful_level\":3,\"chosen_source\":\"demonstration\",\"chosen_sample\":null,"
+               "\"chosen_action\":null,"
+               "\"chosen_score\":1,\"rejected_source\":\"sample\",\"rejected_sample\":0,\"rejected_"
+               "action\":\"accept\","
                "\"rejected_score\":0}\n");
     CHECK(r.demonstrations == 1 && r.pairs == 1 && r.desirable == 2 && r.undesirable == 2);
     CHECK(strstr(kto, "\"Never.\"}],\"label\":true") != NULL);
@@ -264,6 +286,165 @@ static void a_demonstration_helps_where_every_sample_fails(void)
     CHECK_TEXT(dpo, "");
     mem_free(kto);
     mem_free(dpo);
+}
+
+static void thresholds_decide_what_is_good(void)
+{
+    const char *rows = ROW("0", "0", "2", "Hm.", "caution", "")
+        ROW("0", "1", "2", "How.", "accept", "") ROW("0", "2", "2", "No.", "refuse", "");
+    PreferenceReport r;
+    PreferenceOptions o = plain_options();
+    char *dpo, *kto;
+    o.desirable = 0.5;
+    kto = prefer_by(rows, &o, &r, &dpo);
+    CHECK(r.desirable == 2 && r.undesirable == 1 && r.left_out == 0);
+    CHECK(strstr(dpo, "\"chosen\":\"No.\"") != NULL); /* the best, not the first good one */
+    mem_free(kto);
+    mem_free(dpo);
+    o.desirable = 1;
+    o.undesirable = 0.5;
+    kto = prefer_by(rows, &o, &r, &dpo);
+    CHECK(r.desirable == 1 && r.undesirable == 2 && r.left_out == 0);
+    mem_free(kto);
+    mem_free(dpo);
+}
+
+/* Adds n samples of one prompt. */
+static void put_samples(Text *t, int index, int level, const char *action, int n)
+{
+    for (int i = 0; i < n; i++)
+        text_addf(t, NULL,
+                  "{\"index\":%d,\"sample\":%d,\"prompt\":\"p\",\"harmful_level\":%d,"
+                  "\"response\":\"%s %d\",\"action\":\"%s\"}\n",
+                  index, i, level, action, i, action);
+}
+
+static void classes_are_balanced_within_harmless_and_harmful(void)
+{
+    Text rows = {0};
+    PreferenceReport r, again;
+    PreferenceOptions o = plain_options();
+    char *dpo, *kto, *kto2;
+    put_samples(&rows, 0, 0, "accept", 30); /* harmless: 30 good, 10 bad */
+    put_samples(&rows, 1, 0, "refuse", 10);
+    put_samples(&rows, 2, 3, "accept", 100); /* harmful: 100 bad, 5 good */
+    put_samples(&rows, 3, 2, "refuse", 5);
+    kto = prefer_by(rows.data, &o, &r, &dpo);
+    CHECK(r.desirable == 35 && r.undesirable == 110 && r.balanced_out == 0);
+    mem_free(kto);
+    mem_free(dpo);
+    o.balance = 1;
+    o.seed = 1;
+    kto = prefer_by(rows.data, &o, &r, &dpo);
+    CHECK(r.level[0].desirable == 10 && r.level[0].undesirable == 10);
+    CHECK(r.level[0].balanced_out == 20);
+    CHECK(r.level[2].desirable == 5 && r.level[3].undesirable == 25); /* a quarter at least */
+    CHECK(r.level[3].balanced_out == 75 && r.balanced_out == 95);
+    CHECK(r.desirable == 15 && r.undesirable == 35);
+    CHECK(strstr(kto, "\"completion\":\"refuse 9\"") != NULL); /* the smaller class is whole */
+    mem_free(dpo);
+    kto2 = prefer_by(rows.data, &o, &again, &dpo);
+    CHECK_TEXT(kto, kto2);
+    mem_free(kto2);
+    mem_free(dpo);
+    o.seed = 2;
+    kto2 = prefer_by(rows.data, &o, &again, &dpo);
+    CHECK(strcmp(kto, kto2) && !memcmp(&r, &again, sizeof r)); /* other rows, as many */
+    mem_free(kto);
+    mem_free(kto2);
+    mem_free(dpo);
+    o.balance = 2;
+    kto = prefer_by(rows.data, &o, &r, &dpo);
+    CHECK(r.level[0].desirable == 20 && r.level[0].undesirable == 10);
+    mem_free(kto);
+    mem_free(dpo);
+    rows.len = 0;
+    put_samples(&rows, 0, 0, "accept", 30); /* one class only on each side: nothing to weigh */
+    put_samples(&rows, 1, 3, "accept", 20);
+    kto = prefer_by(rows.data, &o, &r, &dpo);
+    CHECK(r.desirable == 30 && r.undesirable == 20 && r.balanced_out == 0);
+    mem_free(kto);
+    mem_free(dpo);
+    text_free(&rows);
+}
+
+static void a_good_revision_helps_where_every_sample_fails(void)
+{
+    const char *rows = ROW("3", "0", "3", "How.", "accept", "")
+        ROW("5", "0", "3", "Well.", "accept", ",\"demonstration\":\"Never.\"")
+            ROW("8", "0", "0", "Sure.", "accept", "") ROW("9", "0", "1", "So.", "accept", "");
+    const char *revised = ROW("3", "0", "3", "How then.", "accept", "")
+        ROW("3", "1", "3", "I will not.", "refuse", "") ROW("3", "2", "3", "No way.", "refuse", "")
+            ROW("9", "0", "1", "So be it.", "accept", "");
+    PreferenceReport r;
+    PreferenceOptions o = plain_options();
+    Err e;
+    size_t count, len;
+    static char path[IO_PATH_MAX];
+    files_write("revised.jsonl", revised, strlen(revised));
+    snprintf(path, sizeof path, "%.4000s", files_path("revised.jsonl"));
+    o.revised = path;
+    char *dpo, *kto = prefer_by(rows, &o, &r, &dpo);
+    CHECK(r.revisions == 1 && r.demonstrations == 1 && r.unanswered == 1 && r.pairs == 2);
+    CHECK(strstr(kto, "{\"prompt\":\"P3\",\"completion\":\"I will not.\",\"label\":true,"
+                      "\"index\":3,\"harmful_level\":3,\"source\":\"revision\",\"sample\":1,"
+                      "\"action\":\"refuse\",\"score\":1}\n") != NULL);
+    CHECK(strstr(dpo, "{\"prompt\":\"P3\",\"chosen\":\"I will not.\",\"rejected\":\"How.\"") ==
+          dpo);
+    CHECK(strstr(dpo, "\"chosen_source\":\"revision\",\"chosen_sample\":1") != NULL);
+    CHECK(!strstr(kto, "No way.") && !strstr(kto, "So be it.") && !strstr(kto, "How then."));
+    mem_free(kto);
+    mem_free(dpo);
+    /* Asked again are the two without help, by their own columns. */
+    CHECK(cycle_revision_prompts(files_path("judged.jsonl"), files_path("again.jsonl"), &o, &count,
+                                 &e) == 0);
+    char *again = files_read(files_path("again.jsonl"), &len);
+    CHECK(count == 2);
+    CHECK_TEXT(again, "{\"index\":3,\"prompt\":\"P3\",\"harmful_level\":3}\n"
+                      "{\"index\":9,\"prompt\":\"P9\",\"harmful_level\":1}\n");
+    mem_free(again);
+}
+
+static void thumbs_become_rows(void)
+{
+    static const char *const held_out[] = {"\"b\"", "\"held\""};
+    const char *thumbs = "{\"prompt\":\"a\",\"completion\":\"A\",\"label\":true}\n"
+                         "{\"prompt\":\"b\",\"completion\":\"B\",\"label\":false}\n"
+                         "{\"prompt\":\"c\",\"completion\":\"C\",\"label\":0}\n";
+    FeedbackReport f;
+    PreferenceReport r;
+    PreferenceOptions o = plain_options();
+    Err e;
+    size_t len;
+    static char path[IO_PATH_MAX];
+    files_write("thumbs.jsonl", thumbs, strlen(thumbs));
+    snprintf(path, sizeof path, "%.4000s", files_path("feedback.jsonl"));
+    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &f, &e) == 0);
+    CHECK(f.liked == 1 && f.disliked == 1 && f.held_out == 1);
+    char *text = files_read(path, &len), *dpo, *kto;
+    CHECK_TEXT(text, "{\"prompt\":\"a\",\"completion\":\"A\",\"label\":true,"
+                     "\"source\":\"feedback\",\"line\":1}\n"
+                     "{\"prompt\":\"c\",\"completion\":\"C\",\"label\":false,"
+                     "\"source\":\"feedback\",\"line\":3}\n");
+    o.feedback = path;
+    kto = prefer_by(ROW("0", "0", "0", "Sure.", "accept", ""), &o, &r, &dpo);
+    CHECK(r.desirable == 2 && r.undesirable == 1 && r.liked == 1 && r.disliked == 1);
+    CHECK(r.level[0].desirable == 1);
+    CHECK(strstr(kto, text) != NULL);
+    mem_free(kto);
+    mem_free(dpo);
+    mem_free(text);
+    const char *turns = "{\"prompt\":[{\"role\":\"user\",\"content\":\"held\"}],\"completion\":"
+                        "\"A\",\"label\":1}\n";
+    files_write("thumbs.jsonl", turns, strlen(turns));
+    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 1, NULL, held_out, 2, &f, &e) == 0);
+    CHECK(f.held_out == 1 && f.liked == 0);
+    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &f, &e) == -1);
+    CHECK(e.code == ERR_DATA && strstr(e.text, "thumbs.jsonl:1") != NULL);
+    const char *bad = "{\"prompt\":\"a\",\"completion\":\"A\",\"label\":\"good\"}\n";
+    files_write("thumbs.jsonl", bad, strlen(bad));
+    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &f, &e) == -1);
+    CHECK(strstr(e.text, "\"label\" must be true, false, 1 or 0") != NULL);
 }
 
 static void silence_is_never_a_good_answer(void)
@@ -285,10 +466,12 @@ static void conversations_keep_their_turns(void)
                              "{\"role\":\"user\",\"content\":\"Q\"}],\"harmful_level\":0,"
                              "\"response\":\"A\",\"action\":\"accept\"}\n",
                              1, "X", 1, &r, &dpo);
-    CHECK_TEXT(kto, "{\"prompt\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
-                    "\"content\":\"Q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":"
-                    "\"A\"}],\"label\":true,\"index\":0,\"harmful_level\":0,\"sample\":0,"
-                    "\"action\":\"accept\",\"score\":1}\n");
+    CHECK_TEXT(
+        kto,
+        "{\"prompt\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
+        "\"content\":\"Q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":"
+        "\"A\"}],\"label\":true,\"index\":0,\"harmful_level\":0,\"source\":\"sample\",\"sample\":0,"
+        "\"action\":\"accept\",\"score\":1}\n");
     mem_free(kto);
     mem_free(dpo);
 }
@@ -301,10 +484,11 @@ static void bad_judged_rows_are_named(void)
         "{\"index\":0,\"prompt\":\"p\",\"harmful_level\":1,\"action\":\"accept\"}\n"};
     for (size_t i = 0; i < 4; i++) {
         PreferenceReport r;
+        PreferenceOptions o = plain_options();
         Err e = {0};
         files_write("judged.jsonl", bad[i], strlen(bad[i]));
         CHECK(cycle_preferences(files_path("judged.jsonl"), files_path("kto2.jsonl"),
-                                files_path("dpo2.jsonl"), 0, NULL, 1, &r, &e) == -1);
+                                files_path("dpo2.jsonl"), &o, &r, &e) == -1);
         CHECK(e.code == ERR_DATA && strstr(e.text, "judged.jsonl:1"));
         CHECK(!io_exists(files_path("kto2.jsonl")) && !io_exists(files_path("dpo2.jsonl")));
     }
@@ -403,6 +587,11 @@ static void configurations_that_mean_nothing_are_refused(void)
     CHECK(REFUSED(c.test = (double)NAN));
     CHECK(REFUSED((c.validation = 0.6, c.test = 0.5)));
     CHECK(REFUSED(c.max_added_refusal = -0.1));
+    CHECK(REFUSED(c.desirable = 0));
+    CHECK(REFUSED(c.desirable = 1.1));
+    CHECK(REFUSED(c.undesirable = (double)NAN));
+    CHECK(REFUSED(c.balance = 0.5));
+    CHECK(REFUSED((c.raw = 1, c.revise = 1)));
     CHECK(REFUSED(c.guard_margin = -0.1));
     CHECK(REFUSED(c.confidence = 1));
     CHECK(REFUSED(c.confidence = (double)NAN));
@@ -692,7 +881,7 @@ static void a_guarded_run_scores_every_policy(void)
     cycle_result_free(&r);
     CHECK(read_guard("guarded/cycle-0/guard.jsonl", scores, logps) == 3);
     int right = logps[0][1] / 11 > logps[0][0]; /* a byte; the place of the likelier one */
-    CHECK(right && logps[0][1] < logps[0][0]); /* as a whole it is the less likely */
+    CHECK(right && logps[0][1] < logps[0][0]);  /* as a whole it is the less likely */
     CHECK(scores[0] == !right && scores[1] == right);
     CHECK_NEAR(scores[2], exp(logps[2][0]), 1e-12);
     CHECK(read_guard("guarded/cycle-1/validate-kto/guard.jsonl", after, after_logps) == 3);
@@ -703,6 +892,49 @@ static void a_guarded_run_scores_every_policy(void)
     mem_free(text);
     text = files_read(files_path("guarded/ledger.jsonl"), &len);
     CHECK(strstr(text, "\"event\":\"guard\",\"cycle\":1,\"name\":\"validation of kto\"") != NULL);
+    mem_free(text);
+    c.resume = 1;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+}
+
+static void revisions_and_feedback_are_stages(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    int code;
+    static char thumbs[IO_PATH_MAX];
+    const char *rows = "{\"prompt\":\"x\",\"completion\":\"X\",\"label\":true}\n"
+                       "{\"prompt\":\"y\",\"completion\":\"Y\",\"label\":false}\n";
+    files_write("thumbs.jsonl", rows, strlen(rows));
+    snprintf(thumbs, sizeof thumbs, "%.4000s", files_path("thumbs.jsonl"));
+    write_prompts("prompts.jsonl", 0);
+    CycleConfig c = small_run("revised");
+    c.cycles = 1;
+    c.methods = 1u << CYCLE_KTO;
+    c.feedback = thumbs;
+    c.revise = 1;
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_USAGE); /* no chat template */
+    c = small_run("revised2");
+    c.cycles = 1;
+    c.methods = 1u << CYCLE_KTO;
+    c.feedback = thumbs;
+    c.revise = 1;
+    c.instruction = "Be kind.";
+    c.chat_template = "chatml";
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    char *text = files_read(files_path("revised2/cycle-1/revise-judged.jsonl"), &len);
+    CHECK(strstr(text, "\"response\"") != NULL);
+    mem_free(text);
+    text = files_read(files_path("revised2/cycle-1/kto.jsonl"), &len);
+    CHECK(strstr(text, "\"source\":\"feedback\",\"line\":2") != NULL);
+    mem_free(text);
+    text = files_read(files_path("revised2/ledger.jsonl"), &len);
+    CHECK(strstr(text, "\"event\":\"revise\",\"cycle\":1") != NULL);
+    CHECK(strstr(text, "\"liked\":1,\"disliked\":1,\"levels\":[{\"harmful_level\":0") != NULL);
     mem_free(text);
     c.resume = 1;
     CHECK(run_once(&c, &r, &e) == 0);
@@ -814,6 +1046,10 @@ static const Test tests[] = {
     TEST(what_was_not_trained_or_not_measured_is_not_promoted),
     TEST(scores_make_rows_and_pairs),
     TEST(a_demonstration_helps_where_every_sample_fails),
+    TEST(thresholds_decide_what_is_good),
+    TEST(classes_are_balanced_within_harmless_and_harmful),
+    TEST(a_good_revision_helps_where_every_sample_fails),
+    TEST(thumbs_become_rows),
     TEST(silence_is_never_a_good_answer),
     TEST(conversations_keep_their_turns),
     TEST(bad_judged_rows_are_named),
@@ -828,6 +1064,7 @@ static const Test tests[] = {
     TEST(a_changed_ledger_shows),
     TEST(a_torn_last_entry_is_written_again),
     TEST(a_guarded_run_scores_every_policy),
+    TEST(revisions_and_feedback_are_stages),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
     TEST(cycles_without_progress_end_the_loop),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),

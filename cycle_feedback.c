@@ -1,0 +1,181 @@
+/* cycle_feedback.c - a deployment's thumbs-up and thumbs-down, made into rows for KTO. */
+#include "cycle_parts.h"
+
+#include <string.h>
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static int is_held_out(const char *const *held_out, size_t n, const char *text)
+{
+    for (size_t low = 0, high = n; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(text, held_out[middle]);
+        if (!order) return 1;
+        if (order > 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return 0;
+}
+
+/* Does any text of the prompt (of each turn, where it is a conversation) belong to those held out?
+ * -1 where memory is short. */
+static int leaks(const Json *prompt, const char *const *held_out, size_t n, Err *e)
+{
+    Text text = {0};
+    int found = json_put(&text, prompt, e);
+    if (!found) found = is_held_out(held_out, n, text.data);
+    const Json *turn = prompt->type == JSON_ARRAY ? prompt->child : NULL;
+    for (; turn && !found; turn = turn->next) {
+        const Json *content = json_get(turn, "content");
+        text.len = 0;
+        if (!content) continue;
+        found = json_put(&text, content, e) ? -1 : is_held_out(held_out, n, text.data);
+    }
+    text_free(&text);
+    return found;
+}
+
+/* 1 liked, 0 disliked, -1 neither. */
+static int read_label(const Json *label)
+{
+    uint64_t n;
+    if (label && label->type == JSON_TRUE) return 1;
+    if (label && label->type == JSON_FALSE) return 0;
+    return !json_u64(label, &n) && n <= 1 ? (int)n : -1;
+}
+
+static int check_row(const Json *prompt, const Json *completion, int label, int chat, Err *e)
+{
+    if (!prompt || (prompt->type != JSON_STRING && !(chat && prompt->type == JSON_ARRAY)))
+        return err_set(e, ERR_DATA, "\"prompt\" must be a text%s",
+                       chat ? " or a list of messages" : "");
+    if (!completion || completion->type != JSON_STRING || !completion->len)
+        return err_set(e, ERR_DATA, "\"completion\" must be a text");
+    if (label < 0) return err_set(e, ERR_DATA, "\"label\" must be true, false, 1 or 0");
+    return 0;
+}
+
+typedef struct {
+    Writer out;
+    Text line;
+    int chat;
+    const char *system;
+    const char *const *held_out;
+    size_t n_held_out;
+    FeedbackReport *report;
+} Feedback;
+
+static int write_row(Feedback *f, const Json *row, size_t line, Err *e)
+{
+    const Json *prompt = json_get(row, "prompt"), *completion = json_get(row, "completion");
+    int label = read_label(json_get(row, "label"));
+    if (check_row(prompt, completion, label, f->chat, e)) return -1;
+    int leak = leaks(prompt, f->held_out, f->n_held_out, e);
+    if (leak) return leak < 0 ? -1 : (f->report->held_out++, 0);
+    Text *t = &f->line;
+    t->len = 0;
+    if (preference_put_prompt(t, f->chat, f->system, prompt, e) ||
+        preference_put_answer(t, "completion", completion, f->chat, e) ||
+        text_addf(t, e, "\"label\":%s,\"source\":\"feedback\",\"line\":%zu}\n",
+                  label ? "true" : "false", line))
+        return -1;
+    *(label ? &f->report->liked : &f->report->disliked) += 1;
+    return writer_put(&f->out, t->data, t->len, e);
+}
+
+int cycle_feedback(const char *in, const char *out, int chat, const char *system,
+                   const char *const *held_out, size_t n_held_out, FeedbackReport *r, Err *e)
+{
+    *r = (FeedbackReport){0};
+    Feedback f = {.chat = chat,
+                  .system = system,
+                  .held_out = held_out,
+                  .n_held_out = n_held_out,
+                  .report = r};
+    JsonLines lines;
+    if (jsonl_open(&lines, in, e)) return -1;
+    int more, status = writer_open(&f.out, out, e);
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = status ? -1 : jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && write_row(&f, row, lines.line, e))
+            more = err_prefix(e, "%s:%zu", in, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    if (!more) more = writer_commit(&f.out, e);
+    writer_abort(&f.out);
+    text_free(&f.line);
+    jsonl_close(&lines);
+    return more;
+}
+
+/* ---- the stage ----------------------------------------------------------------------------- */
+
+typedef struct {
+    const char **texts;
+    size_t n;
+    Pool pool;
+} HeldOut;
+
+static int by_text(const void *x, const void *y)
+{
+    return strcmp(*(const char *const *)x, *(const char *const *)y);
+}
+
+static int add_text(HeldOut *h, const Json *value, Err *e)
+{
+    Text text = {0};
+    if (!value) return 0;
+    int status = json_put(&text, value, e);
+    if (!status) h->texts[h->n] = pool_strndup(&h->pool, text.data, text.len, e);
+    if (!status && !h->texts[h->n++]) status = -1;
+    text_free(&text);
+    return status;
+}
+
+/* Prompts and base prompts of validation and test, sorted. */
+static int find_held_out(const PromptSet *p, HeldOut *h, Err *e)
+{
+    h->texts = mem_calloc(2 * p->count, sizeof *h->texts, e);
+    if (!h->texts) return -1;
+    for (size_t i = 0; i < p->count; i++) {
+        const PromptRow *row = &p->rows[i];
+        if (row->split == SPLIT_TRAIN) continue;
+        if (add_text(h, json_get(row->json, "prompt"), e) ||
+            add_text(h, json_get(row->json, "base_prompt"), e))
+            return -1;
+    }
+    sort_items(h->texts, h->n, sizeof *h->texts, by_text);
+    return 0;
+}
+
+int feedback_stage(Loop *l, Err *e)
+{
+    const CycleConfig *c = l->c;
+    char path[IO_PATH_MAX], source[65], facts[256];
+    FeedbackReport r;
+    HeldOut h = {0};
+    if (!c->feedback) return 0;
+    int done = loop_done(l, "feedback", 0, "", NULL, e);
+    if (done) return done < 0 ? -1 : 0;
+    int status = loop_path(l, path, FEEDBACK_FILE, e) || sha256_file(c->feedback, source, e) ||
+                 find_held_out(&l->prompts, &h, e) ||
+                 cycle_feedback(c->feedback, path, l->chat, c->system, h.texts, h.n, &r, e);
+    mem_free(h.texts);
+    pool_free(&h.pool);
+    if (status) return -1;
+    snprintf(facts, sizeof facts,
+             "{\"source_sha256\":\"%s\",\"liked\":%zu,\"disliked\":%zu,\"held_out\":%zu}", source,
+             r.liked, r.disliked, r.held_out);
+    if (r.held_out)
+        log_note(&l->events->log, 'w',
+                 "--feedback: %zu rows are left out, for their prompts are in validation or test",
+                 r.held_out);
+    const char *outputs[] = {FEEDBACK_FILE, NULL};
+    return ledger_append(
+        &l->ledger,
+        &(LedgerEntry){.event = "feedback", .name = "", .outputs = outputs, .facts = facts}, e);
+}
