@@ -373,6 +373,12 @@ size_t tokenizer_size(const Tokenizer *t)
     return t->size;
 }
 
+size_t tokenizer_bytes(const Tokenizer *t)
+{
+    size_t joins = t->joins ? (t->join_mask + 1) * sizeof(*t->joins) : 0;
+    return sizeof *t + t->pool.total + joins;
+}
+
 const char *tokenizer_piece(const Tokenizer *t, int32_t id, size_t *len)
 {
     if (id < 0 || (size_t)id >= t->size) return NULL;

@@ -35,7 +35,8 @@ Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name
                                  const char *config, size_t config_len, const Log *log, Err *e);
 void tokenizer_free(Tokenizer *t);
 
-size_t tokenizer_size(const Tokenizer *t); /* largest id + 1 */
+size_t tokenizer_size(const Tokenizer *t);  /* largest id + 1 */
+size_t tokenizer_bytes(const Tokenizer *t); /* of memory that it holds */
 
 /* ---- text to ids --------------------------------------------------------------------------- */
 

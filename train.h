@@ -102,7 +102,7 @@ typedef struct {
     uint64_t trained;      /* parameters, their gradients, AdamW's two moments */
     uint64_t activations;  /* of a micro-batch, without the head */
     uint64_t head;         /* of the scored tokens */
-    uint64_t other;        /* rows, batch lists, reference log-probs, scratch */
+    uint64_t other;        /* rows, batch lists, reference log-probs, tokenizer, scratch */
     uint64_t total, limit;
 } TrainPlan;
 

@@ -74,7 +74,7 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
 {
     const Batch *b = &r->packer.batch;
     Heaviest *h = &needs->heaviest[pass];
-    size_t nodes = model_node_bytes(&r->model, b), keep, recompute, without;
+    size_t nodes = model_node_bytes(&r->model, b), keep, recompute;
     if (nodes > needs->node_bytes) needs->node_bytes = nodes;
     if (b->n_scores > needs->scores) needs->scores = b->n_scores;
     size_t live = b->live_T ? b->live_T : b->T, asked;
@@ -83,12 +83,7 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
     if (b->T <= h->T && b->n_scores <= h->scores && live <= h->live &&
         live_scores <= h->live_scores && asked <= h->asked)
         return 0;
-    Batch headless = *b;
-    headless.n_scores = 1;
-    headless.live_scores = headless.live_T ? 1 : 0;
-    if (measure(r, b, pass, 1, &keep, e) || measure(r, b, pass, 0, &recompute, e) ||
-        measure(r, &headless, pass, 0, &without, e))
-        return -1;
+    if (measure(r, b, pass, 1, &keep, e) || measure(r, b, pass, 0, &recompute, e)) return -1;
     if (recompute <= h->recompute && keep <= h->keep) return 0;
     h->T = b->T;
     h->live = live;
@@ -97,7 +92,9 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
     h->asked = asked;
     if (keep > h->keep) h->keep = keep;
     if (recompute > h->recompute) h->recompute = recompute;
-    h->head = recompute - without;
+    size_t head = tensor_logprob_scratch(b->n_scores, 1) + b->n_scores * sizeof(real) +
+                  live_scores * r->model.config.H * sizeof(real); /* log-probs, directions */
+    h->head = head < recompute ? head : recompute;
     return 0;
 }
 
@@ -188,7 +185,8 @@ static uint64_t other_bytes(const Run *r, const Needs *needs)
            rows * (sizeof(Row) + 2 * sizeof(double) + sizeof(size_t) + sizeof(uint32_t)) + packer +
            (uint64_t)r->model.rope_positions * r->model.config.D * sizeof(real) +
            needs->node_bytes + needs->scores * 2 * sizeof(real) +
-           (uint64_t)threads_count() * r->compute.scratch_size;
+           (uint64_t)threads_count() * r->compute.scratch_size +
+           (r->tokenizer ? tokenizer_bytes(r->tokenizer) : 0);
 }
 
 /* Keeps activations where they fit, recomputes them where they do not. */
