@@ -8,7 +8,7 @@
 
 #include <sys/wait.h>
 
-static char model_path[IO_PATH_MAX];
+static char model_path[IO_PATH_MAX], guard_path[IO_PATH_MAX], thumbs_path[IO_PATH_MAX];
 static Text whole; /* the files of the run that nothing happened to */
 
 static CycleConfig config(void)
@@ -16,7 +16,18 @@ static CycleConfig config(void)
     CycleConfig c = small_run("run");
     c.cycles = 1;
     c.resume = 1;
+    c.guard = guard_path;
+    c.feedback = thumbs_path;
+    c.chat_template = "chatml";
+    c.revise = 1;
+    c.instruction = "Be kind.";
     return c;
+}
+
+static void write_text(char path[IO_PATH_MAX], const char *name, const char *text)
+{
+    files_write(name, text, strlen(text));
+    snprintf(path, IO_PATH_MAX, "%.4000s", files_path(name));
 }
 
 /* The run in a child, with one environment variable set (or none); its exit code. */
@@ -116,6 +127,11 @@ int main(int argc, char **argv)
     snprintf(model_path, sizeof model_path, "%.4000s", tiny_model("model"));
     model_dir = model_path;
     write_prompts("prompts.jsonl", 1);
+    write_text(guard_path, "guard.jsonl",
+               "{\"question\":\"a\",\"choices\":[\"b\",\"c\"],\"answer\":0}\n"
+               "{\"question\":\"a\",\"answer\":\"b\"}\n");
+    write_text(thumbs_path, "thumbs.jsonl",
+               "{\"prompt\":\"x\",\"completion\":\"X\",\"label\":true}\n");
     CHECK(run_child(NULL, NULL) == 0);
     list_run(files_path("run"), "", &whole);
     int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
