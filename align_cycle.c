@@ -8,10 +8,12 @@
 /* ---- options ------------------------------------------------------------------------------- */
 
 static const Option loop_rows[] = {
-    {"data", 0, OPTION_FILE, option_required, NULL,
+    {"model", 'm', OPTION_DIR, NULL, NULL,
+     "model directory: config.json, tokenizer.json, safetensors"},
+    {"data", 0, OPTION_FILE, NULL, NULL,
      "prompts, JSONL rows {\"prompt\",\"harmful_level\"}; base_prompt, method, demonstration if "
      "there"},
-    {"output", 'o', OPTION_DIR, option_required, NULL, "run directory, made new"},
+    {"output", 'o', OPTION_DIR, NULL, NULL, "run directory, made new; or give it as RUN"},
     {"cycles", 0, OPTION_COUNT, "1", "[1,1000]", "times through the loop"},
     {"methods", 0, OPTION_WORDS, "kto,dpo", "kto|dpo", "candidates of a cycle"},
     {"validation", 0, OPTION_NUMBER, "0.2", "[0.01,0.9]",
@@ -19,10 +21,25 @@ static const Option loop_rows[] = {
     {"test", 0, OPTION_NUMBER, "0.2", "[0,0.9]",
      "share of the base prompts that nothing sees before the end"},
     {"prompts-per-cycle", 0, OPTION_COUNT, "0", NULL, "training prompts of a cycle; 0 = all"},
-    {"resume", 0, OPTION_FLAG, NULL, NULL, "go on where the run stopped"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object"},
 };
 static const OptionGroup loop_group = OPTION_GROUP("Loop", loop_rows);
+
+/* What this call does: no part of a configuration. */
+static const Option action_rows[] = {
+    {"resume", 0, OPTION_FLAG, NULL, NULL, "go on where the run stopped"},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object"},
+    {"print-config", 0, OPTION_FLAG, NULL, NULL,
+     "print the configuration, commented, as a file for --config, and end"},
+    {"approve", 0, OPTION_TEXT, NULL, NULL,
+     "sign by this name that RUN's last promoted policy is deployed, and end"},
+    {"rollback", 0, OPTION_COUNT, NULL, NULL,
+     "sign (--approve NAME) that the policy after this cycle is deployed again, and end; 0 = the "
+     "first policy"},
+    {"reason", 0, OPTION_TEXT, NULL, NULL, "why: a signature needs one"},
+    {"auto", 0, OPTION_FLAG, NULL, NULL,
+     "sign as \"auto\" what the loop promoted: for experiments"},
+};
+static const OptionGroup action_group = OPTION_GROUP("This call", action_rows);
 
 static const Option judging_rows[] = {
     {"judge", 0, OPTION_CHOICE, "rules", "rules", "who labels the training samples"},
@@ -86,14 +103,14 @@ static const Option candidate_rows[] = {
 static const OptionGroup candidate_group = OPTION_GROUP("Candidates", candidate_rows);
 
 static const OptionGroup *const cycle_groups[] = {
-    &group_model,       &group_adapter,     &loop_group,
+    &loop_group,        &group_adapter,     &action_group,
     &judging_group,     &answer_group,      &group_sampling,
     &preference_group,  &candidate_group,   &group_dpo,
     &group_kto_pairing, &group_new_adapter, &group_optimiser,
     &group_seed,        &group_length,      &group_saving,
     &group_engine,      &group_quiet,       NULL};
 static const OptionTable cycle_table = {
-    "cycle", "the loop: generate, judge, prefer, train, validate, select", NULL,
+    "cycle", "the loop: generate, judge, prefer, train, validate, select", "[RUN]",
     "align cycle -m MODEL --data prompts.jsonl -o RUN --cycles 3", cycle_groups};
 
 /* A candidate's own value where it was given, else the shared one. */
@@ -115,11 +132,21 @@ static int training_from(const Options *o, CycleConfig *c, Err *e)
     return 0;
 }
 
+/* RUN, the operand or --output: NULL where neither is given. */
+static int run_named(const Options *o, const char **run, Err *e)
+{
+    const char *output = option_text(o, "output");
+    *run = o->operand ? o->operand : output;
+    if (!o->operand || !output || !strcmp(o->operand, output)) return 0;
+    return err_set(e, ERR_USAGE, "--output: found %.100s, and %.100s as RUN; allowed is one run",
+                   output, o->operand);
+}
+
 static int config_from(const Options *o, CycleConfig *c, Err *e)
 {
     char word[8];
     *c = cycle_config_default();
-    c->run = option_text(o, "output");
+    if (run_named(o, &c->run, e)) return -1;
     c->model = option_text(o, "model");
     c->prompts = option_text(o, "data");
     c->adapter = option_text(o, "adapter");
@@ -220,6 +247,15 @@ static void show_selected(void *ctx, const Selection *s)
 
 /* ---- the result ---------------------------------------------------------------------------- */
 
+/* The ledger's head, and what it is worth. */
+static int put_head(Text *out, const char *head, Err *e)
+{
+    return text_addf(out, e,
+                     "ledger head %s\n"
+                     "keep it elsewhere: who can write the run can also rewrite the whole chain\n",
+                     head);
+}
+
 /* "0.712 [0.680, 0.744]" */
 static int put_cell(Text *out, const Estimate *x, Err *e)
 {
@@ -264,7 +300,7 @@ static int put_table(Text *out, const CycleResult *r, Err *e)
     if (r->tested && (put_line(out, "test", r->first, "first policy", e) ||
                       put_line(out, "test", r->last, "last policy", e)))
         return -1;
-    return text_addf(out, e, "ledger head %s\n", r->head);
+    return put_head(out, r->head, e);
 }
 
 /* "name":{"safety_score":{"value","low","high"},"erroneous_refusal":{...}} */
@@ -301,6 +337,83 @@ static int put_json(Text *out, const CycleResult *r, Err *e)
     return text_addf(out, e, "\"ledger_head\":\"%s\"}\n", r->head);
 }
 
+/* ---- signatures ---------------------------------------------------------------------------- */
+
+static int put_signature(Text *out, const CycleSignature *x, Err *e)
+{
+    if (text_addf(out, e, "%s: the policy after cycle %zu is deployed, signed by %s, entry %zu\n",
+                  x->rollback ? "rollback" : "approved", x->cycle, x->by, x->entry) ||
+        (*x->adapter_sha256 && text_addf(out, e, "adapter sha256 %s\n", x->adapter_sha256)))
+        return -1;
+    return put_head(out, x->head, e);
+}
+
+static int put_signature_json(Text *out, const CycleSignature *x, Err *e)
+{
+    return text_addf(out, e, "{\"event\":\"%s\",\"cycle\":%zu,\"by\":",
+                     x->rollback ? "rollback" : "approve", x->cycle) ||
+                   json_put_string(out, x->by, strlen(x->by), e) ||
+                   text_addf(out, e, ",\"reason\":") ||
+                   json_put_string(out, x->reason, strlen(x->reason), e) ||
+                   text_addf(out, e,
+                             ",\"adapter_sha256\":\"%s\",\"entry\":%zu,\"ledger_head\":\"%s\"}\n",
+                             x->adapter_sha256, x->entry, x->head)
+               ? -1
+               : 0;
+}
+
+/* --approve, --rollback. */
+static int sign_command(const Options *o, Err *e)
+{
+    Text out = {0};
+    const char *run;
+    CycleSignature x = {.by = option_text(o, "approve"),
+                        .reason = option_text(o, "reason"),
+                        .rollback = option_given(o, "rollback")};
+    if (run_named(o, &run, e)) return -1;
+    if (!run) return err_set(e, ERR_USAGE, "--approve: RUN is missing: align cycle RUN --approve");
+    if (x.rollback) x.cycle = (size_t)option_count(o, "rollback");
+    int status = cycle_sign(run, &x, e);
+    if (!status)
+        status =
+            option_flag(o, "json") ? put_signature_json(&out, &x, e) : put_signature(&out, &x, e);
+    if (!status) return print_text(&out, e);
+    text_free(&out);
+    return -1;
+}
+
+static void find_auto(void *ctx, const CycleSignature *x)
+{
+    *(int *)ctx = x->automatic ? 1 : 0;
+}
+
+/* --auto: signs what the run promoted, once. */
+static int sign_automatically(const char *run, CycleResult *r, Err *e)
+{
+    int promoted = 0, last_is_auto = 0;
+    for (size_t i = 0; i < r->n_points; i++) promoted |= r->points[i].promoted >= 0;
+    if (!promoted) {
+        log_note(notes(), 'i', "--auto: no cycle promoted a candidate; nothing is signed");
+        return 0;
+    }
+    if (cycle_signatures(run, find_auto, &last_is_auto, e)) return -1;
+    if (last_is_auto) return 0;
+    CycleSignature x = {.by = CYCLE_AUTO, .reason = "--auto", .automatic = 1};
+    if (cycle_sign(run, &x, e)) return -1;
+    memcpy(r->head, x.head, sizeof r->head);
+    log_note(notes(), 'w', "--auto: the policy after cycle %zu is signed, and no person looked",
+             x.cycle);
+    return 0;
+}
+
+static int print_config(const Options *o, Err *e)
+{
+    Text out = {0};
+    if (!options_commented(o, &action_group, &out, e)) return print_text(&out, e);
+    text_free(&out);
+    return -1;
+}
+
 /* ---- the command --------------------------------------------------------------------------- */
 
 static int cycle_command(const Options *o, Err *e)
@@ -309,6 +422,8 @@ static int cycle_command(const Options *o, Err *e)
     CycleResult result = {0};
     Show show = {.stage = NULL};
     Text out = {0};
+    if (option_flag(o, "print-config")) return print_config(o, e);
+    if (option_given(o, "approve") || option_given(o, "rollback")) return sign_command(o, e);
     if (config_from(o, &c, e)) return -1;
     threads_from(o);
     if (note_options(o, e)) return -1;
@@ -321,6 +436,7 @@ static int cycle_command(const Options *o, Err *e)
     int status = cycle_run(&c, &events, &result, e);
     progress_end(&show.progress);
     progress_end(&show.train.progress);
+    if (!status && option_flag(o, "auto")) status = sign_automatically(c.run, &result, e);
     if (!status)
         status = option_flag(o, "json") ? put_json(&out, &result, e) : put_table(&out, &result, e);
     if (!status) status = print_text(&out, e);

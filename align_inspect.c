@@ -350,6 +350,47 @@ static void show_wrong(void *ctx, const char *path, const char *why)
     printf("%s: %s\n", path, why);
 }
 
+/* Every signature of a run, as facts. */
+typedef struct {
+    Facts *f;
+    Err *e;
+    int status;
+} Signatures;
+
+static void fact_signature(void *ctx, const CycleSignature *x)
+{
+    Signatures *s = ctx;
+    Text line = {0};
+    if (s->status) return;
+    s->status = text_addf(&line, s->e, "cycle %zu, by %s%s, %s: %s", x->cycle, x->by,
+                          x->automatic ? " (no person)" : "", x->time, x->reason);
+    if (!s->status && s->f->json) {
+        Facts *f = s->f;
+        s->status =
+            text_addf(&f->text, s->e, "%s{\"event\":\"%s\",\"cycle\":%zu,\"by\":",
+                      f->text.data[f->text.len - 1] == '[' ? "" : ",",
+                      x->rollback ? "rollback" : "approve", x->cycle) ||
+            json_put_string(&f->text, x->by, strlen(x->by), s->e) ||
+            text_addf(&f->text, s->e, ",\"reason\":") ||
+            json_put_string(&f->text, x->reason, strlen(x->reason), s->e) ||
+            text_addf(&f->text, s->e,
+                      ",\"time\":\"%s\",\"automatic\":%s,\"entry\":%zu,"
+                      "\"adapter_sha256\":\"%s\"}",
+                      x->time, x->automatic ? "true" : "false", x->entry, x->adapter_sha256);
+    } else if (!s->status) {
+        s->status = text_addf(&s->f->text, s->e, "  %-*s%s\n", NAME_COLUMN,
+                              x->rollback ? "rolled back to" : "approved", line.data);
+    }
+    text_free(&line);
+}
+
+static int facts_signatures(Facts *f, const char *dir, Err *e)
+{
+    Signatures s = {.f = f, .e = e};
+    if (facts_list(f, "signatures", e) || cycle_signatures(dir, fact_signature, &s, e)) return -1;
+    return s.status || facts_list_end(f, e) ? -1 : 0;
+}
+
 /* RUN's ledger: what happened, how it ended, whether the files are still those it names. */
 static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
 {
@@ -370,6 +411,7 @@ static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
     for (size_t i = 0; i < 2 && !status; i++)
         status = fact_member(f, metrics[i], json_get(results, metrics[i]), "value", e);
     pool_free(&pool);
+    if (!status && agrees) status = facts_signatures(f, dir, e);
     return status ? -1 : facts_directory(f, dir, e);
 }
 

@@ -28,6 +28,7 @@
  * RUN/cycle-N/adapter/       the policy after this cycle (absent while it is the base model)
  * RUN/test-first/, RUN/test-last/   {responses,judged}.jsonl, results.json
  * RUN/results.json           figures of the last policy, beside the first and all cycles
+ * RUN/deployed.json          what is signed for deployment, by whom: see cycle_sign
  *
  * Prompts hold what people wrote, so all files of a run are for their owner only (0600, 0700).
  *
@@ -290,6 +291,32 @@ void cycle_result_free(CycleResult *r);
  * and those of the stages. A candidate that diverges, or has no rows to learn from, is recorded and
  * the loop goes on. */
 int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e);
+
+/* ---- sign-off ------------------------------------------------------------------------------ */
+
+#define CYCLE_AUTO "auto" /* who signs where no person does (--auto) */
+
+/* An approval: the policy of the newest cycle that promoted one is deployed. A rollback: that of
+ * an earlier cycle is, 0 = the first policy. Texts are borrowed. */
+typedef struct {
+    const char *by, *reason;
+    int automatic; /* no person signed */
+    int rollback;
+    size_t cycle;            /* rollback: in; else out */
+    size_t entry;            /* out: its number in the ledger */
+    char adapter_sha256[65]; /* out: of its adapter_model.safetensors; "" = without adapter */
+    char head[65];           /* out: the ledger's head */
+    const char *time;        /* cycle_signatures: when */
+} CycleSignature;
+
+/* Signs a run: an entry of the ledger, then RUN/deployed.json (all or nothing), which names cycle
+ * and adapter by hash. ERR_DATA where ledger and files disagree, the run has not ended, or the
+ * policy was not selected; ERR_USAGE for a signature without name or reason, or a rollback that is
+ * none; ERR_NO_INPUT without a ledger; ERR_CREATE where the run is locked. */
+int cycle_sign(const char *run, CycleSignature *x, Err *e);
+/* Tells every signature of a run, in order. */
+int cycle_signatures(const char *run, void (*each)(void *ctx, const CycleSignature *x), void *ctx,
+                     Err *e);
 
 /* ---- verification -------------------------------------------------------------------------- */
 

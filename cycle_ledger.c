@@ -107,10 +107,9 @@ void ledger_close(Ledger *l)
 
 /* ---- appending ----------------------------------------------------------------------------- */
 
-/* "name":{"path":"sha256",...}, of files below RUN. */
-static int put_files(Text *out, const char *name, const Ledger *l, const char *const *paths, Err *e)
+/* "path":"sha256",... of files below RUN. */
+static int put_files(Text *out, const Ledger *l, const char *const *paths, Err *e)
 {
-    if (text_addf(out, e, "\"%s\":{", name)) return -1;
     for (size_t i = 0; paths && paths[i]; i++) {
         char path[IO_PATH_MAX], hex[HEX + 1];
         if (io_path(path, sizeof path, l->run, paths[i], e) || sha256_file(path, hex, e)) return -1;
@@ -119,7 +118,7 @@ static int put_files(Text *out, const char *name, const Ledger *l, const char *c
             text_addf(out, e, ":\"%s\"", hex))
             return -1;
     }
-    return text_add(out, "},", 2, e);
+    return 0;
 }
 
 /* Seconds of the clock as 2025-12-03T12:00:00Z. For readers only: nothing is decided by it. */
@@ -140,9 +139,12 @@ static int put_entry(Text *out, const Ledger *l, const LedgerEntry *x, Err *e)
                   "{\"entry\":%zu,\"event\":\"%s\",\"cycle\":%zu,\"name\":\"%s\","
                   "\"time\":\"%s\",",
                   l->count, x->event, x->cycle, x->name, now) ||
-        put_files(out, "inputs", l, x->inputs, e) || put_files(out, "outputs", l, x->outputs, e))
+        text_addf(out, e, "\"inputs\":{") || put_files(out, l, x->inputs, e) ||
+        text_addf(out, e, "},\"outputs\":{") || put_files(out, l, x->outputs, e) ||
+        (x->promised && text_addf(out, e, "%s\"%s\":\"%s\"", x->outputs && *x->outputs ? "," : "",
+                                  x->promised, x->promised_sha256)))
         return -1;
-    return text_addf(out, e, "\"facts\":%s,\"previous\":\"%s\"", x->facts ? x->facts : "{}",
+    return text_addf(out, e, "},\"facts\":%s,\"previous\":\"%s\"", x->facts ? x->facts : "{}",
                      l->head);
 }
 

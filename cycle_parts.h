@@ -5,6 +5,7 @@
 #include "cycle.h"
 
 #define LEDGER_FILE "ledger.jsonl"
+#define DEPLOYED_FILE "deployed.json"
 
 /* ---- the ledger (cycle_ledger.c) ----------------------------------------------------------- */
 
@@ -22,6 +23,8 @@ typedef struct {
     size_t cycle;
     const char *const *inputs, *const *outputs;
     const char *facts; /* a JSON object as text, or NULL */
+    /* One more output, that is written after its entry stands: its path and hash, or NULL. */
+    const char *promised, *promised_sha256;
 } LedgerEntry;
 
 /* Reads the chain of a run and checks it: ERR_DATA naming the first entry that is wrong. A last

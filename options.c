@@ -461,6 +461,7 @@ static int config_member(Options *o, const Json *j, const char *path, Err *e)
 {
     /* The path may be long: the message names the key in any case. */
     char place[QUOTE_MAX + WORD_MAX + 8];
+    if (!strncmp(j->key, "//", 2)) return 0; /* a comment */
     if (!strcmp(j->key, "command")) {
         if (json_is(j, o->table->command)) return 0;
         return err_set(e, ERR_USAGE, "%s: \"command\" is %.*s, this is align %s", path,
@@ -678,23 +679,29 @@ static int add_wrapped(Text *out, const char *text, size_t indent, size_t *at, E
 }
 
 /* "help text [a | b; default x]" */
-static int add_facts(Text *out, const Option *row, size_t *at, Err *e)
+static int put_facts(Text *out, const Option *row, Err *e)
 {
-    Text facts = {0};
-    int status = text_addf(&facts, e, "%s", row->help);
+    int status = text_addf(out, e, "%s", row->help);
     int has_default = row->value && row->value != option_required;
     if (!status && (row->allowed || row->value)) {
-        status = text_add(&facts, " [", 2, e);
+        status = text_add(out, " [", 2, e);
         const char *rest = row->allowed, *part;
         size_t n;
         while (!status && next_part(&rest, '|', &part, &n))
-            status = text_addf(&facts, e, "%.*s%s", (int)n, part, rest ? " | " : "");
+            status = text_addf(out, e, "%.*s%s", (int)n, part, rest ? " | " : "");
         if (!status && row->value)
             status =
-                text_addf(&facts, e, "%s%s%s", row->allowed ? "; " : "",
-                          has_default ? "default " : "", has_default ? row->value : "required");
-        if (!status) status = text_add(&facts, "]", 1, e);
+                text_addf(out, e, "%s%s%s", row->allowed ? "; " : "", has_default ? "default " : "",
+                          has_default ? row->value : "required");
+        if (!status) status = text_add(out, "]", 1, e);
     }
+    return status;
+}
+
+static int add_facts(Text *out, const Option *row, size_t *at, Err *e)
+{
+    Text facts = {0};
+    int status = put_facts(&facts, row, e);
     if (!status) status = add_wrapped(out, facts.data, HELP_COLUMN, at, e);
     text_free(&facts);
     return status;
@@ -774,6 +781,38 @@ int options_json(const Options *o, Text *out, Err *e)
         if (is_builtin(v->row)) continue;
         if (text_addf(out, e, ",\n  \"%s\": ", v->row->name)) return -1;
         if (json_value(v, out, e)) return -1;
+    }
+    return text_addf(out, e, "\n}\n");
+}
+
+/* "//name": what the option means. */
+static int put_comment(Text *out, const Option *row, Err *e)
+{
+    Text facts = {0};
+    int status = text_addf(out, e, "\n  \"//%s\": ", row->name) || put_facts(&facts, row, e) ||
+                 json_put_string(out, facts.data, facts.len, e) || text_add(out, ",", 1, e);
+    text_free(&facts);
+    return status ? -1 : 0;
+}
+
+int options_commented(const Options *o, const OptionGroup *without, Text *out, Err *e)
+{
+    const OptionGroup *group;
+    if (text_addf(out, e,
+                  "{\n  \"//\": \"names that begin with // are comments; null = not given\","
+                  "\n  \"command\": \"%s\"",
+                  o->table->command))
+        return -1;
+    for (size_t g = 0; (group = o->table->groups[g]); g++) {
+        if (group == without) continue;
+        if (text_addf(out, e, ",\n\n  \"// ---- %s\": \"\"", group->title)) return -1;
+        for (size_t i = 0; i < group->count; i++) {
+            const Option *row = &group->rows[i];
+            const OptionValue *v = value_find(o, row->name, strlen(row->name));
+            if (text_add(out, ",", 1, e) || put_comment(out, row, e) ||
+                text_addf(out, e, "\n  \"%s\": ", row->name) || json_value(v, out, e))
+                return -1;
+        }
     }
     return text_addf(out, e, "\n}\n");
 }

@@ -109,6 +109,9 @@ int options_help(const OptionTable *t, Text *out, Err *e);
 /* The configuration as a JSON object that --config accepts:
  * {"command":"dpo","beta":0.1,...}, one member a line, in the order of the table. */
 int options_json(const Options *o, Text *out, Err *e);
+/* The same with a comment before each member, "//name": what it means, what is allowed, and its
+ * default; without one group of the table (or NULL). --config skips names that begin with "//". */
+int options_commented(const Options *o, const OptionGroup *without, Text *out, Err *e);
 /* The configuration as lines "name=value ..." of at most `width` columns: what was given first,
  * then the defaults. */
 int options_describe(const Options *o, size_t width, Text *out, Err *e);
