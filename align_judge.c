@@ -15,6 +15,8 @@ static const Option judge_rows[] = {
      "who judges: a table of phrases, the policy itself, another model, or any program"},
     {"rules", 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},
     {"print-rules", 0, OPTION_FLAG, NULL, NULL, "print the built-in phrase table and end"},
+    {"print-prompt", 0, OPTION_FLAG, NULL, NULL,
+     "print the prompt a model is asked with, with {prompt} and {response} in it, and end"},
     {"gold", 0, OPTION_TEXT, NULL, NULL,
      "column with a human label: reports agreement, calibration and bias beside baselines"},
     {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
@@ -32,7 +34,9 @@ static const Option model_judge_rows[] = {
     {"label-order", 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations",
      "orders of the labels in the prompt: one, that and its reverse, or three rotations"},
     {"uncalibrated", 0, OPTION_FLAG, NULL, NULL,
-     "take log-probs without those for an empty answer: for judges that were trained on labels"},
+     "take the labels' log-probs as they are, without those for an empty answer: for a trained "
+     "judge "
+     "on answers like those it learned from"},
     {"max-length", 'c', OPTION_COUNT, "4096", "[0,1000000]",
      "tokens of a judge prompt: longer texts are cut at their end; 0 = the model's context"},
 };
@@ -202,6 +206,23 @@ static int put_report(Text *out, const JudgeReport *r, const Gold *gold, int jso
                                                                                              : 0;
 }
 
+/* --print-rules, --print-prompt */
+static int print_what(const Options *o, Err *e)
+{
+    static const char request[] = "{prompt}", answer[] = "{response}";
+    JudgeCase c = {request, sizeof request - 1, answer, sizeof answer - 1};
+    Text out = {0};
+    int status =
+        option_flag(o, "print-rules")
+            ? judge_rules_write(&out, e)
+            : judge_prompt_text(judge_order_from(o), 0, &c, &out, e) || text_add(&out, "\n", 1, e);
+    if (status) {
+        text_free(&out);
+        return -1;
+    }
+    return print_text(&out, e);
+}
+
 static int judge_command(const Options *o, Err *e)
 {
     static const char *const needed[] = {"data", "output"};
@@ -211,8 +232,7 @@ static int judge_command(const Options *o, Err *e)
     JudgeConfig config;
     JudgeReport report;
     Gold gold = {0};
-    if (option_flag(o, "print-rules"))
-        return judge_rules_write(&out, e) ? text_free(&out), -1 : print_text(&out, e);
+    if (option_flag(o, "print-rules") || option_flag(o, "print-prompt")) return print_what(o, e);
     for (size_t i = 0; i < 2; i++) {
         if (!option_text(o, needed[i]))
             return err_set(e, ERR_USAGE, "--%s FILE is missing", needed[i]);

@@ -112,6 +112,8 @@ int judge_open(Judge *j, const JudgeConfig *c, Err *e);
 int judge_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
 void judge_close(Judge *j); /* safe on a zeroed Judge */
 
+/* The prompt a model is asked with, before any cutting: order number i of a JudgeOrder. */
+int judge_prompt_text(JudgeOrder order, size_t i, const JudgeCase *c, Text *out, Err *e);
 /* The action that a model's words name, by the rule of CARES' judge: the first match of
  * \b(Accept|Caution|Refuse|Reject)\b in any case; Reject is refuse. -1: none of them. */
 int judge_parse_text(const char *text, size_t len);
@@ -179,9 +181,10 @@ typedef struct {
 
 /* Labelled JSONL rows ("prompt", "response", and a label in "label", "gold" or "action", the first
  * that is there) to rows for training by completion: the judge prompt of c (its model,
- * chat_template, order and max_length count) and the label. A model trained on them judges with
- * --uncalibrated: it has learned how often each label is right. ERR_DATA naming file and line; a
- * file without a label is ERR_DATA. */
+ * chat_template, order and max_length count) and the label. A model trained on them has
+ * learned the shares of the labels: uncalibrated it is right about answers like those it learned
+ * from, but carries these shares to others, where calibration helps. ERR_DATA naming file and line;
+ * a file without a label is ERR_DATA. */
 int judge_training_rows(const JudgeConfig *c, const char *in, const char *out, JudgeTraining *r,
                         Err *e);
 

@@ -258,25 +258,22 @@ static int child_start(Child *child, char *const *argv, Err *e)
     return 0;
 }
 
-/* Ends what is left of a program and takes its status. An orderly one has gone by itself: its
- * output has ended, and it gets `patience` seconds to follow. */
+/* Ends what is left of a program, and of what it started, and takes its status. An orderly one has
+ * gone by itself: its output has ended, and it gets `patience` seconds to follow. */
 static int child_end(Child *child, double patience)
 {
     int status = 0;
     double until = time_now() + patience;
+    pid_t gone = 0;
     close_fd(&child->in);
     close_fd(&child->out);
     for (;;) {
-        pid_t gone = waitpid(child->pid, &status, WNOHANG);
-        if (gone == child->pid) {
-            kill(-child->pid, SIGKILL); /* what it started and left behind */
-            return status;
-        }
-        if (time_now() >= until || stop_requested) break;
+        gone = waitpid(child->pid, &status, WNOHANG);
+        if (gone == child->pid || time_now() >= until || stop_requested) break;
         poll(NULL, 0, 1);
     }
     kill(-child->pid, SIGKILL);
-    return reap(child->pid);
+    return gone == child->pid ? status : reap(child->pid);
 }
 
 /* ---- questions and answers ----------------------------------------------------------------- */

@@ -71,6 +71,11 @@ static int put_prompt(Text *out, const Action *order, const JudgeCase *c, Err *e
     return put_pair(out, c->prompt, c->prompt_len, c->response, c->response_len, e);
 }
 
+int judge_prompt_text(JudgeOrder order, size_t i, const JudgeCase *c, Text *out, Err *e)
+{
+    return put_prompt(out, orders[order][i], c, e);
+}
+
 /* White space around a text means nothing, and is not sent. */
 static void strip(const char **text, size_t *len)
 {

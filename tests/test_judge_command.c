@@ -104,7 +104,7 @@ static void a_program_judges_and_is_asked_once(void)
     CHECK(v[1].action == ACTION_REFUSE && v[5].action == ACTION_ACCEPT);
 
     /* The prompt is part of the question, and so is the command. */
-    JudgeCase other = a_case("Other?", "More.");
+    JudgeCase other = a_case("Really?", "More.");
     CHECK(decide(&config, &other, 1, v, &e) == 0 && count_lines("asked") == 6);
     strcat(command, " -v2");
     CHECK(decide(&config, &other, 1, v, &e) == 0 && count_lines("asked") == 7);

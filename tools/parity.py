@@ -887,6 +887,7 @@ def text_cases():
     """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
     cases = {"golden files made again": script_case("golden.py", "--check"),
              "tests of export.py": script_case("test_export.py", quick=True),
+             "tests of judge_http.py": script_case("test_judge_http.py", quick=True),
              "score what export.py made": export_case,
              "score reference log-probs": reference_logprobs_case,
              "score @tinystories-656k": score_case("tinystories-656k", quick=True),
