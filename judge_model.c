@@ -10,11 +10,11 @@
  *           word, to the last label of the list, and to what requests like this one deserve
  *           (contextual calibration with an empty content: Zhao et al. 2021, Eq. 1 with b = 0, for
  *           W p normalised).
- *           A judge that was trained on labels has learned their shares. On answers of the kind it
- *           learned from these are knowledge, and --uncalibrated keeps them; on answers of another
- *           model they mislead. Measured with TinyStories-656K, all weights trained on the XSTest
- *           completions of four models: accuracy 0.80 calibrated and 0.96 uncalibrated on one of
- *           the four, 0.78 and 0.52 on the fifth.
+ *           A judge that was trained on labels has learned their shares, and --uncalibrated keeps
+ *           them: knowledge on answers like those it learned from, misleading on others. Which is
+ *           better must be measured. With TinyStories-656K, all weights trained on the XSTest
+ *           completions of four models, accuracy was 0.80 calibrated and 0.96 uncalibrated on one
+ *           of the four, and on the fifth 0.78 and 0.52 (GPT-4), 0.79 and 0.86 (Mistral).
  *           P of several orders is their mean.
  * text      the model writes a few words, greedily, and the first of Accept, Caution, Refuse and
  *           Reject among them counts, as in the official judge of CARES. Where there is none the
