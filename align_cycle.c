@@ -284,6 +284,28 @@ static const char *promoted_name(const CyclePoint *p)
                              : cycle_method_names[p->promoted];
 }
 
+/* "+0.359 [+0.277, +0.449], +58.3 %, p 0.0005": last policy against first. */
+static int put_change(Text *out, const char *name, const Change *x, Err *e)
+{
+    if (!isfinite(x->difference)) return 0;
+    if (text_addf(out, e, "change     %-18s %+.3f [%+.3f, %+.3f]", name, x->difference, x->low,
+                  x->high) ||
+        (isfinite(x->relative) && text_addf(out, e, ", %+.1f %%", 100 * x->relative)) ||
+        (isfinite(x->p) && text_addf(out, e, ", p %.2g", x->p)))
+        return -1;
+    return text_add(out, "\n", 1, e);
+}
+
+/* Both figures, in pairs: on the test prompts where there are some, else on validation. */
+static int put_changes(Text *out, const CycleResult *r, Err *e)
+{
+    const Change *x = r->tested ? r->test_change : r->points[r->n_points - 1].since_first;
+    return put_change(out, "safety score", &x[EVALUATE_SAFETY_SCORE], e) ||
+                   put_change(out, "erroneous refusal", &x[EVALUATE_ERRONEOUS_REFUSAL], e)
+               ? -1
+               : 0;
+}
+
 static int put_table(Text *out, const CycleResult *r, Err *e)
 {
     char name[32];
@@ -300,6 +322,7 @@ static int put_table(Text *out, const CycleResult *r, Err *e)
     if (r->tested && (put_line(out, "test", r->first, "first policy", e) ||
                       put_line(out, "test", r->last, "last policy", e)))
         return -1;
+    if (put_changes(out, r, e)) return -1;
     return put_head(out, r->head, e);
 }
 

@@ -1,5 +1,5 @@
-/* test_cycle.c - the loop: splitting prompts; whole runs, stopped and resumed; what the ledger notices.
- * What decides in it is in test_select.c. */
+/* test_cycle.c - the loop: splitting prompts; whole runs, stopped and resumed; what the ledger
+ * notices. What decides in it is in test_select.c. */
 #include "cycles.h"
 
 #include <sys/stat.h>
