@@ -14,49 +14,58 @@
 
 enum { PLAIN_ROWS = 4, PLAIN_COLS = 16 }; /* the tile of the plain body */
 
-static void plain_tile(real *const *c, const real *a, const real *b, size_t depth, size_t rows,
-                       int add)
+static void plain_tile(real *const *c, const void *packed, const void *panel, size_t depth,
+                       size_t rows, size_t cols, int add, const Ahead *ahead)
 {
+    (void)ahead;
+    const real *a = packed, *b = panel;
     for (size_t i = 0; i < rows; i++) {
         real sum[PLAIN_COLS];
-        for (size_t j = 0; j < PLAIN_COLS; j++) sum[j] = add ? c[i][j] : 0;
+        for (size_t j = 0; j < cols; j++) sum[j] = add ? c[i][j] : 0;
         for (size_t k = 0; k < depth; k++)
-            for (size_t j = 0; j < PLAIN_COLS; j++)
+            for (size_t j = 0; j < cols; j++)
                 sum[j] = real_fma(a[k * PLAIN_ROWS + i], b[k * PLAIN_COLS + j], sum[j]);
-        for (size_t j = 0; j < PLAIN_COLS; j++) c[i][j] = sum[j];
+        for (size_t j = 0; j < cols; j++) c[i][j] = sum[j];
     }
 }
 
-static void plain_pack_rows(real *packed, const real *const *rows, size_t step, size_t depth)
+static void plain_pack_rows(void *packed, size_t width, const real *const *rows, size_t step,
+                            size_t depth)
 {
+    real *to = packed;
     for (size_t k = 0; k < depth; k++)
-        for (size_t i = 0; i < PLAIN_ROWS; i++) packed[k * PLAIN_ROWS + i] = rows[i][k * step];
+        for (size_t i = 0; i < width; i++) to[k * width + i] = rows[i][k * step];
 }
 
-static void plain_pack_across(real *panel, const unsigned char *const *rows, Dtype t, size_t depth)
+static void plain_pack_across(void *panel, const unsigned char *const *rows, Dtype t, size_t depth,
+                              size_t cols)
 {
-    real row[PRODUCT_DEPTH];
-    for (size_t j = 0; j < PLAIN_COLS; j++) {
+    real row[PRODUCT_DEPTH], *to = panel;
+    for (size_t j = 0; j < cols; j++) {
         dtype_to_real(row, rows[j], t, depth);
-        for (size_t k = 0; k < depth; k++) panel[k * PLAIN_COLS + j] = row[k];
+        for (size_t k = 0; k < depth; k++) to[k * PLAIN_COLS + j] = row[k];
     }
 }
 
-static void plain_pack_along(real *panel, const unsigned char *data, size_t stride, Dtype t,
+static void plain_pack_along(void *panel, const unsigned char *data, size_t stride, Dtype t,
                              size_t depth, size_t cols)
 {
+    real *to = panel;
     for (size_t k = 0; k < depth; k++)
-        dtype_to_real(panel + k * PLAIN_COLS, data + k * stride * dtype_size(t), t, cols);
+        dtype_to_real(to + k * PLAIN_COLS, data + k * stride, t, cols);
 }
 
 static const Kernels kernels_ref = {
-    .name = "ref",
-    .tile_rows = PLAIN_ROWS,
-    .tile_cols = PLAIN_COLS,
-    .tile = plain_tile,
-    .pack_rows = plain_pack_rows,
-    .pack_across = plain_pack_across,
-    .pack_along = plain_pack_along,
+    .product = {.rows = PLAIN_ROWS,
+                .cols = PLAIN_COLS,
+                .lanes = PLAIN_COLS,
+                .depth = PRODUCT_DEPTH,
+                .size = sizeof(real),
+                .step = 1,
+                .tile = plain_tile,
+                .pack_rows = plain_pack_rows,
+                .pack_across = plain_pack_across,
+                .pack_along = plain_pack_along},
     BODY_TABLE,
 };
 
@@ -67,52 +76,87 @@ enum {
 
 /* ---- choosing a kernel --------------------------------------------------------------------- */
 
-/* All tables this machine can run, slowest first; returns their number. */
-static size_t kernels_list(const Kernels *list[4])
+/* What --kernel names: row bodies and products, and products of bf16 operands if there are any. */
+typedef struct {
+    const char *name;
+    const Kernels *kernels;
+    const ProductBodies *rounded;
+} Choice;
+enum { CHOICES = 5 };
+
+/* All that this machine can run, slowest first; returns their number. */
+static size_t choices(Choice list[CHOICES])
 {
+    const Choice all[CHOICES] = {{"ref", &kernels_ref, NULL},
+                                 {"avx2", kernels_avx2(), NULL},
+                                 {"avx512", kernels_avx512(), NULL},
+                                 {"avx512bf16", kernels_avx512(), products_avx512bf16()},
+                                 {"neon", kernels_neon(), NULL}};
     size_t n = 0;
-    list[n++] = &kernels_ref;
-    if (kernels_avx2()) list[n++] = kernels_avx2();
-    if (kernels_neon()) list[n++] = kernels_neon();
+    for (size_t i = 0; i < CHOICES; i++) {
+        int special = i > 0 && all[i].kernels == all[i - 1].kernels; /* for bf16 only */
+        if (all[i].kernels && (!special || all[i].rounded)) list[n++] = all[i];
+    }
     return n;
 }
 
 const char *compute_available(void)
 {
-    static const char *const texts[] = {"ref", "ref avx2", "ref neon"};
-    return texts[kernels_avx2() ? 1 : kernels_neon() ? 2 : 0];
+    Choice list[CHOICES];
+    /* each set of instructions has those before it, so the last one tells all */
+    static const char *const texts[] = {"ref", "ref avx2", "ref avx2 avx512",
+                                        "ref avx2 avx512 avx512bf16", "ref neon"};
+    size_t n = choices(list);
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const char *last = strrchr(texts[i], ' ');
+        if (!strcmp(last ? last + 1 : texts[i], list[n - 1].name)) return texts[i];
+    }
+    return texts[0];
+}
+
+/* The fastest for a precision: the last choice that has something of its own for it. */
+static const Choice *choice_auto(const Choice *list, size_t n, Precision precision)
+{
+    while (n > 1 && list[n - 1].rounded && precision != PRECISION_BF16) n--;
+    return &list[n - 1];
 }
 
 int compute_open(Compute *c, const char *kernel, Precision precision, Err *e)
 {
-    const Kernels *list[4];
-    size_t n = kernels_list(list);
+    Choice list[CHOICES];
+    size_t n = choices(list), total;
+    const Choice *chosen = strcmp(kernel, "auto") ? NULL : choice_auto(list, n, precision);
     memset(c, 0, sizeof *c);
-    c->precision = precision;
-    if (!strcmp(kernel, "auto")) c->kernels = list[n - 1];
     for (size_t i = 0; i < n; i++)
-        if (!strcmp(kernel, list[i]->name)) c->kernels = list[i];
-    if (!c->kernels)
+        if (!strcmp(kernel, list[i].name)) chosen = &list[i];
+    if (!chosen)
         return err_set(e, ERR_USAGE,
                        "kernel \"%s\" is not available on this machine; choose auto or one of: %s",
                        kernel, compute_available());
-    c->scratch_size = THREAD_SCRATCH * sizeof(real);
-    size_t total;
-    if (size_mul((size_t)threads_count(), c->scratch_size, &total))
+    c->name = chosen->name;
+    c->kernels = chosen->kernels;
+    c->rounded = chosen->rounded;
+    c->precision = precision;
+    c->scratch_size = size_ceil(THREAD_SCRATCH * sizeof(real), CACHE_LINE) * CACHE_LINE;
+    if (size_mul((size_t)threads_count(), c->scratch_size, &total) ||
+        size_add(total, CACHE_LINE, &total))
         return err_set(e, ERR_MEMORY, "scratch for %d threads is too large", threads_count());
-    c->scratch = mem_calloc(total, 1, e);
-    return c->scratch ? 0 : -1;
+    c->block = mem_calloc(total, 1, e);
+    if (!c->block) return -1;
+    /* Packed rows begin with cache lines: a register is then one line. */
+    c->scratch = (unsigned char *)c->block + CACHE_LINE - (uintptr_t)c->block % CACHE_LINE;
+    return 0;
 }
 
 void compute_close(Compute *c)
 {
-    mem_free(c->scratch);
+    mem_free(c->block);
     memset(c, 0, sizeof *c);
 }
 
 const char *compute_name(const Compute *c)
 {
-    return c->kernels->name;
+    return c->name;
 }
 
 Mat mat_rows(const Mat *w, size_t first, size_t count)

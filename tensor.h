@@ -35,19 +35,24 @@ Mat mat_rows(const Mat *w, size_t first, size_t count);
 
 typedef enum { PRECISION_F32, PRECISION_BF16 } Precision;
 
-typedef struct Kernels Kernels; /* one table of bodies per instruction set; see tensor_kernels.h */
+/* The bodies of an instruction set, and of its products; see tensor_kernels.h. */
+typedef struct Kernels Kernels;
+typedef struct ProductBodies ProductBodies;
 
-/* How to compute: the kernel table, the precision of matrix operands, and scratch for packing. */
+/* How to compute: the kernels, the precision of matrix operands, and scratch for packing. */
 typedef struct {
+    const char *name; /* of the kernels */
     const Kernels *kernels;
+    const ProductBodies *rounded; /* products of bf16 operands; NULL: those of kernels do them */
     Precision precision;
     unsigned char *scratch; /* threads x scratch_size bytes */
     size_t scratch_size;
+    void *block; /* what scratch lies in */
 } Compute;
 
-/* kernel: "auto", "ref", "avx2", "neon" (later also "avx512", "avx512bf16"). One that this machine
- * or build does not have is ERR_USAGE naming those that it has. Scratch is made for the threads set
- * at this moment: threads_set comes first. */
+/* kernel: "auto" (the fastest for the precision), "ref", "avx2", "avx512", "avx512bf16", "neon".
+ * One that this machine or build does not have is ERR_USAGE naming those that it has. Scratch is
+ * made for the threads set at this moment: threads_set comes first. */
 int compute_open(Compute *c, const char *kernel, Precision precision, Err *e);
 void compute_close(Compute *c);
 const char *compute_name(const Compute *c);

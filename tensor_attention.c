@@ -122,42 +122,21 @@ static const KeySpan *span_find(const AttentionSeq *seq, size_t *j)
     return span;
 }
 
-static const real *key_row(const KeyView *v, const KeySpan *span, size_t j)
-{
-    const AttentionShape *s = v->b->job->s;
-    return (v->values ? span->v : span->k) + (j * s->G + v->b->g) * s->D;
-}
-
-/* B[k][j] = element k of the key at position first + j. */
-static void pack_keys_across(const Compute *c, const ProductB *b, real *panel, size_t n0,
-                             size_t cols, size_t k0, size_t depth)
-{
-    const KeyView *v = b->ctx;
-    const unsigned char *rows[TILE_COLS_MAX];
-    for (size_t j = 0; j < c->kernels->tile_cols; j++) {
-        size_t at = v->first + n0 + size_min(j, cols - 1);
-        const KeySpan *span = span_find(v->b->seq, &at);
-        rows[j] = (const unsigned char *)(key_row(v, span, at) + k0);
-    }
-    c->kernels->pack_across(panel, rows, DTYPE_REAL, depth);
-}
-
-/* B[k][j] = element j of the key at position first + k. */
-static void pack_keys_along(const Compute *c, const ProductB *b, real *panel, size_t n0,
-                            size_t cols, size_t k0, size_t depth)
+/* Row r of B: the key or value at position first + r. */
+static const unsigned char *key_at(const ProductB *b, size_t r, size_t *run, size_t *stride)
 {
     const KeyView *v = b->ctx;
     const AttentionShape *s = v->b->job->s;
-    while (depth) {
-        size_t at = v->first + k0;
-        const KeySpan *span = span_find(v->b->seq, &at);
-        size_t n = size_min(depth, span->count - at);
-        c->kernels->pack_along(panel, (const unsigned char *)(key_row(v, span, at) + n0),
-                               s->G * s->D, DTYPE_REAL, n, cols);
-        panel += n * c->kernels->tile_cols;
-        k0 += n;
-        depth -= n;
-    }
+    size_t at = v->first + r;
+    const KeySpan *span = span_find(v->b->seq, &at);
+    *run = span->count - at;
+    *stride = s->G * s->D * sizeof(real);
+    return (const unsigned char *)((v->values ? span->v : span->k) + (at * s->G + v->b->g) * s->D);
+}
+
+static ProductB keys(const KeyView *v, int across)
+{
+    return (ProductB){.across = across, .dtype = DTYPE_REAL, .row = key_at, .ctx = v};
 }
 
 /* The rows of a block of q or dout, as stored. */
@@ -166,20 +145,14 @@ typedef struct {
     const real *rows;
 } QueryView;
 
-/* B[k][j] = element j of row k of the block. */
-static void pack_queries_along(const Compute *c, const ProductB *b, real *panel, size_t n0,
-                               size_t cols, size_t k0, size_t depth)
+/* Row r of B: row r of the block. */
+static const unsigned char *query_at(const ProductB *b, size_t r, size_t *run, size_t *stride)
 {
     const QueryView *v = b->ctx;
-    const RowStride *r = &v->b->job->rows;
-    while (depth) {
-        size_t n = size_min(depth, r->group - k0 % r->group); /* the heads of one token */
-        const real *from = v->rows + row_offset(r, k0) + n0;
-        c->kernels->pack_along(panel, (const unsigned char *)from, r->inner, DTYPE_REAL, n, cols);
-        panel += n * c->kernels->tile_cols;
-        k0 += n;
-        depth -= n;
-    }
+    const RowStride *s = &v->b->job->rows;
+    *run = s->group - r % s->group; /* the heads of one token */
+    *stride = s->inner * sizeof(real);
+    return (const unsigned char *)(v->rows + row_offset(s, r));
 }
 
 /* ---- forward ------------------------------------------------------------------------------- */
@@ -196,7 +169,7 @@ static void block_dots(const Block *b, real *score, const real *x, size_t at, si
                  .a = x + b->at,
                  .a_rows = b->job->rows,
                  .a_step = 1,
-                 .b = {.pack = pack_keys_across, .ctx = &view, .mat.dtype = DTYPE_REAL}};
+                 .b = keys(&view, 1)};
     product_part(b->job->c, &p, 0, p.M, 0, p.N);
 }
 
@@ -213,7 +186,7 @@ static void block_mix(const Block *b, real *x, const real *weight, size_t at, si
                  .a = weight,
                  .a_rows = {1, 0, b->stride},
                  .a_step = 1,
-                 .b = {.pack = pack_keys_along, .ctx = &view, .mat.dtype = DTYPE_REAL},
+                 .b = keys(&view, 0),
                  .add = add};
     product_part(b->job->c, &p, 0, p.M, 0, p.N);
 }
@@ -313,7 +286,7 @@ static void block_spread(const Block *b, const real *weight, const real *x, size
                      .a = weight + done,
                      .a_rows = {1, 0, 1},
                      .a_step = b->stride,
-                     .b = {.pack = pack_queries_along, .ctx = &view, .mat.dtype = DTYPE_REAL},
+                     .b = {.dtype = DTYPE_REAL, .row = query_at, .ctx = &view},
                      .add = 1};
         product_part(b->job->c, &p, 0, p.M, 0, p.N);
     }

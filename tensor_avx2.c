@@ -19,12 +19,13 @@
 
 #define INLINE BODY static inline __attribute__((always_inline))
 
-enum { ROWS = 6, COLS = 16, WIDTH = 8 }; /* of the tile; numbers in a register */
+enum { ROWS = 6, COLS = 16, WIDTH = 8, FEW = 4 }; /* of the tile; numbers in a register */
 
 /* `rows` is a constant at every call, so that the sums live in registers. */
 INLINE void tile_of(float *const *c, const float *a, const float *b, size_t depth, int rows,
-                    int add)
+                    int add, const Ahead *ahead)
 {
+    size_t line = 0;
     __m256 sum[ROWS][2];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) {
@@ -32,6 +33,7 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
         sum[i][1] = add ? _mm256_loadu_ps(c[i] + WIDTH) : _mm256_setzero_ps();
     }
     for (size_t k = 0; k < depth; k++, a += ROWS, b += COLS) {
+        if (line < ahead->count) _mm_prefetch(ahead->line[line++], _MM_HINT_T1);
         __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + WIDTH);
 #pragma GCC unroll 6
         for (int i = 0; i < rows; i++) {
@@ -47,16 +49,17 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
     }
 }
 
-BODY static void avx2_tile(float *const *c, const float *a, const float *b, size_t depth,
-                           size_t rows, int add)
+BODY static void avx2_tile(float *const *c, const void *a, const void *b, size_t depth, size_t rows,
+                           size_t cols, int add, const Ahead *ahead)
 {
+    (void)cols;
     switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, add); break;
-    case 2: tile_of(c, a, b, depth, 2, add); break;
-    case 3: tile_of(c, a, b, depth, 3, add); break;
-    case 4: tile_of(c, a, b, depth, 4, add); break;
-    case 5: tile_of(c, a, b, depth, 5, add); break;
-    default: tile_of(c, a, b, depth, ROWS, add);
+    case 1: tile_of(c, a, b, depth, 1, add, ahead); break;
+    case 2: tile_of(c, a, b, depth, 2, add, ahead); break;
+    case 3: tile_of(c, a, b, depth, 3, add, ahead); break;
+    case 4: tile_of(c, a, b, depth, 4, add, ahead); break;
+    case 5: tile_of(c, a, b, depth, 5, add, ahead); break;
+    default: tile_of(c, a, b, depth, ROWS, add, ahead);
     }
 }
 
@@ -114,9 +117,10 @@ INLINE void pack_across_of(float *panel, const unsigned char *const *rows, Dtype
     }
 }
 
-BODY static void avx2_pack_across(float *panel, const unsigned char *const *rows, Dtype t,
-                                  size_t depth)
+BODY static void avx2_pack_across(void *panel, const unsigned char *const *rows, Dtype t,
+                                  size_t depth, size_t cols)
 {
+    (void)cols;
     switch (t) {
     case DTYPE_BF16: pack_across_of(panel, rows, DTYPE_BF16, depth); break;
     case DTYPE_F16: pack_across_of(panel, rows, DTYPE_F16, depth); break;
@@ -124,65 +128,114 @@ BODY static void avx2_pack_across(float *panel, const unsigned char *const *rows
     }
 }
 
-/* Chains of sixteen outputs for each of `count` rows of x: eight stored rows of eight numbers
+/* Chains of sixteen outputs for each of `width` rows of A: eight stored rows of eight numbers
  * become columns in registers, and each column is one step of eight chains. STEPS columns of one
  * half are taken before the other half: rows of W often lie a multiple of 4 KB apart, and then more
- * than eight of them do not fit the level-1 cache together. count and t are constants at every
+ * than eight of them do not fit the level-1 cache together. width and t are constants at every
  * call. */
-INLINE void rows_across_of(float *const *y, const float *const *x, int count,
-                           const unsigned char *const *rows, Dtype t, size_t depth, int add)
+INLINE void few_across_of(float *const *c, const float *a, int width,
+                          const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
     enum { STEPS = 2 * WIDTH };
     size_t size = dtype_size(t), k = 0;
-    __m256 sum[PRODUCT_FEW][2];
-    for (int m = 0; m < count; m++)
+    __m256 sum[FEW][2];
+    for (int m = 0; m < width; m++)
         for (int half = 0; half < 2; half++)
-            sum[m][half] = add ? _mm256_loadu_ps(y[m] + half * WIDTH) : _mm256_setzero_ps();
-    for (; k + STEPS <= depth; k += STEPS)
+            sum[m][half] = add ? _mm256_loadu_ps(c[m] + half * WIDTH) : _mm256_setzero_ps();
+    for (; k + STEPS <= depth; k += STEPS, a += STEPS * width)
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
-            int half = part / 2;
-            size_t at = k + (size_t)(part % 2 * WIDTH);
+            int half = part / 2, at = part % 2 * WIDTH;
             __m256 r[WIDTH];
 #pragma GCC unroll 8
             for (int i = 0; i < WIDTH; i++)
-                r[i] = load_stored(rows[half * WIDTH + i] + at * size, t);
+                r[i] = load_stored(rows[half * WIDTH + i] + (k + (size_t)at) * size, t);
             transpose(r);
 #pragma GCC unroll 8
             for (int i = 0; i < WIDTH; i++)
 #pragma GCC unroll 4
-                for (int m = 0; m < count; m++)
-                    sum[m][half] =
-                        _mm256_fmadd_ps(_mm256_broadcast_ss(x[m] + at + i), r[i], sum[m][half]);
+                for (int m = 0; m < width; m++)
+                    sum[m][half] = _mm256_fmadd_ps(_mm256_broadcast_ss(a + (at + i) * width + m),
+                                                   r[i], sum[m][half]);
         }
-    for (int m = 0; m < count; m++)
-        for (int half = 0; half < 2; half++) _mm256_storeu_ps(y[m] + half * WIDTH, sum[m][half]);
+    for (int m = 0; m < width; m++)
+        for (int half = 0; half < 2; half++) _mm256_storeu_ps(c[m] + half * WIDTH, sum[m][half]);
     for (int j = 0; j < COLS && k < depth; j++) {
         float rest[STEPS];
         dtype_to_float(rest, rows[j] + k * size, t, depth - k);
-        for (int m = 0; m < count; m++)
-            for (size_t i = 0; i < depth - k; i++) y[m][j] = fmaf(x[m][k + i], rest[i], y[m][j]);
+        for (int m = 0; m < width; m++)
+            for (int i = 0; i < (int)(depth - k); i++)
+                c[m][j] = fmaf(a[i * width + m], rest[i], c[m][j]);
     }
 }
 
-INLINE void rows_across_count(float *const *y, const float *const *x, size_t count,
-                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
+INLINE void few_across_width(float *const *c, const float *a, size_t width,
+                             const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (count) {
-    case 1: rows_across_of(y, x, 1, rows, t, depth, add); break;
-    case 2: rows_across_of(y, x, 2, rows, t, depth, add); break;
-    case 3: rows_across_of(y, x, 3, rows, t, depth, add); break;
-    default: rows_across_of(y, x, PRODUCT_FEW, rows, t, depth, add);
+    switch (width) {
+    case 1: few_across_of(c, a, 1, rows, t, depth, add); break;
+    case 2: few_across_of(c, a, 2, rows, t, depth, add); break;
+    default: few_across_of(c, a, FEW, rows, t, depth, add);
     }
 }
 
-BODY static void avx2_rows_across(float *const *y, const float *const *x, size_t count,
-                                  const unsigned char *const *rows, Dtype t, size_t depth, int add)
+BODY static void avx2_few_across(float *const *c, const void *a, size_t width,
+                                 const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
     switch (t) {
-    case DTYPE_BF16: rows_across_count(y, x, count, rows, DTYPE_BF16, depth, add); break;
-    case DTYPE_F16: rows_across_count(y, x, count, rows, DTYPE_F16, depth, add); break;
-    default: rows_across_count(y, x, count, rows, DTYPE_F32, depth, add);
+    case DTYPE_BF16: few_across_width(c, a, width, rows, DTYPE_BF16, depth, add); break;
+    case DTYPE_F16: few_across_width(c, a, width, rows, DTYPE_F16, depth, add); break;
+    default: few_across_width(c, a, width, rows, DTYPE_F32, depth, add);
+    }
+}
+
+/* The same where stored rows are rows of B: nothing to turn. */
+INLINE void few_along_of(float *const *c, const float *a, int width, const unsigned char *data,
+                         size_t stride, Dtype t, size_t depth, size_t cols, int add)
+{
+    size_t size = dtype_size(t);
+    for (size_t j = 0; j < cols; j += COLS) {
+        __m256 sum[FEW][2];
+        for (int m = 0; m < width; m++)
+            for (size_t half = 0; half < 2; half++)
+                sum[m][half] = add ? _mm256_loadu_ps(c[m] + j + half * WIDTH) : _mm256_setzero_ps();
+        for (size_t k = 0; k < depth; k++) {
+            const unsigned char *from = data + k * stride + j * size;
+            __m256 b0 = load_stored(from, t), b1 = load_stored(from + WIDTH * size, t);
+#pragma GCC unroll 4
+            for (int m = 0; m < width; m++) {
+                __m256 x = _mm256_broadcast_ss(a + k * (size_t)width + m);
+                sum[m][0] = _mm256_fmadd_ps(x, b0, sum[m][0]);
+                sum[m][1] = _mm256_fmadd_ps(x, b1, sum[m][1]);
+            }
+        }
+        for (int m = 0; m < width; m++)
+            for (size_t half = 0; half < 2; half++)
+                _mm256_storeu_ps(c[m] + j + half * WIDTH, sum[m][half]);
+    }
+}
+
+INLINE void few_along_width(float *const *c, const float *a, size_t width,
+                            const unsigned char *data, size_t stride, Dtype t, size_t depth,
+                            size_t cols, int add)
+{
+    switch (width) {
+    case 1: few_along_of(c, a, 1, data, stride, t, depth, cols, add); break;
+    case 2: few_along_of(c, a, 2, data, stride, t, depth, cols, add); break;
+    default: few_along_of(c, a, FEW, data, stride, t, depth, cols, add);
+    }
+}
+
+BODY static void avx2_few_along(float *const *c, const void *a, size_t width,
+                                const unsigned char *data, size_t stride, Dtype t, size_t depth,
+                                size_t cols, int add)
+{
+    switch (t) {
+    case DTYPE_BF16:
+        few_along_width(c, a, width, data, stride, DTYPE_BF16, depth, cols, add);
+        break;
+    case DTYPE_F16: few_along_width(c, a, width, data, stride, DTYPE_F16, depth, cols, add); break;
+    default: few_along_width(c, a, width, data, stride, DTYPE_F32, depth, cols, add);
     }
 }
 
@@ -196,13 +249,12 @@ INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride
     }
 }
 
-BODY static void avx2_pack_along(float *panel, const unsigned char *data, size_t stride, Dtype t,
+BODY static void avx2_pack_along(void *panel, const unsigned char *data, size_t stride, Dtype t,
                                  size_t depth, size_t cols)
 {
-    stride *= dtype_size(t);
     if (cols < COLS) {
         for (size_t k = 0; k < depth; k++)
-            dtype_to_float(panel + k * COLS, data + k * stride, t, cols);
+            dtype_to_float((float *)panel + k * COLS, data + k * stride, t, cols);
         return;
     }
     switch (t) {
@@ -214,10 +266,12 @@ BODY static void avx2_pack_along(float *panel, const unsigned char *data, size_t
 
 /* Stores eight numbers for every six: the next store, or the next tile, covers the two too many,
  * and the packing buffer ends with room to spare. */
-BODY static void avx2_pack_rows(float *packed, const float *const *rows, size_t step, size_t depth)
+BODY static void avx2_pack_rows(void *to, size_t width, const float *const *rows, size_t step,
+                                size_t depth)
 {
+    float *packed = to;
     size_t k = 0;
-    for (; step == 1 && k + WIDTH <= depth; k += WIDTH) {
+    for (; width == ROWS && step == 1 && k + WIDTH <= depth; k += WIDTH) {
         __m256 r[WIDTH];
 #pragma GCC unroll 8
         for (int i = 0; i < WIDTH; i++) r[i] = _mm256_loadu_ps(rows[i < ROWS ? i : 0] + k);
@@ -226,18 +280,23 @@ BODY static void avx2_pack_rows(float *packed, const float *const *rows, size_t 
         for (int i = 0; i < WIDTH; i++) _mm256_storeu_ps(packed + (k + (size_t)i) * ROWS, r[i]);
     }
     for (; k < depth; k++)
-        for (int i = 0; i < ROWS; i++) packed[k * ROWS + (size_t)i] = rows[i][k * step];
+        for (size_t i = 0; i < width; i++) packed[k * width + i] = rows[i][k * step];
 }
 
 static const Kernels table = {
-    .name = "avx2",
-    .tile_rows = ROWS,
-    .tile_cols = COLS,
-    .tile = avx2_tile,
-    .pack_rows = avx2_pack_rows,
-    .pack_across = avx2_pack_across,
-    .pack_along = avx2_pack_along,
-    .rows_across = avx2_rows_across,
+    .product = {.rows = ROWS,
+                .cols = COLS,
+                .lanes = COLS,
+                .few = FEW,
+                .depth = PRODUCT_DEPTH,
+                .size = sizeof(float),
+                .step = 1,
+                .tile = avx2_tile,
+                .pack_rows = avx2_pack_rows,
+                .pack_across = avx2_pack_across,
+                .pack_along = avx2_pack_along,
+                .few_across = avx2_few_across,
+                .few_along = avx2_few_along},
     BODY_TABLE,
 };
 

@@ -14,15 +14,6 @@
 
 #ifndef BODY
 #error "define BODY, the target attribute of the bodies, before this header"
-/* The row bodies, for a table. */
-#define BODY_TABLE                                                                                 \
-    .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, .dot = body_dot,            \
-    .norm_apply = body_norm_apply, .norm_dot = body_norm_dot, .norm_dx = body_norm_dx,             \
-    .norm_dg = body_norm_dg, .rope = body_rope, .swiglu = body_swiglu,                             \
-    .swiglu_backward = body_swiglu_backward, .logit_exp = body_logit_exp,                          \
-    .score_max = body_score_max, .score_exp = body_score_exp,                                      \
-    .score_backward = body_score_backward, .adamw = body_adamw
-
 #endif
 
 #if REAL_IS_FLOAT

@@ -29,29 +29,48 @@ typedef struct {
     real clip, keep, blend1, beta2, blend2, root2, eps, rate;
 } AdamWStep;
 
-/* Products (see tensor_product.c): a tile of the output is `tile_rows` x `tile_cols`. Packed rows
- * hold A[k][i] for the rows i of a tile, a packed panel holds B[k][j] for its columns j. */
+/* The bodies of matrix products (see tensor_product.c). A tile of the output is rows x cols. Packed
+ * rows hold A[k][i] for `width` rows i, a packed panel holds B[k][j] for the columns j of a tile:
+ * as reals, or as bf16 in whatever order the instructions want. */
 enum { TILE_ROWS_MAX = 16, TILE_COLS_MAX = 64 };
-enum { PRODUCT_FEW = 4 }; /* up to so many rows, packing costs more than it saves */
+/* Cache lines that will be needed after a tile: its body may ask for one with each term. */
+enum { AHEAD_MAX = 512 };
+typedef struct {
+    const void *line[AHEAD_MAX];
+    size_t count;
+} Ahead;
+struct ProductBodies {
+    size_t rows, cols; /* of a tile */
+    size_t lanes;      /* tiles may have fewer columns than cols: any multiple of lanes */
+    size_t few;        /* up to so many rows, a power of two, work without a panel; 0: never */
+    size_t depth;      /* terms of a chain that a panel holds, at most PRODUCT_DEPTH */
+    size_t size, step; /* bytes of a packed number; packed depths are multiples of step */
+    /* c[i][j] = (add ? c[i][j] : 0) + sum_k a[k][i] b[k][j], chains over k, for i < rows and
+     * j < cols. `a` is packed for the rows of a tile. */
+    void (*tile)(real *const *c, const void *a, const void *b, size_t depth, size_t rows,
+                 size_t cols, int add, const Ahead *ahead);
+    /* packed[k][i] = rows[i][k step] for i < width */
+    void (*pack_rows)(void *packed, size_t width, const real *const *rows, size_t step,
+                      size_t depth);
+    /* panel[k][j] = rows[j][k] for j < cols, or more: stored rows become columns. There are as many
+     * pointers as a tile has columns. */
+    void (*pack_across)(void *panel, const unsigned char *const *rows, Dtype t, size_t depth,
+                        size_t cols);
+    /* panel[k][j] = data[k stride + j] for j < cols: stored rows stay rows; stride in bytes */
+    void (*pack_along)(void *panel, const unsigned char *data, size_t stride, Dtype t, size_t depth,
+                       size_t cols);
+    /* Few rows straight from the stored numbers, without a panel: decoding. `a` is packed for
+     * `width` rows, a power of two. Across: c[m][j] for j < lanes from the stored rows[j]. Along:
+     * for j < cols, a multiple of lanes, from stored rows `stride` bytes apart. */
+    void (*few_across)(real *const *c, const void *a, size_t width,
+                       const unsigned char *const *rows, Dtype t, size_t depth, int add);
+    void (*few_along)(real *const *c, const void *a, size_t width, const unsigned char *data,
+                      size_t stride, Dtype t, size_t depth, size_t cols, int add);
+};
 
 struct Kernels {
-    const char *name;
-    size_t tile_rows, tile_cols;
-    /* c[i][j] = (add ? c[i][j] : 0) + sum_k a[k][i] b[k][j], chains over k, for i < rows and all
-     * columns j of a tile. */
-    void (*tile)(real *const *c, const real *a, const real *b, size_t depth, size_t rows, int add);
-    /* packed[k][i] = rows[i][k step] for all rows i of a tile */
-    void (*pack_rows)(real *packed, const real *const *rows, size_t step, size_t depth);
-    /* panel[k][j] = rows[j][k] for all columns j of a tile: stored rows become columns */
-    void (*pack_across)(real *panel, const unsigned char *const *rows, Dtype t, size_t depth);
-    /* panel[k][j] = data[k stride + j] for j < cols: stored rows stay rows; stride in elements */
-    void (*pack_along)(real *panel, const unsigned char *data, size_t stride, Dtype t, size_t depth,
-                       size_t cols);
+    ProductBodies product;
     void (*round_bf16)(real *x, size_t n);
-    /* y[m][j] = (add ? y[m][j] : 0) + sum_k x[m][k] rows[j][k] for m < count <= PRODUCT_FEW and all
-     * columns j of a tile, without packing: products of few rows (decoding). May be NULL. */
-    void (*rows_across)(real *const *y, const real *const *x, size_t count,
-                        const unsigned char *const *rows, Dtype t, size_t depth, int add);
     /* y = a + b;  y += s x;  y = s x */
     void (*add)(real *y, const real *a, const real *b, size_t n);
     void (*axpy)(real *y, real s, const real *x, size_t n);
@@ -80,7 +99,11 @@ struct Kernels {
 
 /* The table of an instruction set, NULL where this machine or build has none. */
 const Kernels *kernels_avx2(void);
+const Kernels *kernels_avx512(void);
 const Kernels *kernels_neon(void);
+/* Bodies that round their operands to bf16 while they pack, and multiply with bf16 instructions;
+ * NULL where there are none. Chains as everywhere, but numbers below 2^-126 count as zero. */
+const ProductBodies *products_avx512bf16(void);
 
 /* ---- one product, in one thread ------------------------------------------------------------ */
 
@@ -94,14 +117,16 @@ static inline size_t row_offset(const RowStride *s, size_t r)
     return r / s->group * s->outer + r % s->group * s->inner;
 }
 
-/* C[M,N] = (add ? C : 0) + A[M,K] B[K,N], each output one chain over k. B is seen through `pack`:
- * panel[k][j] = B[k0 + k, n0 + j] for k < depth, j < cols (columns beyond may hold anything). */
+/* C[M,N] = (add ? C : 0) + A[M,K] B[K,N], each output one chain over k. B is made of stored rows:
+ * they are its columns (across: B = W^T, B[k][n] = W[n][k]) or its rows (B = W). */
 typedef struct ProductB ProductB;
 struct ProductB {
-    void (*pack)(const Compute *c, const ProductB *b, real *panel, size_t n0, size_t cols,
-                 size_t k0, size_t depth);
-    Mat mat;         /* B as stored, or at least its dtype */
-    const void *ctx; /* where B lies in pieces (attention) */
+    int across;
+    Dtype dtype;
+    /* Where stored row r begins. With `run`: also how many rows from r on lie `stride` bytes
+     * apart each. */
+    const unsigned char *(*row)(const ProductB *b, size_t r, size_t *run, size_t *stride);
+    const void *ctx;
 };
 typedef struct {
     size_t M, N, K;
@@ -109,13 +134,13 @@ typedef struct {
     RowStride c_rows;
     const real *a;
     RowStride a_rows;
-    size_t a_step; /* from k to k + 1 */
+    size_t a_step; /* from k to k + 1; 1 where operands are rounded */
     ProductB b;
     int add, round; /* round: operands to bf16 */
     int apart;      /* not one chain: a chain per PRODUCT_PART terms, added to C when it ends */
 } Product;
 
-/* B = W^T and B = W for a stored matrix W. */
+/* B = W^T and B = W for a stored matrix W, which must outlive the product. */
 ProductB product_across(const Mat *w);
 ProductB product_along(const Mat *w);
 /* The outputs [m0, m0 + rows) x [n0, n0 + cols), rows <= PRODUCT_ROWS. */
@@ -125,10 +150,22 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
 void product_run(const Compute *c, const Product *p);
 enum {
     PRODUCT_ROWS = 256,  /* rows of A packed at a time: with the depth below half a megabyte */
-    PRODUCT_DEPTH = 512, /* terms of each chain per pass */
+    PRODUCT_DEPTH = 512, /* most terms of each chain per pass */
     PRODUCT_PART = 256,  /* the same where parts are summed apart; it shows in the bits */
-    PRODUCT_SCRATCH = (PRODUCT_ROWS + TILE_ROWS_MAX + TILE_COLS_MAX) * PRODUCT_DEPTH
+    PRODUCT_PANEL = TILE_COLS_MAX * PRODUCT_DEPTH,
+    PRODUCT_PACKED = (PRODUCT_ROWS + TILE_ROWS_MAX) * PRODUCT_DEPTH,
+    PRODUCT_SCRATCH = PRODUCT_PANEL + PRODUCT_PACKED
 };
+
+/* Asks for a cache line that will be needed soon; wrong addresses do no harm. */
+enum { CACHE_LINE = 64 };
+#ifdef __GNUC__
+#define prefetch_read(p) __builtin_prefetch(p, 0, 2)  /* into the level-2 cache */
+#define prefetch_write(p) __builtin_prefetch(p, 1, 3) /* into the level-1 cache */
+#else
+#define prefetch_read(p) ((void)(p))
+#define prefetch_write(p) ((void)(p))
+#endif
 
 /* ---- scratch ------------------------------------------------------------------------------- */
 

@@ -16,12 +16,14 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 6, COLS = 16, WIDTH = 4, PARTS = COLS / WIDTH }; /* tile; numbers in a register */
+/* The tile; rows that do without panels; numbers in a register. */
+enum { ROWS = 6, COLS = 16, FEW = 4, WIDTH = 4, PARTS = COLS / WIDTH };
 
 /* `rows` is a constant at every call, so that the sums live in registers. */
 INLINE void tile_of(float *const *c, const float *a, const float *b, size_t depth, int rows,
-                    int add)
+                    int add, const Ahead *ahead)
 {
+    size_t line = 0;
     float32x4_t sum[ROWS][PARTS];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
@@ -29,6 +31,7 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
         for (int j = 0; j < PARTS; j++)
             sum[i][j] = add ? vld1q_f32(c[i] + j * WIDTH) : vdupq_n_f32(0);
     for (size_t k = 0; k < depth; k++, a += ROWS, b += COLS) {
+        if (line < ahead->count) prefetch_read(ahead->line[line++]);
         float32x4_t row[PARTS];
 #pragma GCC unroll 4
         for (int j = 0; j < PARTS; j++) row[j] = vld1q_f32(b + j * WIDTH);
@@ -43,16 +46,17 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
         for (int j = 0; j < PARTS; j++) vst1q_f32(c[i] + j * WIDTH, sum[i][j]);
 }
 
-static void neon_tile(float *const *c, const float *a, const float *b, size_t depth, size_t rows,
-                      int add)
+static void neon_tile(float *const *c, const void *a, const void *b, size_t depth, size_t rows,
+                      size_t cols, int add, const Ahead *ahead)
 {
+    (void)cols;
     switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, add); break;
-    case 2: tile_of(c, a, b, depth, 2, add); break;
-    case 3: tile_of(c, a, b, depth, 3, add); break;
-    case 4: tile_of(c, a, b, depth, 4, add); break;
-    case 5: tile_of(c, a, b, depth, 5, add); break;
-    default: tile_of(c, a, b, depth, ROWS, add);
+    case 1: tile_of(c, a, b, depth, 1, add, ahead); break;
+    case 2: tile_of(c, a, b, depth, 2, add, ahead); break;
+    case 3: tile_of(c, a, b, depth, 3, add, ahead); break;
+    case 4: tile_of(c, a, b, depth, 4, add, ahead); break;
+    case 5: tile_of(c, a, b, depth, 5, add, ahead); break;
+    default: tile_of(c, a, b, depth, ROWS, add, ahead);
     }
 }
 
@@ -99,8 +103,10 @@ INLINE void pack_across_of(float *panel, const unsigned char *const *rows, Dtype
     }
 }
 
-static void neon_pack_across(float *panel, const unsigned char *const *rows, Dtype t, size_t depth)
+static void neon_pack_across(void *panel, const unsigned char *const *rows, Dtype t, size_t depth,
+                             size_t cols)
 {
+    (void)cols;
     switch (t) {
     case DTYPE_BF16: pack_across_of(panel, rows, DTYPE_BF16, depth); break;
     case DTYPE_F16: pack_across_of(panel, rows, DTYPE_F16, depth); break;
@@ -108,18 +114,18 @@ static void neon_pack_across(float *panel, const unsigned char *const *rows, Dty
     }
 }
 
-/* Chains of sixteen outputs for each of `count` rows of x: four stored rows of four numbers become
- * columns in registers, and each column is one step of four chains. count and t are constants at
+/* Chains of sixteen outputs for each of `width` rows of A: four stored rows of four numbers become
+ * columns in registers, and each column is one step of four chains. width and t are constants at
  * every call. */
-INLINE void rows_across_of(float *const *y, const float *const *x, int count,
-                           const unsigned char *const *rows, Dtype t, size_t depth, int add)
+INLINE void few_across_of(float *const *c, const float *a, int width,
+                          const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
     size_t size = dtype_size(t), k = 0;
-    float32x4_t sum[PRODUCT_FEW][PARTS];
-    for (int m = 0; m < count; m++)
+    float32x4_t sum[FEW][PARTS];
+    for (int m = 0; m < width; m++)
         for (int part = 0; part < PARTS; part++)
-            sum[m][part] = add ? vld1q_f32(y[m] + part * WIDTH) : vdupq_n_f32(0);
-    for (; k + WIDTH <= depth; k += WIDTH) {
+            sum[m][part] = add ? vld1q_f32(c[m] + part * WIDTH) : vdupq_n_f32(0);
+    for (; k + WIDTH <= depth; k += WIDTH, a += WIDTH * width) {
 #pragma GCC unroll 4
         for (int part = 0; part < PARTS; part++) {
             float32x4_t r[WIDTH];
@@ -130,38 +136,87 @@ INLINE void rows_across_of(float *const *y, const float *const *x, int count,
 #pragma GCC unroll 4
             for (int i = 0; i < WIDTH; i++)
 #pragma GCC unroll 4
-                for (int m = 0; m < count; m++)
-                    sum[m][part] = vfmaq_n_f32(sum[m][part], r[i], x[m][k + (size_t)i]);
+                for (int m = 0; m < width; m++)
+                    sum[m][part] = vfmaq_n_f32(sum[m][part], r[i], a[i * width + m]);
         }
     }
-    for (int m = 0; m < count; m++)
-        for (int part = 0; part < PARTS; part++) vst1q_f32(y[m] + part * WIDTH, sum[m][part]);
+    for (int m = 0; m < width; m++)
+        for (int part = 0; part < PARTS; part++) vst1q_f32(c[m] + part * WIDTH, sum[m][part]);
     for (int j = 0; j < COLS && k < depth; j++) {
         float rest[WIDTH];
         dtype_to_float(rest, rows[j] + k * size, t, depth - k);
-        for (int m = 0; m < count; m++)
-            for (size_t i = 0; i < depth - k; i++) y[m][j] = fmaf(x[m][k + i], rest[i], y[m][j]);
+        for (int m = 0; m < width; m++)
+            for (int i = 0; i < (int)(depth - k); i++)
+                c[m][j] = fmaf(a[i * width + m], rest[i], c[m][j]);
     }
 }
 
-INLINE void rows_across_count(float *const *y, const float *const *x, size_t count,
-                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
-{
-    switch (count) {
-    case 1: rows_across_of(y, x, 1, rows, t, depth, add); break;
-    case 2: rows_across_of(y, x, 2, rows, t, depth, add); break;
-    case 3: rows_across_of(y, x, 3, rows, t, depth, add); break;
-    default: rows_across_of(y, x, PRODUCT_FEW, rows, t, depth, add);
-    }
-}
-
-static void neon_rows_across(float *const *y, const float *const *x, size_t count,
+INLINE void few_across_width(float *const *c, const float *a, size_t width,
                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
+    switch (width) {
+    case 1: few_across_of(c, a, 1, rows, t, depth, add); break;
+    case 2: few_across_of(c, a, 2, rows, t, depth, add); break;
+    default: few_across_of(c, a, FEW, rows, t, depth, add);
+    }
+}
+
+static void neon_few_across(float *const *c, const void *a, size_t width,
+                            const unsigned char *const *rows, Dtype t, size_t depth, int add)
+{
     switch (t) {
-    case DTYPE_BF16: rows_across_count(y, x, count, rows, DTYPE_BF16, depth, add); break;
-    case DTYPE_F16: rows_across_count(y, x, count, rows, DTYPE_F16, depth, add); break;
-    default: rows_across_count(y, x, count, rows, DTYPE_F32, depth, add);
+    case DTYPE_BF16: few_across_width(c, a, width, rows, DTYPE_BF16, depth, add); break;
+    case DTYPE_F16: few_across_width(c, a, width, rows, DTYPE_F16, depth, add); break;
+    default: few_across_width(c, a, width, rows, DTYPE_F32, depth, add);
+    }
+}
+
+/* The same where stored rows are rows of B: nothing to turn. */
+INLINE void few_along_of(float *const *c, const float *a, int width, const unsigned char *data,
+                         size_t stride, Dtype t, size_t depth, size_t cols, int add)
+{
+    size_t size = dtype_size(t);
+    for (size_t j = 0; j < cols; j += COLS) {
+        float32x4_t sum[FEW][PARTS];
+        for (int m = 0; m < width; m++)
+            for (int part = 0; part < PARTS; part++)
+                sum[m][part] = add ? vld1q_f32(c[m] + j + part * WIDTH) : vdupq_n_f32(0);
+        for (size_t k = 0; k < depth; k++) {
+            const unsigned char *from = data + k * stride + j * size;
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++) {
+                float32x4_t row = load_stored(from + (size_t)(part * WIDTH) * size, t);
+#pragma GCC unroll 4
+                for (int m = 0; m < width; m++)
+                    sum[m][part] = vfmaq_n_f32(sum[m][part], row, a[k * (size_t)width + (size_t)m]);
+            }
+        }
+        for (int m = 0; m < width; m++)
+            for (int part = 0; part < PARTS; part++)
+                vst1q_f32(c[m] + j + part * WIDTH, sum[m][part]);
+    }
+}
+
+INLINE void few_along_width(float *const *c, const float *a, size_t width,
+                            const unsigned char *data, size_t stride, Dtype t, size_t depth,
+                            size_t cols, int add)
+{
+    switch (width) {
+    case 1: few_along_of(c, a, 1, data, stride, t, depth, cols, add); break;
+    case 2: few_along_of(c, a, 2, data, stride, t, depth, cols, add); break;
+    default: few_along_of(c, a, FEW, data, stride, t, depth, cols, add);
+    }
+}
+
+static void neon_few_along(float *const *c, const void *a, size_t width, const unsigned char *data,
+                           size_t stride, Dtype t, size_t depth, size_t cols, int add)
+{
+    switch (t) {
+    case DTYPE_BF16:
+        few_along_width(c, a, width, data, stride, DTYPE_BF16, depth, cols, add);
+        break;
+    case DTYPE_F16: few_along_width(c, a, width, data, stride, DTYPE_F16, depth, cols, add); break;
+    default: few_along_width(c, a, width, data, stride, DTYPE_F32, depth, cols, add);
     }
 }
 
@@ -175,13 +230,12 @@ INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride
             vst1q_f32(panel + j * WIDTH, load_stored(data + j * part, t));
 }
 
-static void neon_pack_along(float *panel, const unsigned char *data, size_t stride, Dtype t,
+static void neon_pack_along(void *panel, const unsigned char *data, size_t stride, Dtype t,
                             size_t depth, size_t cols)
 {
-    stride *= dtype_size(t);
     if (cols < COLS) {
         for (size_t k = 0; k < depth; k++)
-            dtype_to_float(panel + k * COLS, data + k * stride, t, cols);
+            dtype_to_float((float *)panel + k * COLS, data + k * stride, t, cols);
         return;
     }
     switch (t) {
@@ -191,22 +245,28 @@ static void neon_pack_along(float *panel, const unsigned char *data, size_t stri
     }
 }
 
-static void neon_pack_rows(float *packed, const float *const *rows, size_t step, size_t depth)
+static void neon_pack_rows(void *to, size_t width, const float *const *rows, size_t step,
+                           size_t depth)
 {
-    for (size_t k = 0; k < depth; k++, packed += ROWS)
-#pragma GCC unroll 6
-        for (int i = 0; i < ROWS; i++) packed[i] = rows[i][k * step];
+    float *packed = to;
+    for (size_t k = 0; k < depth; k++, packed += width)
+        for (size_t i = 0; i < width; i++) packed[i] = rows[i][k * step];
 }
 
 static const Kernels table = {
-    .name = "neon",
-    .tile_rows = ROWS,
-    .tile_cols = COLS,
-    .tile = neon_tile,
-    .pack_rows = neon_pack_rows,
-    .pack_across = neon_pack_across,
-    .pack_along = neon_pack_along,
-    .rows_across = neon_rows_across,
+    .product = {.rows = ROWS,
+                .cols = COLS,
+                .lanes = COLS,
+                .few = FEW,
+                .depth = PRODUCT_DEPTH,
+                .size = sizeof(float),
+                .step = 1,
+                .tile = neon_tile,
+                .pack_rows = neon_pack_rows,
+                .pack_across = neon_pack_across,
+                .pack_along = neon_pack_along,
+                .few_across = neon_few_across,
+                .few_along = neon_few_along},
     BODY_TABLE,
 };
 

@@ -3,9 +3,9 @@
  * Every output is one chain over the contracted index k. A chain may be stored and continued, so
  * the work can be cut in any way without changing a bit:
  *
- *            k: PRODUCT_DEPTH at a time        B panel   [depth][tile_cols]   level-1 cache
+ *            k: `depth` terms at a time      B panel   [depth][tile columns]
  *          +------------+                     +----+
- *   rows   | A block    |                     |    |     one tile of C = tile_rows x tile_cols
+ *   rows   | A block    |                     |    |     one tile of C = rows x columns of the body
  *   <= 256 | packed     |  level-2 cache      |    |     sums in registers, started from C
  *          +------------+                     +----+
  *
@@ -14,158 +14,324 @@
  * stored weight (bf16, f16 or f32, in either orientation), and runs the tile body down the rows.
  * Packing a panel costs about as much as two rows of arithmetic, so it vanishes when T is large.
  *
- * Decoding has one row, or few: there the packing would cost more than the arithmetic, and a body
- * takes dot products straight from the stored rows, turning them into columns in registers.
+ * Decoding has one row, or few: there packing would cost more than the arithmetic, and other bodies
+ * multiply with the stored rows as they come, turning them into columns in registers.
  *
  * Tasks own parts: blocks of rows times groups of panels. Edge columns are computed in a spare
- * tile and copied, so bodies know only whole tiles of columns.
+ * tile and copied, so bodies know only whole registers of columns.
  */
 #include "tensor.h"
 #include "tensor_kernels.h"
 
 #include <string.h>
 
-enum { TASKS_PER_THREAD = 4 }; /* so that an uneven finish costs little */
+enum {
+    TASKS_PER_THREAD = 4, /* so that an uneven finish costs little */
+    FEW_ALONG_SHORT = 16,
+    FEW_ALONG_DEPTH = 64,
+    FEW_ALONG_COLS = PRODUCT_PANEL / TILE_ROWS_MAX
+};
 
-/* ---- packing ------------------------------------------------------------------------------- */
+/* One part of the output, in one thread. */
+typedef struct {
+    const Compute *c;
+    const Product *p;
+    const ProductBodies *bodies;
+    int round; /* the bodies do not */
+    size_t m0, rows, n0, cols;
+    real *panel, *packed;
+} Part;
 
-/* Rows [m0, m0 + rows) of A, terms [k0, k0 + depth), tile after tile. A tile that is not full
- * repeats its last row, whose sums nobody reads. */
-static void pack_a(const Compute *c, const Product *p, real *packed, size_t m0, size_t rows,
-                   size_t k0, size_t depth)
+/* ---- stored rows --------------------------------------------------------------------------- */
+
+static const unsigned char *mat_row(const ProductB *b, size_t r, size_t *run, size_t *stride)
 {
-    size_t unit = c->kernels->tile_rows;
-    const real *from[TILE_ROWS_MAX];
-    for (size_t m = 0; m < rows; m += unit, packed += unit * depth) {
-        for (size_t i = 0; i < unit; i++)
-            from[i] =
-                p->a + row_offset(&p->a_rows, m0 + size_min(m + i, rows - 1)) + k0 * p->a_step;
-        c->kernels->pack_rows(packed, from, p->a_step, depth);
-        if (p->round) c->kernels->round_bf16(packed, unit * depth);
-    }
-}
-
-static const unsigned char *mat_at(const Mat *w, size_t row, size_t col)
-{
-    return (const unsigned char *)w->data + (row * w->cols + col) * dtype_size(w->dtype);
-}
-
-/* B = W^T: column j of the panel is the stored row n0 + j. */
-static void pack_mat_across(const Compute *c, const ProductB *b, real *panel, size_t n0,
-                            size_t cols, size_t k0, size_t depth)
-{
-    const unsigned char *rows[TILE_COLS_MAX];
-    for (size_t j = 0; j < c->kernels->tile_cols; j++)
-        rows[j] = mat_at(&b->mat, n0 + size_min(j, cols - 1), k0);
-    c->kernels->pack_across(panel, rows, b->mat.dtype, depth);
-}
-
-static void pack_mat_along(const Compute *c, const ProductB *b, real *panel, size_t n0, size_t cols,
-                           size_t k0, size_t depth)
-{
-    c->kernels->pack_along(panel, mat_at(&b->mat, k0, n0), b->mat.cols, b->mat.dtype, depth, cols);
+    const Mat *w = b->ctx;
+    *stride = w->cols * dtype_size(w->dtype);
+    *run = w->rows - r;
+    return (const unsigned char *)w->data + r * *stride;
 }
 
 ProductB product_across(const Mat *w)
 {
-    return (ProductB){.pack = pack_mat_across, .mat = *w};
+    return (ProductB){.across = 1, .dtype = w->dtype, .row = mat_row, .ctx = w};
 }
 
 ProductB product_along(const Mat *w)
 {
-    return (ProductB){.pack = pack_mat_along, .mat = *w};
+    return (ProductB){.dtype = w->dtype, .row = mat_row, .ctx = w};
+}
+
+/* B = W^T: from[j] is where term k0 of column n + j begins, for j < unit. Columns beyond `cols`
+ * repeat the last one; nobody reads their sums. */
+static void columns_of(const Part *t, const unsigned char *from[TILE_COLS_MAX], size_t unit,
+                       size_t n, size_t cols, size_t k0)
+{
+    const ProductB *b = &t->p->b;
+    size_t run = 0, stride = 0, at = k0 * dtype_size(b->dtype);
+    for (size_t j = 0; j < unit; j++) {
+        if (j >= cols)
+            from[j] = from[j - 1];
+        else if (run)
+            from[j] = from[j - 1] + stride;
+        else
+            from[j] = b->row(b, n + j, &run, &stride) + at;
+        run -= run > 0;
+    }
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+/* Packed numbers per row or column for so many terms. */
+static size_t depth_packed(const ProductBodies *b, size_t depth)
+{
+    return size_ceil(depth, b->step) * b->step;
+}
+
+/* Rows of the part, terms [k0, k0 + depth), `width` rows after `width` rows. Missing rows repeat
+ * the last one; nobody reads their sums. */
+static void pack_a(const Part *t, size_t width, size_t k0, size_t depth)
+{
+    const Product *p = t->p;
+    const real *from[TILE_ROWS_MAX];
+    unsigned char *packed = (unsigned char *)t->packed;
+    for (size_t m = 0; m < t->rows; m += width) {
+        for (size_t i = 0; i < width; i++)
+            from[i] = p->a + row_offset(&p->a_rows, t->m0 + size_min(m + i, t->rows - 1)) +
+                      k0 * p->a_step;
+        t->bodies->pack_rows(packed, width, from, p->a_step, depth);
+        packed += width * depth_packed(t->bodies, depth) * t->bodies->size;
+    }
+    if (t->round) t->c->kernels->round_bf16(t->packed, size_ceil(t->rows, width) * width * depth);
+}
+
+/* The panel of columns n .. n + cols - 1. */
+static void pack_b(const Part *t, size_t n, size_t cols, size_t k0, size_t depth)
+{
+    const ProductB *b = &t->p->b;
+    if (b->across) {
+        const unsigned char *from[TILE_COLS_MAX];
+        columns_of(t, from, t->bodies->cols, n, cols, k0);
+        t->bodies->pack_across(t->panel, from, b->dtype, depth, cols);
+    }
+    size_t run, stride, size = t->bodies->cols * t->bodies->size;
+    for (size_t k = 0; k < depth && !b->across; k += run) {
+        const unsigned char *from = b->row(b, k0 + k, &run, &stride);
+        run = size_min(run, depth - k);
+        t->bodies->pack_along((unsigned char *)t->panel + k * size, from + n * dtype_size(b->dtype),
+                              stride, b->dtype, run, cols);
+    }
+    if (t->round && b->dtype != DTYPE_BF16)
+        t->c->kernels->round_bf16(t->panel, t->bodies->cols * depth);
 }
 
 /* ---- one part of the output ---------------------------------------------------------------- */
 
-/* The outputs of one panel for one pass: tile after tile down the packed rows. */
-static void run_panel(const Compute *c, const Product *p, const real *packed, const real *panel,
-                      size_t m0, size_t rows, size_t n0, size_t cols, size_t depth, int add)
+/* A panel of one pass: columns n .. n + cols - 1, terms k0 .. k0 + depth - 1. */
+typedef struct {
+    size_t n, cols, k0, depth;
+} Panel;
+
+static void ahead_add(Ahead *ahead, const void *from, size_t bytes)
 {
-    size_t unit = c->kernels->tile_rows, width = c->kernels->tile_cols;
-    int aside = cols < width || p->apart;
+    size_t n = size_min(size_ceil(bytes + (uintptr_t)from % CACHE_LINE, CACHE_LINE),
+                        AHEAD_MAX - ahead->count);
+    for (size_t i = 0; i < n; i++)
+        ahead->line[ahead->count++] = (const unsigned char *)from + i * CACHE_LINE;
+}
+
+/* Part `share` of `shares` of what will be packed next: memory is slower than arithmetic, so that
+ * reading and multiplying should go on at the same time. */
+static void ahead_panel(const Part *t, Ahead *ahead, const Panel *p, size_t share, size_t shares)
+{
+    const ProductB *b = &t->p->b;
+    size_t size = dtype_size(b->dtype), run, stride;
+    size_t rows = b->across ? p->cols : p->depth, first = b->across ? p->n : p->k0;
+    size_t at = (b->across ? p->k0 : p->n) * size, bytes = (b->across ? p->depth : p->cols) * size;
+    size_t end = first + rows * (share + 1) / shares;
+    for (size_t r = first + rows * share / shares; r < end; r += run) {
+        const unsigned char *from = b->row(b, r, &run, &stride) + at;
+        run = size_min(run, end - r);
+        for (size_t i = 0; i < run; i++) ahead_add(ahead, from + i * stride, bytes);
+    }
+}
+
+/* Where the sums of a tile go: to C, or aside where C is not as wide, or summed in parts. */
+typedef struct {
     real spare[TILE_ROWS_MAX * TILE_COLS_MAX], *to[TILE_ROWS_MAX], *tile[TILE_ROWS_MAX];
-    if (aside) memset(spare, 0, sizeof spare);
-    for (size_t m = 0; m < rows; m += unit, packed += unit * depth) {
-        size_t count = size_min(unit, rows - m);
-        for (size_t i = 0; i < count; i++) {
-            to[i] = p->c + row_offset(&p->c_rows, m0 + m + i) + n0;
-            tile[i] = aside ? spare + i * width : to[i];
-            if (aside && add && !p->apart) memcpy(tile[i], to[i], cols * sizeof(real));
-        }
-        c->kernels->tile(tile, packed, panel, depth, count, add && !p->apart);
-        for (size_t i = 0; i < count && aside; i++) {
-            if (p->apart && add)
-                c->kernels->add(to[i], to[i], tile[i], cols);
-            else
-                memcpy(to[i], tile[i], cols * sizeof(real));
+    int aside;
+    size_t count; /* rows */
+    Ahead ahead;
+} Tile;
+
+static void tile_begin(const Part *t, Tile *f, const Panel *p, size_t m, int add)
+{
+    size_t unit = t->bodies->rows;
+    f->count = size_min(unit, t->rows - m);
+    for (size_t i = 0; i < f->count; i++) {
+        f->to[i] = t->p->c + row_offset(&t->p->c_rows, t->m0 + m + i) + p->n;
+        f->tile[i] = f->aside ? f->spare + i * TILE_COLS_MAX : f->to[i];
+        if (f->aside && add) memcpy(f->tile[i], f->to[i], p->cols * sizeof(real));
+    }
+    for (size_t i = m + unit; i < size_min(m + 2 * unit, t->rows); i++) /* the tile after */
+        ahead_add(&f->ahead, t->p->c + row_offset(&t->p->c_rows, t->m0 + i) + p->n,
+                  p->cols * sizeof(real));
+}
+
+static void tile_end(const Part *t, const Tile *f, const Panel *p, int add)
+{
+    for (size_t i = 0; i < f->count && f->aside; i++) {
+        if (add)
+            t->c->kernels->add(f->to[i], f->to[i], f->tile[i], p->cols);
+        else
+            memcpy(f->to[i], f->tile[i], p->cols * sizeof(real));
+    }
+}
+
+/* The outputs of one panel for one pass: tile after tile down the packed rows. */
+static void run_panel(const Part *t, const Panel *p, const Panel *next, int add)
+{
+    const ProductBodies *b = t->bodies;
+    int apart = t->p->apart; /* a tile of its own, added afterwards */
+    size_t whole = size_ceil(p->cols, b->lanes) * b->lanes, tiles = size_ceil(t->rows, b->rows);
+    const unsigned char *packed = (const unsigned char *)t->packed;
+    Tile f;
+    f.aside = p->cols % b->lanes || apart;
+    if (f.aside) memset(f.spare, 0, sizeof f.spare);
+    for (size_t i = 0; i < tiles; i++) {
+        f.ahead.count = 0;
+        tile_begin(t, &f, p, i * b->rows, add && !apart);
+        if (next) ahead_panel(t, &f.ahead, next, i, tiles);
+        b->tile(f.tile, packed, t->panel, p->depth, f.count, whole, add && !apart, &f.ahead);
+        tile_end(t, &f, p, add && apart);
+        packed += b->rows * depth_packed(b, p->depth) * b->size;
+    }
+}
+
+/* The panel after p within the part; 0 after the last one. */
+static int panel_next(const Part *t, Panel *p, size_t pass)
+{
+    size_t end = t->n0 + t->cols;
+    p->n += p->cols;
+    if (p->n == end) {
+        p->n = t->n0;
+        p->k0 += p->depth;
+    }
+    p->cols = size_min(t->bodies->cols, end - p->n);
+    p->depth = size_min(pass, t->p->K - p->k0);
+    return p->depth > 0;
+}
+
+/* Panels of B, packed, for any number of rows. */
+static void many_rows(const Part *t)
+{
+    size_t pass = t->p->apart ? PRODUCT_PART : t->bodies->depth;
+    Panel p = {
+        .n = t->n0, .cols = size_min(t->bodies->cols, t->cols), .depth = size_min(pass, t->p->K)};
+    for (int more = 1; more;) {
+        Panel next = p;
+        more = panel_next(t, &next, pass);
+        if (p.n == t->n0) pack_a(t, t->bodies->rows, p.k0, p.depth);
+        pack_b(t, p.n, p.cols, p.k0, p.depth);
+        run_panel(t, &p, more ? &next : NULL, t->p->add || p.k0 > 0);
+        p = next;
+    }
+}
+
+/* Row i of the part from its column n on. */
+static real *few_row(const Part *t, size_t i, size_t n)
+{
+    return t->p->c + row_offset(&t->p->c_rows, t->m0 + i) + t->n0 + n;
+}
+
+/* B = W^T: chains run along as many stored rows as a register holds, all terms at once. */
+static void few_across(const Part *t, size_t width)
+{
+    const ProductB *b = &t->p->b;
+    size_t unit = t->bodies->lanes, most = PRODUCT_PACKED * sizeof(real) / t->bodies->size / width;
+    const unsigned char *from[TILE_COLS_MAX];
+    real edge[TILE_ROWS_MAX][TILE_COLS_MAX], *to[TILE_ROWS_MAX];
+    for (size_t k0 = 0; k0 < t->p->K; k0 += most) {
+        size_t depth = size_min(most, t->p->K - k0);
+        int add = t->p->add || k0 > 0;
+        pack_a(t, width, k0, depth);
+        for (size_t n = 0; n < t->cols; n += unit) {
+            size_t cols = size_min(unit, t->cols - n);
+            columns_of(t, from, unit, t->n0 + n, cols, k0);
+            for (size_t i = 0; i < width; i++) {
+                int whole = i < t->rows && cols == unit;
+                to[i] = whole ? few_row(t, i, n) : edge[i];
+                if (i < t->rows && !whole && add)
+                    memcpy(edge[i], few_row(t, i, n), cols * sizeof(real));
+            }
+            t->bodies->few_across(to, t->packed, width, from, b->dtype, depth, add);
+            for (size_t i = 0; i < t->rows && cols < unit; i++)
+                memcpy(few_row(t, i, n), edge[i], cols * sizeof(real));
         }
     }
 }
 
-/* The row of A as operands: itself, or a copy in scratch. */
-static const real *row_operand(const Compute *c, const Product *p, real *copy, size_t m)
+/* B = W: some stored rows at a time over many columns, so that memory is read in long stretches,
+ * not too many of them side by side. The sums wait in scratch: the rows of C may lie a multiple of
+ * 4 KB apart, and then do not fit the level-1 cache together. */
+static void few_along(const Part *t, size_t width)
 {
-    const real *x = p->a + row_offset(&p->a_rows, m);
-    if (p->a_step == 1 && !p->round) return x;
-    for (size_t k = 0; k < p->K; k++) copy[k] = x[k * p->a_step];
-    if (p->round) c->kernels->round_bf16(copy, p->K);
-    return copy;
-}
-
-/* Few rows: chains along the stored rows of W, one panel of outputs after another. */
-static void few_rows(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
-                     size_t cols)
-{
-    size_t width = c->kernels->tile_cols;
-    const real *x[PRODUCT_FEW];
-    real spare[PRODUCT_FEW][TILE_COLS_MAX] = {{0}}, *to[PRODUCT_FEW], *tile[PRODUCT_FEW];
-    for (size_t m = 0; m < rows; m++)
-        x[m] = row_operand(c, p, compute_scratch(c) + m * p->K, m0 + m);
-    for (size_t n = n0; n < n0 + cols; n += width) {
-        const unsigned char *from[TILE_COLS_MAX];
-        size_t count = size_min(width, n0 + cols - n);
-        for (size_t j = 0; j < width; j++)
-            from[j] = mat_at(&p->b.mat, n + size_min(j, count - 1), 0);
-        for (size_t m = 0; m < rows; m++) {
-            to[m] = p->c + row_offset(&p->c_rows, m0 + m) + n;
-            tile[m] = count < width ? spare[m] : to[m];
-            if (count < width && p->add) memcpy(tile[m], to[m], count * sizeof(real));
+    const ProductB *b = &t->p->b;
+    size_t depth, strip = FEW_ALONG_COLS - t->bodies->lanes;
+    size_t most = width <= 4 ? FEW_ALONG_SHORT : FEW_ALONG_DEPTH;
+    real *sum[TILE_ROWS_MAX];
+    for (size_t i = 0; i < width; i++) sum[i] = t->panel + i * FEW_ALONG_COLS;
+    for (size_t n = 0; n < t->cols; n += strip) {
+        size_t cols = size_min(strip, t->cols - n);
+        for (size_t i = 0; i < t->rows && t->p->add; i++)
+            memcpy(sum[i], few_row(t, i, n), cols * sizeof(real));
+        for (size_t k0 = 0; k0 < t->p->K; k0 += depth) {
+            size_t run, stride;
+            const unsigned char *from = b->row(b, k0, &run, &stride);
+            depth = size_min(size_min(run, t->p->K - k0), most);
+            pack_a(t, width, k0, depth);
+            t->bodies->few_along(sum, t->packed, width, from + (t->n0 + n) * dtype_size(b->dtype),
+                                 stride, b->dtype, depth, cols, t->p->add || k0 > 0);
         }
-        c->kernels->rows_across(tile, x, rows, from, p->b.mat.dtype, p->K, p->add);
-        for (size_t m = 0; m < rows && count < width; m++)
-            memcpy(to[m], tile[m], count * sizeof(real));
+        for (size_t i = 0; i < t->rows; i++) memcpy(few_row(t, i, n), sum[i], cols * sizeof(real));
     }
 }
 
-static int is_few(const Compute *c, const Product *p, size_t rows)
+/* Few rows go without panels where the bodies can: the same chains, so it shows in no bit. */
+static int is_few(const Part *t)
 {
-    return rows <= PRODUCT_FEW && c->kernels->rows_across && p->b.pack == pack_mat_across &&
-           !p->apart && (!p->round || p->b.mat.dtype == DTYPE_BF16) &&
-           p->K <= PRODUCT_SCRATCH / PRODUCT_FEW;
+    const ProductBodies *b = t->bodies;
+    if (t->rows > b->few || t->p->apart || (t->p->round && t->p->b.dtype != DTYPE_BF16)) return 0;
+    return t->p->b.across || (t->cols % b->lanes == 0 && t->cols <= PRODUCT_PANEL);
+}
+
+static const ProductBodies *bodies_of(const Compute *c, const Product *p)
+{
+    return p->round && c->rounded ? c->rounded : &c->kernels->product;
 }
 
 void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
                   size_t cols)
 {
-    if (is_few(c, p, rows)) {
-        few_rows(c, p, m0, rows, n0, cols);
-        return;
-    }
-    size_t width = c->kernels->tile_cols;
-    real *panel = compute_scratch(c), *packed = panel + TILE_COLS_MAX * PRODUCT_DEPTH;
-    size_t pass = p->apart ? PRODUCT_PART : PRODUCT_DEPTH;
-    for (size_t k0 = 0; k0 < p->K; k0 += pass) {
-        size_t depth = size_min(pass, p->K - k0);
-        pack_a(c, p, packed, m0, rows, k0, depth);
-        for (size_t n = 0; n < cols; n += width) {
-            size_t count = size_min(width, cols - n);
-            p->b.pack(c, &p->b, panel, n0 + n, count, k0, depth);
-            if (p->round && p->b.mat.dtype != DTYPE_BF16)
-                c->kernels->round_bf16(panel, width * depth);
-            run_panel(c, p, packed, panel, m0, rows, n0 + n, count, depth, p->add || k0 > 0);
-        }
-    }
+    real *scratch = compute_scratch(c);
+    Part t = {.c = c,
+              .p = p,
+              .bodies = bodies_of(c, p),
+              .round = p->round && !c->rounded,
+              .m0 = m0,
+              .rows = rows,
+              .n0 = n0,
+              .cols = cols,
+              .panel = scratch,
+              .packed = scratch + PRODUCT_PANEL};
+    size_t width = 1;
+    while (width < rows) width *= 2;
+    if (!is_few(&t))
+        many_rows(&t);
+    else if (p->b.across)
+        few_across(&t, width);
+    else
+        few_along(&t, width);
 }
 
 /* ---- the whole output, by all threads ------------------------------------------------------ */
@@ -187,7 +353,7 @@ static void product_task(void *ctx, size_t i)
 void product_run(const Compute *c, const Product *p)
 {
     if (!p->M || !p->N) return;
-    size_t unit = c->kernels->tile_rows, width = c->kernels->tile_cols;
+    size_t unit = bodies_of(c, p)->rows, width = bodies_of(c, p)->cols;
     size_t blocks = size_ceil(p->M, PRODUCT_ROWS), panels = size_ceil(p->N, width);
     size_t wanted = size_ceil((size_t)threads_count() * TASKS_PER_THREAD, blocks);
     size_t per_group = size_ceil(panels, size_min(panels, wanted));

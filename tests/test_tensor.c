@@ -10,6 +10,7 @@
 #define BODY
 #include "tensor_bodies.h"
 
+#include <float.h>
 #include <stdlib.h>
 
 /* ---- helpers ------------------------------------------------------------------------------- */
@@ -93,6 +94,30 @@ static float rounded(float x)
     return bf16_to_float(bf16_from_float(x));
 }
 
+/* Numbers below 2^-126 are zeros to the bf16 instructions of x86: what is rounded to bf16, operands,
+ * sums and results. A result is rounded before its size is looked at, its exponent unbounded. */
+static float flushed(float x)
+{
+    return fabsf(x) < FLT_MIN ? copysignf(0, x) : x;
+}
+
+/* One term of a chain as the plain kernel adds it (round = 0 or 1), or the bf16 instruction (2). */
+static float chain_term(float x, float y, float sum, int round)
+{
+    if (round == 2) x = flushed(x), y = flushed(y), sum = flushed(sum);
+    if (round) x = rounded(x), y = rounded(y);
+    if (round < 2) return fmaf(x, y, sum);
+    float z = fmaf(x, y, sum);
+    double exact = (double)x * (double)y + (double)sum; /* exact where z is as small as FLT_MIN */
+    return fabsf(z) == FLT_MIN && fabs(exact) <= 0x1p-126 - 0x1p-151 ? copysignf(0, z) : flushed(z);
+}
+
+/* Operands that chain_term should round, and how. */
+static int rounding_of(const Compute *c)
+{
+    return c->precision != PRECISION_BF16 ? 0 : c->rounded ? 2 : 1;
+}
+
 /* c[m][n] = (add ? c : 0) + sum_k a[m am + k ak] b[k bk + n bn], as tensor.h says: one chain */
 static void chain(float *c, const float *a, size_t am, size_t ak, const float *b, size_t bk,
                   size_t bn, size_t M, size_t N, size_t K, int add, int round)
@@ -100,10 +125,8 @@ static void chain(float *c, const float *a, size_t am, size_t ak, const float *b
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
             float sum = add ? c[m * N + n] : 0;
-            for (size_t k = 0; k < K; k++) {
-                float x = a[m * am + k * ak], y = b[k * bk + n * bn];
-                sum = round ? fmaf(rounded(x), rounded(y), sum) : fmaf(x, y, sum);
-            }
+            for (size_t k = 0; k < K; k++)
+                sum = chain_term(a[m * am + k * ak], b[k * bk + n * bn], sum, round);
             c[m * N + n] = sum;
         }
 }
@@ -111,7 +134,7 @@ static void chain(float *c, const float *a, size_t am, size_t ak, const float *b
 /* All three products of one shape against the chain. */
 static void products_of(const Compute *c, size_t T, size_t N, size_t K, Dtype t, int add)
 {
-    int round = c->precision == PRECISION_BF16;
+    int round = rounding_of(c);
     Stored s = stored(N, K, t, 7);
     float *w = floats(&s.mat), *x = numbers(T * K, 1), *dy = numbers(T * N, 2);
     float *y = numbers(T * N, 3), *yc = numbers(T * N, 3);
@@ -135,8 +158,8 @@ static void products_small(void)
 {
     Compute c;
     for (size_t i = 0; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c))
-        for (size_t T = 1; T <= 13; T++)
-            for (size_t N = 1; N <= 33; N++)
+        for (size_t T = 1; T <= 25; T += T < 9 ? 1 : 4)
+            for (size_t N = 1; N <= 49; N++)
                 products_of(&c, T, N, 1 + (T * 5 + N * 3) % 33, (Dtype)(N % 3), (int)(T + N) & 1);
 }
 
@@ -144,8 +167,8 @@ static void products_remainders(void)
 {
     Compute c;
     for (size_t i = 0; kernel_open(&c, i, PRECISION_F32); i++, compute_close(&c))
-        for (size_t K = 1; K <= 33; K++)
-            for (size_t t = 0; t < 3; t++) products_of(&c, 1 + K % 13, 17, K, (Dtype)t, K & 1);
+        for (size_t K = 1; K <= 65; K++)
+            for (size_t t = 0; t < 3; t++) products_of(&c, 1 + K % 17, 17, K, (Dtype)t, K & 1);
 }
 
 static void products_large(void)
@@ -162,14 +185,27 @@ static void products_large(void)
     threads_set(0);
 }
 
+/* Every number of rows, columns and terms around the sizes of tiles, registers and pairs of terms;
+ * several passes; several threads. */
 static void products_bf16(void)
 {
     Compute c;
-    for (size_t i = 0; kernel_open(&c, i, PRECISION_BF16); i++, compute_close(&c))
-        for (size_t t = 0; t < 3; t++) {
-            products_of(&c, 5, 19, 40, (Dtype)t, 0);
-            products_of(&c, 14, 33, 270, (Dtype)t, 1);
-        }
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_BF16); i++, compute_close(&c)) {
+        for (size_t T = 1; T <= 25; T += T < 9 ? 1 : 4)
+            for (size_t N = 1; N <= 49; N += 1 + N % 3)
+                products_of(&c, T, N, 1 + (T * 5 + N * 3) % 33, (Dtype)((T + N) % 3), (int)N & 1);
+        for (size_t K = 1; K <= 65; K++) products_of(&c, 1 + K % 17, 32, K, (Dtype)(K % 3), K & 1);
+    }
+    for (int threads = 1; threads <= 3; threads += 2) {
+        threads_set(threads);
+        for (size_t i = 0; kernel_open(&c, i, PRECISION_BF16); i++, compute_close(&c))
+            for (size_t t = 0; t < 3; t++) {
+                products_of(&c, 14, 33, 1030, (Dtype)t, 1);
+                products_of(&c, 270, 17, 50, (Dtype)t, 0);
+                products_of(&c, 3, 530, 34, (Dtype)t, 1);
+            }
+    }
+    threads_set(0);
 }
 
 /* Operands are rounded as bf16_from_float does, ties included: x times 1, in many rows and few. */
@@ -187,12 +223,43 @@ static void products_rounding(void)
             size_t wrong = 0, first = T - rows;
             tensor_linear(&c, y, x + first, &w, rows, 0);
             for (size_t t = 0; t < rows; t++) {
-                float e = rounded(x[first + t]);
+                float e = chain_term(x[first + t], 1, 0, rounding_of(&c));
                 wrong += (size_t)(isnan(e) ? !isnan(y[t]) : y[t] != e);
             }
             CHECK(wrong == 0);
         }
     free(x), free(y);
+}
+
+/* Numbers whose products and sums lie around 2^-126, and others that overflow: bit for bit what
+ * chain_term says, the signs of zeros included, however many rows there are. */
+static void products_tiny(void)
+{
+    enum { T = 20, N = 48, K = 7 };
+    const int power[] = {-64, -63, -62, -126, -130, 0, 70};
+    Compute c;
+    Stored s = stored(N, K, DTYPE_BF16, 31);
+    unsigned char *w = s.block + 1;
+    float *x = numbers(T * K, 32), *start = numbers(T * N, 33), *y = numbers(T * N, 33);
+    for (size_t i = 0; i < N * K; i++) { /* half of them below zero, as x */
+        uint16_t half;
+        memcpy(&half, w + 2 * i, sizeof half);
+        half = bf16_from_float(ldexpf(bf16_to_float(half), power[rng_u64(34, 0, i) % 7]));
+        memcpy(w + 2 * i, &half, sizeof half);
+    }
+    for (size_t i = 0; i < T * K; i++) x[i] = ldexpf(x[i], power[rng_u64(35, 0, i) % 7]);
+    for (size_t i = 0; i < T * N; i++) start[i] = ldexpf(start[i], i % 4 ? -126 : -129);
+    float *e = numbers(T * N, 36), *weights = floats(&s.mat);
+    for (size_t i = 0; kernel_open(&c, i, PRECISION_BF16); i++, compute_close(&c)) {
+        memcpy(e, start, T * N * sizeof *e);
+        chain(e, x, K, 1, weights, 1, K, T, N, K, 1, rounding_of(&c));
+        for (size_t rows = 1; rows <= T; rows++) {
+            memcpy(y, start, T * N * sizeof *y);
+            tensor_linear(&c, y, x, &s.mat, rows, 1);
+            same_bits(y, e, rows * N, "tiny");
+        }
+    }
+    free(x), free(start), free(y), free(e), free(weights), free(s.block);
 }
 
 static void products_empty(void)
@@ -842,6 +909,12 @@ static void choosing(void)
     CHECK(e.code == ERR_USAGE && strstr(e.text, "avx3") && strstr(e.text, compute_available()));
     CHECK(compute_open(&c, "auto", PRECISION_F32, &e) == 0);
     CHECK(strstr(compute_available(), compute_name(&c)) != NULL);
+    CHECK(!c.rounded || !kernels_avx512()); /* nothing for bf16 only */
+    compute_close(&c);
+    /* the last one listed is the fastest in bf16 */
+    const char *last = strrchr(compute_available(), ' ');
+    CHECK(compute_open(&c, "auto", PRECISION_BF16, &e) == 0);
+    CHECK_TEXT(compute_name(&c), last ? last + 1 : "ref");
     compute_close(&c);
 }
 
@@ -895,6 +968,7 @@ static const Test tests[] = {
     {"products_large", products_large},
     {"products_bf16", products_bf16},
     {"products_rounding", products_rounding},
+    {"products_tiny", products_tiny},
     {"products_empty", products_empty},
     {"products_accuracy", products_accuracy},
     {"exp_bits", exp_bits},
