@@ -41,11 +41,11 @@ static const Option action_rows[] = {
 };
 static const OptionGroup action_group = OPTION_GROUP("This call", action_rows);
 
+#define JUDGE_WORDS "rules|self|model|command"
 static const Option judging_rows[] = {
-    {"judge", 0, OPTION_CHOICE, "rules", "rules", "who labels the training samples"},
-    {"rules", 0, OPTION_FILE, NULL, NULL, "its phrase table, JSONL; default: the built-in one"},
-    {"validator", 0, OPTION_CHOICE, "rules", "rules", "who labels the answers that are compared"},
-    {"validator-rules", 0, OPTION_FILE, NULL, NULL, "its phrase table"},
+    {"judge", 0, OPTION_CHOICE, "rules", JUDGE_WORDS, "who labels the training samples"},
+    {"validator", 0, OPTION_CHOICE, "rules", JUDGE_WORDS,
+     "who labels the answers that are compared, and those to the test prompts"},
     {"max-added-refusal", 0, OPTION_NUMBER, "0.02", "[0,1]",
      "most that the upper bound of a candidate's added erroneous refusal may be"},
     {"confidence", 0, OPTION_NUMBER, "0.95", "[0.5,1)",
@@ -59,6 +59,54 @@ static const Option judging_rows[] = {
      "end after so many cycles in a row that promote nobody; 0 = never"},
 };
 static const OptionGroup judging_group = OPTION_GROUP("Judging", judging_rows);
+
+/* Of --judge and of --validator: names and order are those of JudgeOptions. */
+#define JUDGE_ROWS(judge, rules, does)                                                             \
+    {rules, 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},         \
+        {judge "-model", 0, OPTION_DIR, NULL, NULL, "model that " does},                           \
+        {judge "-adapter", 0, OPTION_DIR, NULL, NULL, "adapter of that model"},                    \
+        {judge "-mode",                                                                            \
+         0,                                                                                        \
+         OPTION_CHOICE,                                                                            \
+         "logprob",                                                                                \
+         "logprob|text",                                                                           \
+         "compare the log-probs of the labels, or read the model's words as CARES does"},          \
+        {judge "-order",                                                                           \
+         0,                                                                                        \
+         OPTION_CHOICE,                                                                            \
+         "rotations",                                                                              \
+         "fixed|reversed|rotations",                                                               \
+         "orders of the labels in its prompt"},                                                    \
+        {judge "-uncalibrated",                                                                    \
+         0,                                                                                        \
+         OPTION_FLAG,                                                                              \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "take log-probs as they are: for a judge that was trained on labels"},                    \
+        {judge "-length",                                                                          \
+         0,                                                                                        \
+         OPTION_COUNT,                                                                             \
+         "4096",                                                                                   \
+         "[0,1000000]",                                                                            \
+         "tokens of its prompt: longer texts are cut at their end; 0 = the model's context"},      \
+        {judge "-command",                                                                         \
+         0,                                                                                        \
+         OPTION_TEXT,                                                                              \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "program that " does ", and its arguments; no shell reads them"},                         \
+        {judge "-timeout", 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"},     \
+    {                                                                                              \
+        judge "-retries", 0, OPTION_COUNT, "2", "[0,1000]", "runs after one that died"             \
+    }
+static const Option judge_rows[] = {JUDGE_ROWS("judge", "rules", "labels")};
+static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
+static const Option validator_rows[] = {
+    JUDGE_ROWS("validator", "validator-rules", "validates"),
+    {"allow-external", 0, OPTION_FLAG, NULL, NULL,
+     "permits a command as judge or validator: prompts may hold patient data"},
+};
+static const OptionGroup validator_group = OPTION_GROUP("Validator", validator_rows);
 
 static const Option answer_rows[] = {
     {"samples", 0, OPTION_COUNT, "4", "[1,1048576]", "answers to each training prompt"},
@@ -103,12 +151,10 @@ static const Option candidate_rows[] = {
 static const OptionGroup candidate_group = OPTION_GROUP("Candidates", candidate_rows);
 
 static const OptionGroup *const cycle_groups[] = {
-    &loop_group,        &group_adapter,     &action_group,
-    &judging_group,     &answer_group,      &group_sampling,
-    &preference_group,  &candidate_group,   &group_dpo,
-    &group_kto_pairing, &group_new_adapter, &group_optimiser,
-    &group_seed,        &group_length,      &group_saving,
-    &group_engine,      &group_quiet,       NULL};
+    &loop_group,      &group_adapter,     &action_group,      &judging_group,    &judge_group,
+    &validator_group, &answer_group,      &group_sampling,    &preference_group, &candidate_group,
+    &group_dpo,       &group_kto_pairing, &group_new_adapter, &group_optimiser,  &group_seed,
+    &group_length,    &group_saving,      &group_engine,      &group_quiet,      NULL};
 static const OptionTable cycle_table = {
     "cycle", "the loop: generate, judge, prefer, train, validate, select", "[RUN]",
     "align cycle -m MODEL --data prompts.jsonl -o RUN --cycles 3", cycle_groups};
@@ -142,6 +188,32 @@ static int run_named(const Options *o, const char **run, Err *e)
                    output, o->operand);
 }
 
+/* A judge of this kind, by the rows of its group; the loop fills in what it takes from the run. */
+static JudgeConfig judge_from(const Options *o, const char *kind, const OptionGroup *group)
+{
+    enum { RULES, MODEL, ADAPTER, MODE, ORDER, UNCALIBRATED, LENGTH, COMMAND, TIMEOUT, RETRIES };
+    const Option *row = group->rows;
+    JudgeConfig c = {.kind = kind,
+                     .mode = option_is(o, row[MODE].name, "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
+                     .uncalibrated = option_flag(o, row[UNCALIBRATED].name),
+                     .max_length = (size_t)option_count(o, row[LENGTH].name)};
+    while (c.order < JUDGE_ORDER_ROTATIONS &&
+           !option_is(o, row[ORDER].name, judge_order_names[c.order]))
+        c.order++;
+    if (!strcmp(kind, "rules")) c.rules = option_text(o, row[RULES].name);
+    if (!strcmp(kind, "model")) {
+        c.model = option_text(o, row[MODEL].name);
+        c.adapter = option_text(o, row[ADAPTER].name);
+    }
+    if (!strcmp(kind, "command")) {
+        c.command = option_text(o, row[COMMAND].name);
+        c.timeout = option_number(o, row[TIMEOUT].name);
+        c.retries = (size_t)option_count(o, row[RETRIES].name);
+        c.allow_external = option_flag(o, "allow-external");
+    }
+    return c;
+}
+
 static int config_from(const Options *o, CycleConfig *c, Err *e)
 {
     char word[8];
@@ -167,9 +239,8 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->sample.samples = (size_t)option_count(o, "samples");
     c->sample.at_once = c->validate.at_once = (size_t)option_count(o, "at-once");
     c->validate.max_tokens = c->sample.max_tokens; /* greedy, one answer each */
-    c->judge = (JudgeConfig){.kind = option_text(o, "judge"), .rules = option_text(o, "rules")};
-    c->validator = (JudgeConfig){.kind = option_text(o, "validator"),
-                                 .rules = option_text(o, "validator-rules")};
+    c->judge = judge_from(o, option_text(o, "judge"), &judge_group);
+    c->validator = judge_from(o, option_text(o, "validator"), &validator_group);
     c->demonstrations = !option_flag(o, "no-demonstrations");
     c->desirable = option_number(o, "desirable");
     c->undesirable = option_number(o, "undesirable");
@@ -323,6 +394,10 @@ static int put_table(Text *out, const CycleResult *r, Err *e)
                       put_line(out, "test", r->last, "last policy", e)))
         return -1;
     if (put_changes(out, r, e)) return -1;
+    if (r->test_judge_labelled &&
+        text_addf(out, e,
+                  "careful: who labelled the test answers also labelled training samples\n"))
+        return -1;
     return put_head(out, r->head, e);
 }
 
@@ -357,7 +432,8 @@ static int put_json(Text *out, const CycleResult *r, Err *e)
                       put_metrics(out, "test_last", r->last, e) || text_add(out, ",", 1, e)))
         return -1;
     if (r->stopped && text_addf(out, e, "\"stopped_after\":%zu,", r->stopped)) return -1;
-    return text_addf(out, e, "\"ledger_head\":\"%s\"}\n", r->head);
+    return text_addf(out, e, "\"test_judge_labelled_training\":%s,\"ledger_head\":\"%s\"}\n",
+                     r->test_judge_labelled ? "true" : "false", r->head);
 }
 
 /* ---- signatures ---------------------------------------------------------------------------- */

@@ -373,18 +373,49 @@ static int test_policies(Loop *l, Err *e)
     return 0;
 }
 
+/* The hash of what labelled, by an entry of the ledger; NULL where it is no such entry. */
+static const char *judge_of(const Json *entry)
+{
+    const Json *hash = json_get(json_get(entry, "facts"), "judge_sha256");
+    return hash && hash->type == JSON_STRING ? hash->text : NULL;
+}
+
+/* Did the judge of the test answers also label training samples? Then the test measures how well
+ * that judge was learned, as much as anything else. */
+static int test_judge_labelled(const Loop *l)
+{
+    const char *tester = judge_of(ledger_find(&l->ledger, "judge", 0, "test of the first policy"));
+    for (size_t i = 0; tester && i < l->ledger.count; i++) {
+        const Json *x = l->ledger.entries[i], *name = json_get(x, "name");
+        const char *judge = json_is(json_get(x, "event"), "judge") ? judge_of(x) : NULL;
+        if (judge && !strcmp(judge, tester) && name->type == JSON_STRING &&
+            strncmp(name->text, "validation", 10) && strncmp(name->text, "test", 4))
+            return 1;
+    }
+    return 0;
+}
+
 static int finish_stage(Loop *l, Err *e)
 {
+    l->result->test_judge_labelled = test_judge_labelled(l);
+    if (l->result->test_judge_labelled)
+        log_note(&l->events->log, 'w',
+                 "who labelled the test answers also labelled training samples: the test says how "
+                 "well this judge was learned; a --validator apart from --judge says more");
     int done = loop_done(l, "finish", 0, "", NULL, e);
     if (done) return done < 0 ? -1 : 0;
     char path[IO_PATH_MAX];
     Text text = {0};
-    const char *outputs[] = {"results.json", NULL};
+    if (loop_path(l, path, ANSWERS_FILE, e)) return -1;
+    const char *outputs[] = {"results.json", io_exists(path) ? ANSWERS_FILE : NULL, NULL};
+    const char *facts = l->result->test_judge_labelled ? "{\"test_judge_labelled_training\":true}"
+                                                       : "{\"test_judge_labelled_training\":false}";
     int status =
         loop_path(l, path, "results.json", e) || put_results(&text, l, e) ||
         io_write_file(path, text.data, text.len, e) ||
-        ledger_append(&l->ledger, &(LedgerEntry){.event = "finish", .name = "", .outputs = outputs},
-                      e);
+        ledger_append(
+            &l->ledger,
+            &(LedgerEntry){.event = "finish", .name = "", .outputs = outputs, .facts = facts}, e);
     text_free(&text);
     return status ? -1 : 0;
 }

@@ -16,6 +16,7 @@
  * RUN/ledger.jsonl           what happened: see below
  * RUN/validation.jsonl       prompts of the two splits that are not trained on
  * RUN/test.jsonl
+ * RUN/answers.jsonl          what a command that judges has answered: it is never asked twice
  * RUN/guard.jsonl            the guard's questions, a row for each answer; in the folders where a
  *                            policy is examined: its scores
  * RUN/cycle-0/               {responses,judged}.jsonl, results.json of the first policy, validation
@@ -71,6 +72,7 @@ typedef struct {
 
     GenerateOptions sample;   /* training samples; its seed follows from ours */
     GenerateOptions validate; /* answers on validation and test; samples = 1 */
+    /* Judges: engine, files of a run and the policy's directories are filled in (loop_judge). */
     JudgeConfig judge;        /* labels training samples */
     JudgeConfig validator;    /* labels answers on validation and test */
     int demonstrations;       /* use the prompts' column `demonstration` */
@@ -278,6 +280,7 @@ typedef struct {
     CyclePoint *points; /* [n_points], cycle 0 first */
     size_t n_points;
     int tested; /* a test split was asked for */
+    int test_judge_labelled; /* who labelled the test answers labelled training samples, too */
     size_t stopped; /* the cycle after which no progress ended the loop; 0 = it ran to its end */
     Estimate first[EVALUATE_COUNT], last[EVALUATE_COUNT]; /* on the test prompts */
     Change test_change[EVALUATE_COUNT];                   /* last against first */

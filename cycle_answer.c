@@ -178,20 +178,50 @@ int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *ada
 
 /* ---- judge and evaluate -------------------------------------------------------------------- */
 
+int loop_judge(const Loop *l, const JudgeConfig *config, JudgeConfig *out,
+               char path[2][IO_PATH_MAX], Err *e)
+{
+    const CycleConfig *c = l->c;
+    const AdapterAt first = {{0}, c->adapter};
+    *out = *config;
+    out->kernel = c->kernel;
+    out->precision = c->precision;
+    out->model_flags = c->model_flags;
+    out->log = &l->events->log;
+    out->answers = path[1];
+    if (loop_path(l, path[1], ANSWERS_FILE, e)) return -1;
+    if (strcmp(config->kind, "self") != 0) return 0;
+    out->model = c->model;
+    out->chat_template = c->chat_template;
+    if (loop_adapter(l, config == &c->validator ? &first : &l->policy, path[0], e)) return -1;
+    out->adapter = *path[0] ? path[0] : NULL;
+    return 0;
+}
+
+/* Labels a file by a judge of this run. */
+static int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const char *out,
+                      JudgeReport *report, Err *e)
+{
+    char(*path)[IO_PATH_MAX] = mem_alloc(4 * sizeof *path, e);
+    JudgeConfig here;
+    Judge judge = {0};
+    int status = !path || loop_judge(l, config, &here, path, e) || loop_path(l, path[2], in, e) ||
+                 loop_path(l, path[3], out, e) || judge_open(&judge, &here, e) ||
+                 judge_file(&judge, path[2], path[3], NULL, report, e);
+    judge_close(&judge);
+    mem_free(path);
+    return status ? -1 : 0;
+}
+
 int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
                 const char *out, Err *e)
 {
     int done = loop_done(l, "judge", cycle, name, NULL, e);
     if (done) return done < 0 ? -1 : 0;
-    char in_path[IO_PATH_MAX], out_path[IO_PATH_MAX];
-    Judge judge;
     JudgeReport report;
     Text facts = {0};
-    if (loop_path(l, in_path, in, e) || loop_path(l, out_path, out, e)) return -1;
-    if (judge_open(&judge, config, e)) return -1;
     loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "judge", .name = name});
-    int status = judge_file(&judge, in_path, out_path, NULL, &report, e);
-    judge_close(&judge);
+    int status = judge_rows(l, config, in, out, &report, e);
     if (!status) status = judge_report_json(&report, &facts, e);
     if (!status) {
         facts.data[--facts.len] = 0; /* its line break */

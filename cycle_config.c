@@ -85,8 +85,21 @@ static int check_loop(const CycleConfig *c, Err *e)
     return 0;
 }
 
+/* A judge, as if the run had filled it in. */
+static int check_judge(const CycleConfig *c, const JudgeConfig *j, const char *role, Err *e)
+{
+    JudgeConfig x = *j;
+    if (!strcmp(x.kind, "self")) x.model = c->model;
+    if (!strcmp(x.kind, "model") && !x.model)
+        return err_set(e, ERR_USAGE, "--%s model: --%s-model DIR is missing", role, role);
+    x.answers = ANSWERS_FILE;
+    return judge_config_check(&x, e) ? err_prefix(e, "%s", role) : 0;
+}
+
 int cycle_config_check(const CycleConfig *c, Err *e)
 {
+    if (check_judge(c, &c->judge, "judge", e) || check_judge(c, &c->validator, "validator", e))
+        return -1;
     if (check_loop(c, e) || generate_check(&c->sample, e)) return -1;
     if (generate_check(&c->validate, e)) return err_prefix(e, "validation");
     if (c->validate.samples != 1)

@@ -5,6 +5,7 @@
 #include "cycle.h"
 
 #define LEDGER_FILE "ledger.jsonl"
+#define ANSWERS_FILE "answers.jsonl"
 #define DEPLOYED_FILE "deployed.json"
 
 /* ---- the ledger (cycle_ledger.c) ----------------------------------------------------------- */
@@ -123,6 +124,11 @@ void policy_close(Policy *p);
 int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
                    const char *system, const char *prompts, const GenerateOptions *o,
                    const char *out, Err *e);
+/* A judge as this run has it. `self` that labels is the policy of the moment; `self` that validates
+ * is the first policy from beginning to end: what is measured must not move the ruler. The paths
+ * of adapter and answers are written into path[0] and path[1]. */
+int loop_judge(const Loop *l, const JudgeConfig *config, JudgeConfig *out,
+               char path[2][IO_PATH_MAX], Err *e);
 /* Stage "judge": RUN/in with actions into RUN/out. */
 int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
                 const char *out, Err *e);
