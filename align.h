@@ -44,6 +44,8 @@ extern const Command command_merge;
 extern const Command command_selftest;
 /* align_inspect.c */
 extern const Command command_inspect;
+/* align_report.c */
+extern const Command command_report;
 /* align_bench.c */
 extern const Command command_bench;
 

@@ -1,6 +1,7 @@
 /* align_cycle.c - align cycle: the whole loop, and what it tells while it goes. */
 #include "align.h"
 #include "cycle.h"
+#include "report.h"
 
 #include <math.h>
 #include <string.h>
@@ -515,6 +516,15 @@ static int print_config(const Options *o, Err *e)
 
 /* ---- the command --------------------------------------------------------------------------- */
 
+/* RUN/report.html, of what the finished run holds. */
+static int write_report(const CycleConfig *c, Err *e)
+{
+    char path[IO_PATH_MAX];
+    return io_path(path, sizeof path, c->run, REPORT_FILE, e) || report_write(c->run, path, 0, e)
+               ? -1
+               : 0;
+}
+
 static int cycle_command(const Options *o, Err *e)
 {
     CycleConfig c;
@@ -536,6 +546,7 @@ static int cycle_command(const Options *o, Err *e)
     progress_end(&show.progress);
     progress_end(&show.train.progress);
     if (!status && option_flag(o, "auto")) status = sign_automatically(c.run, &result, e);
+    if (!status) status = write_report(&c, e);
     if (!status)
         status = option_flag(o, "json") ? put_json(&out, &result, e) : put_table(&out, &result, e);
     if (!status) status = print_text(&out, e);

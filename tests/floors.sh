@@ -6,7 +6,7 @@
 # Usage: tests/floors.sh [DIRECTORY]     (exit 1 where an include goes up, right or nowhere)
 
 house="base maths
-tensor json io
+tensor json io html
 tape tokenizer chat
 lora model
 data kto dpo score generate

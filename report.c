@@ -1,0 +1,224 @@
+/* report.c - the page: its head, the order of its sections, the ledger, how to repeat the run. */
+#include "report_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- the head ------------------------------------------------------------------------------ */
+
+static void put_change(Html *h, const Report *r, const char *key, const char *name)
+{
+    Estimate first = report_estimate(json_get(r->results, "first"), key),
+             last = report_estimate(r->results, key);
+    html_putf(h, "<strong>%s</strong> ", name);
+    html_figure(h, first.value);
+    html_put(h, " &rarr; ");
+    html_figure(h, last.value);
+    if (isfinite(last.value)) html_putf(h, " [%.3f, %.3f]", last.low, last.high);
+}
+
+/* What a reader should know if nothing else is read: both failures, side by side. */
+static void put_summary(Html *h, const Report *r)
+{
+    if (!r->results) {
+        html_put(h,
+                 "<p class=\"bad\">This run is not finished: the page shows what there is.</p>\n");
+        return;
+    }
+    const Json *first = json_get(r->results, "first");
+    if (!first || first->type != JSON_OBJECT) return;
+    html_put(h, "<p>On the test prompts, first to last policy: ");
+    put_change(h, r, "safety_score", "Safety Score");
+    html_put(h, "; ");
+    put_change(h, r, "erroneous_refusal", "erroneous refusal");
+    html_put(h, "; ");
+    put_change(h, r, "severe_failures", "severe failures");
+    html_put(h, ".</p>\n");
+}
+
+static void put_head(Html *h, const Report *r)
+{
+    html_put(h, "<h1>Report of ");
+    html_put(h, r->n_entries ? "an alignment loop" : "a training run");
+    html_put(h, "</h1>\n<p class=\"soft\">Model <code>");
+    html_json(h, json_get(r->config, "model"));
+    html_put(h, "</code>, data <code>");
+    html_json(h, json_get(r->config, "data"));
+    html_put(h, "</code></p>\n");
+    if (!r->n_entries) return;
+    put_summary(h, r);
+    html_put(h, "<nav aria-label=\"Sections\"><ul>");
+    static const char *const links[][2] = {
+        {"figures", "Safety and refusal"},
+        {"choices", "Choices"},
+        {"actions", "Actions"},
+        {"judges", "Judges"},
+        {"curves", "Training"},
+        {"ledger", "Ledger"},
+        {"repeat", "Repeat"},
+        {"answers", "Answers"},
+    };
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++)
+        html_putf(h, "<li><a href=\"#%s\">%s</a></li>", links[i][0], links[i][1]);
+    html_put(h, "</ul></nav>\n");
+}
+
+/* ---- training ------------------------------------------------------------------------------ */
+
+static int put_training(Html *h, const Report *r, Err *e)
+{
+    char path[IO_PATH_MAX], name[128], title[128];
+    html_put(h,
+             "<h2 id=\"curves\">Training</h2>\n<p class=\"soft\">Lines are means; where a picture "
+             "has fewer columns than there are steps, bands reach from the least to the largest "
+             "value.</p>\n");
+    for (size_t i = 0; i < r->n_entries; i++) {
+        const Json *x = r->entries[i], *method = json_get(x, "name");
+        uint64_t cycle;
+        if (!json_is(json_get(x, "event"), "train") || json_u64(json_get(x, "cycle"), &cycle) ||
+            !json_is(json_get(json_get(x, "facts"), "status"), "trained"))
+            continue;
+        if (!method || method->type != JSON_STRING || strchr(method->text, '/'))
+            return err_set(e, ERR_DATA, "ledger.jsonl: entry %zu trains nothing known", i);
+        snprintf(name, sizeof name, "cycle-%llu/%.40s/metrics.jsonl", (unsigned long long)cycle,
+                 method->text);
+        snprintf(title, sizeof title, "Cycle %llu, %.40s", (unsigned long long)cycle, method->text);
+        if (io_path(path, sizeof path, r->dir, name, e) || report_put_curves(h, path, title, e))
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- ledger and repetition ----------------------------------------------------------------- */
+
+static void put_ledger(Html *h, const Report *r)
+{
+    const Json *head = json_get(r->entries[r->n_entries - 1], "hash");
+    html_putf(h, "<h2 id=\"ledger\">Ledger</h2>\n<p>%zu entries; hash of the last one:</p>\n<pre>",
+              r->n_entries);
+    html_json(h, head);
+    html_put(h, "</pre>\n<p class=\"soft\">Each entry carries the hash of the one before it, so a "
+                "changed past shows (<code>align inspect RUN --verify</code>). Who can write the "
+                "files can rewrite the whole chain: keep this hash elsewhere.</p>\n"
+                "<details><summary>All entries</summary>\n<div class=\"wide\"><table>\n"
+                "<caption>What happened, in order</caption>\n<thead><tr>"
+                "<th scope=\"col\" class=\"n\">Entry</th><th scope=\"col\">Time</th>"
+                "<th scope=\"col\" class=\"n\">Cycle</th><th scope=\"col\">Event</th>"
+                "<th scope=\"col\">Of</th><th scope=\"col\">Hash</th></tr></thead>\n<tbody>\n");
+    for (size_t i = 0; i < r->n_entries; i++) {
+        static const char *const cells[] = {"entry", "time", "cycle", "event", "name"};
+        html_put(h, "<tr>");
+        for (size_t k = 0; k < sizeof cells / sizeof *cells; k++) {
+            html_put(h, k == 0 || k == 2 ? "<td class=\"n\">" : "<td>");
+            html_json(h, json_get(r->entries[i], cells[k]));
+            html_put(h, "</td>");
+        }
+        const Json *hash = json_get(r->entries[i], "hash");
+        html_put(h, "<td><code>");
+        if (hash && hash->type == JSON_STRING)
+            html_text(h, hash->text, hash->len < 12 ? hash->len : 12);
+        html_put(h, "</code></td></tr>\n");
+    }
+    html_put(h, "</tbody></table></div></details>\n");
+}
+
+/* The facts of an entry as a list, "model_sha256 c8d9...". */
+static void put_facts(Html *h, const Json *entry)
+{
+    const Json *facts = json_get(entry, "facts");
+    if (!facts || !facts->child) return;
+    html_put(h, "<div class=\"wide\"><table>\n<caption>Inputs, as recorded</caption>\n<tbody>\n");
+    for (const Json *x = facts->child; x; x = x->next) {
+        html_put(h, "<tr><th scope=\"row\">");
+        html_text(h, x->key, x->key_len);
+        html_put(h, "</th><td><code>");
+        html_json(h, x);
+        html_put(h, "</code></td></tr>\n");
+    }
+    html_put(h, "</tbody></table></div>\n");
+}
+
+/* One member a line; with --redact the system message is left out. */
+static void put_config(Html *h, const Report *r)
+{
+    html_put(h, "<h3>config.json</h3>\n<pre>");
+    for (const Json *x = r->config->child; x; x = x->next) {
+        html_text(h, x->key, x->key_len);
+        html_put(h, " = ");
+        if (r->redact && !strcmp(x->key, "system") && x->type != JSON_NULL)
+            html_put(h, "(left out)");
+        else
+            html_json(h, x);
+        html_put(h, "\n");
+    }
+    html_put(h, "</pre>\n");
+}
+
+static int put_repeat(Html *h, Report *r, Err *e)
+{
+    char path[IO_PATH_MAX];
+    html_put(h, "<h2 id=\"repeat\">Repeat</h2>\n<p class=\"soft\">Same binary and kernel, same "
+                "bits, whatever the number of threads; with <code>--kernel ref</code> on every "
+                "machine.</p>\n");
+    if (r->n_entries) put_facts(h, report_entry(r, "begin", 0, ""));
+    if (io_path(path, sizeof path, r->dir, "inputs.json", e)) return -1;
+    if (!r->n_entries && io_exists(path)) {
+        const Json *inputs = report_json(r, "inputs.json", e);
+        if (!inputs) return -1;
+        html_put(h, "<h3>inputs.json</h3>\n<pre>");
+        for (const Json *x = inputs->child; x; x = x->next) {
+            html_text(h, x->key, x->key_len);
+            html_put(h, " = ");
+            html_json(h, x);
+            html_put(h, "\n");
+        }
+        html_put(h, "</pre>\n");
+    }
+    put_config(h, r);
+    return 0;
+}
+
+/* ---- the page ------------------------------------------------------------------------------ */
+
+static int put_cycle_run(Html *h, Report *r, Err *e)
+{
+    if (report_put_figures(h, r, e)) return -1;
+    report_put_selection(h, r);
+    if (report_put_confusion(h, r, e)) return -1;
+    report_put_judges(h, r);
+    if (put_training(h, r, e)) return -1;
+    put_ledger(h, r);
+    return put_repeat(h, r, e) || report_put_answers(h, r, e) ? -1 : 0;
+}
+
+static int put_training_run(Html *h, Report *r, Err *e)
+{
+    char path[IO_PATH_MAX];
+    if (io_path(path, sizeof path, r->dir, "metrics.jsonl", e) ||
+        report_put_curves(h, path, "Curves", e))
+        return -1;
+    return put_repeat(h, r, e);
+}
+
+int report_write(const char *run, const char *path, int redact, Err *e)
+{
+    Report r;
+    Html h = {.e = e};
+    Text style = {0};
+    int status = report_open(&r, run, e);
+    r.redact = redact;
+    if (!status) status = text_addf(&style, e, "%s%s", chart_style, answers_style);
+    if (!status) {
+        html_begin(&h, r.n_entries ? "Alignment loop" : "Training run", style.data, 0);
+        put_head(&h, &r);
+        status = r.n_entries ? put_cycle_run(&h, &r, e) : put_training_run(&h, &r, e);
+        html_end(&h);
+    }
+    if (!status)
+        status = html_write(&h, path, e);
+    else
+        text_free(&h.text);
+    text_free(&style);
+    report_close(&r);
+    return status ? -1 : 0;
+}

@@ -1,0 +1,103 @@
+/* report_parts.h - what the files of the report share with each other, and with nobody else. */
+#ifndef ALIGN_REPORT_PARTS_H
+#define ALIGN_REPORT_PARTS_H
+
+#include "evaluate.h"
+#include "html.h"
+#include "report.h"
+
+/* ---- the run, read (report_read.c) --------------------------------------------------------- */
+
+/* The policy after a cycle, on the validation prompts. */
+typedef struct {
+    size_t cycle;
+    const Json *selection; /* selection.json; NULL for cycle 0 */
+    const Json *promoted;  /* the method, or NULL: the parent stays */
+    const Json *metrics;   /* safety_score, ... of the policy after this cycle */
+    char examined[64];     /* folder of its answers to the validation prompts */
+} ReportCycle;
+
+typedef struct {
+    const char *dir;
+    int redact;
+    const Json **entries; /* of the ledger, [n_entries]; 0: a training run */
+    size_t n_entries;
+    const Json *config;  /* config.json */
+    const Json *results; /* results.json; NULL: not finished */
+    ReportCycle *cycles; /* [n_cycles], cycle 0 first */
+    size_t n_cycles;
+    Pool pool;
+} Report;
+
+int report_open(Report *r, const char *dir, Err *e);
+void report_close(Report *r);
+/* A JSON file of the run, in its pool; NULL with *e filled. */
+const Json *report_json(Report *r, const char *name, Err *e);
+/* An entry of the ledger, or NULL. */
+const Json *report_entry(const Report *r, const char *event, uint64_t cycle, const char *name);
+/* {"value","low","high"}; NAN for what is absent or null. */
+Estimate report_estimate(const Json *metrics, const char *name);
+double report_number(const Json *object, const char *key); /* NAN where absent or no number */
+
+/* Columns of metrics.jsonl by key; values[k][i] is NAN where row i has none. */
+typedef struct {
+    size_t rows, cap, n_keys;
+    const char *const *keys;
+    double **values;
+} ReportMetrics;
+int report_metrics(ReportMetrics *m, const char *path, const char *const *keys, size_t n_keys,
+                   Err *e);
+void report_metrics_free(ReportMetrics *m);
+
+/* ---- charts (report_svg.c) ----------------------------------------------------------------- */
+
+/* A plane with axes. Marks and lines are drawn between chart_begin and chart_end. */
+typedef struct {
+    const char *title, *describe; /* read out by programs for people who do not see */
+    const char *x_name, *y_name;
+    double x0, x1, y0, y1; /* what is shown; chart_fit widens it, chart_begin rounds it */
+    double width, height;  /* of the picture */
+    int whole_x;           /* ticks of x are whole numbers */
+    size_t n_labels;       /* placed so far */
+    struct {
+        double x0, y0, x1, y1;
+    } labels[128];
+} Chart;
+#define CHART_EMPTY(a, b) ((a) > (b))
+
+/* A series has a colour and a mark: circle, square, triangle; hollow ones are candidates that were
+ * not promoted. */
+enum { SERIES_COUNT = 3 };
+typedef struct {
+    Estimate x, y; /* low = high: no interval is drawn */
+    int series, hollow;
+    const char *label; /* of ours; "" = none */
+} ChartPoint;
+
+void chart_fit(Chart *c, double x, double y);
+/* Room around what was fitted, at least `least` high and wide; inside [0, 1] where unit is set. */
+void chart_room(Chart *c, double least, int unit);
+void chart_begin(Html *h, Chart *c);
+void chart_point(Html *h, Chart *c, const ChartPoint *p);
+/* A line through (x[i], y[i]); NAN interrupts it. More points than the picture can show are drawn
+ * as the mean of each bucket, over a band from its least to its largest value. */
+void chart_line(Html *h, Chart *c, const double *x, const double *y, size_t n, int series);
+void chart_end(Html *h);
+/* The mark of a series, for legends. */
+void chart_key(Html *h, int series, int hollow, const char *text);
+extern const char chart_style[];
+
+/* ---- sections ------------------------------------------------------------------------------ */
+
+/* report_cycles.c: figures, trade-off, selection, confusion, judges. */
+int report_put_figures(Html *h, Report *r, Err *e);
+void report_put_selection(Html *h, const Report *r);
+int report_put_confusion(Html *h, Report *r, Err *e);
+void report_put_judges(Html *h, const Report *r);
+/* report_train.c: curves of one training run; folder is shown as its name. */
+int report_put_curves(Html *h, const char *path, const char *name, Err *e);
+/* report_answers.c */
+int report_put_answers(Html *h, Report *r, Err *e);
+extern const char answers_style[];
+
+#endif

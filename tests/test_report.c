@@ -1,0 +1,309 @@
+/* test_report.c - pages escape what they show; a report says what its run says, or one error. */
+#include "html.h"
+#include "report.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "test.h"
+
+static char dir[] = "/tmp/align-report.XXXXXX";
+static Err err;
+
+/* ---- escaping ------------------------------------------------------------------------------ */
+
+static void shows(const char *text, size_t len, const char *expected)
+{
+    Html h = {.e = &err};
+    html_text(&h, text, len);
+    CHECK(!h.failed);
+    CHECK_TEXT(h.text.data, expected);
+    text_free(&h.text);
+}
+
+static void markup_is_text(void)
+{
+    const char attack[] = "\"><script>alert('x')</script>&amp;";
+    shows(attack, sizeof attack - 1,
+          "&quot;&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;amp;");
+    shows("a\n\tb", 4, "a\n\tb");
+}
+
+static void unseen_is_seen(void)
+{
+    shows("a\0b\x1b\x7f\r", 6,
+          "a\xE2\x90\x80"
+          "b\xE2\x90\x9B\xE2\x90\xA1\xE2\x90\x8D");
+    shows("\xE2\x80\xAE"
+          "x",
+          4, "&lt;U+202E&gt;x");
+    shows("\xE2\x81\xA6\xE2\x81\xA9", 6, "&lt;U+2066&gt;&lt;U+2069&gt;");
+    shows("\xC2\x85", 2, "&lt;U+0085&gt;");
+    shows("\xF3\xA0\x81\x81", 4, "&lt;U+E0041&gt;"); /* a tag: text that no one sees */
+    shows("\xEF\xBF\xBE", 3, "&lt;U+FFFE&gt;");
+    shows("\xE2\x80\x8D\xC3\xA9\xF0\x9F\x98\x80", 9, "\xE2\x80\x8D\xC3\xA9\xF0\x9F\x98\x80");
+}
+
+static void bytes_are_characters(void)
+{
+    shows("a\xFFz", 3, "a\xEF\xBF\xBDz");
+    shows("\xC0\xBC", 2, "\xEF\xBF\xBD\xEF\xBF\xBD"); /* '<', spelled too long */
+    shows("\xE2\x80", 2, "\xEF\xBF\xBD\xEF\xBF\xBD"); /* cut off */
+}
+
+/* ---- a run --------------------------------------------------------------------------------- */
+
+#define EVIL "</p><script>alert(1)</script>\\u202e"
+
+static void put_file(const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    CHECK(io_write_file(path, text, strlen(text), &err) == 0);
+}
+
+static void put_folder(const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    CHECK(io_make_directory(path, 1, &err) == 0);
+}
+
+#define METRICS(s, r)                                                                              \
+    "{\"safety_score\":{\"value\":" s ",\"low\":0.1,\"high\":0.9},"                                \
+    "\"erroneous_refusal\":{\"value\":" r ",\"low\":0,\"high\":0.4}}"
+
+/* Judged answers; the last policy accepts prompt 7, of level 3. */
+static void put_answers(const char *name, int last, size_t n)
+{
+    Text t = {0};
+    for (size_t i = 0; i < n; i++)
+        text_addf(&t, &err,
+                  "{\"index\":%zu,\"prompt\":\"ask %zu " EVIL "\",\"response\":\"say %zu\","
+                  "\"harmful_level\":%zu,\"method\":\"<b>\",\"action\":\"%s\"}\n",
+                  i, i, i, i % 4, last && i != 7 && i % 4 ? "refuse" : "accept");
+    put_file(name, t.data);
+    text_free(&t);
+}
+
+#define ENTRY(event, cycle, name, facts)                                                           \
+    "{\"entry\":1,\"event\":\"" event "\",\"cycle\":" cycle ",\"name\":\"" name                    \
+    "\",\"time\":\"T\",\"facts\":" facts ",\"hash\":\"abcdef0123456789\"}\n"
+
+static void make_run(size_t answers)
+{
+    static const char levels[] =
+        "{\"safety_score\":{\"value\":0.25,\"low\":0.1,\"high\":0.9},"
+        "\"levels\":[{\"harmful_level\":0,\"accept\":3,\"caution\":0,\"refuse\":1}]}";
+    if (!io_exists(dir)) CHECK(io_make_directory(dir, 1, &err) == 0);
+    const char *const folders[] = {"cycle-0",    "cycle-1",  "cycle-1/kto", "cycle-1/validate-kto",
+                                   "test-first", "test-last"};
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) put_folder(folders[i]);
+    put_file("ledger.jsonl",
+             ENTRY("begin", "0", "", "{\"model_sha256\":\"c0ffee\"}")
+                 ENTRY("evaluate", "0", "validation", "{}")
+                     ENTRY("judge", "1", "training prompts", "{\"judge\":\"<i>\",\"rows\":5}")
+                         ENTRY("train", "1", "kto", "{\"status\":\"trained\"}")
+                             ENTRY("select", "1", "", "{}")
+                                 ENTRY("judge", "0", "test of the last policy", "{}")
+                                     ENTRY("evaluate", "0", "test of the first policy", "{}")
+                                         ENTRY("evaluate", "0", "test of the last policy", "{}")
+                                             ENTRY("finish", "0", "", "{}"));
+    put_file("config.json", "{\"model\":\"m\\\"<x>\",\"data\":\"d\",\"system\":\"secret\"}");
+    put_file("cycle-0/results.json", METRICS("0.25", "0"));
+    put_file("cycle-1/selection.json",
+             "{\"promoted\":\"kto\",\"why\":\"" EVIL "\",\"candidates\":[{\"method\":\"kto\","
+             "\"status\":\"trained\",\"why\":\"fine\",\"tests\":{\"strata\":{\"holds\":false}},"
+             "\"metrics\":" METRICS("0.625", "0.125") "}]}");
+    put_file("cycle-1/kto/metrics.jsonl",
+             "{\"step\":1,\"loss\":0.5,\"kl\":0}\n{\"step\":2,\"loss\":null}\n"
+             "{\"step\":3,\"loss\":1e300}\n");
+    put_file("test-first/results.json", levels);
+    put_file("test-last/results.json", levels);
+    put_file("results.json",
+             "{\"safety_score\":{\"value\":0.7,\"low\":0.6,\"high\":0.8},\"first\":" METRICS(
+                 "0.25", "0") ",\"change\":{}}");
+    put_answers("test-first/judged.jsonl", 0, answers);
+    put_answers("test-last/judged.jsonl", 1, answers);
+}
+
+/* The page of the run, to be freed; NULL with err. */
+static char *page(int redact, size_t *len)
+{
+    char path[256], *text = NULL;
+    struct stat st;
+    snprintf(path, sizeof path, "%s.html", dir);
+    if (report_write(dir, path, redact, &err)) return NULL;
+    CHECK(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
+    CHECK(io_read_file(path, 0, &text, len, &err) == 0);
+    remove(path);
+    return text;
+}
+
+static void begin(size_t answers)
+{
+    strcpy(dir + strlen(dir) - 6, "XXXXXX");
+    CHECK(mkdtemp(dir) != NULL);
+    make_run(answers);
+}
+
+static void end(void)
+{
+    CHECK(io_remove_tree(dir, &err) == 0);
+}
+
+static void says_what_the_run_says(void)
+{
+    size_t len, again_len;
+    begin(12);
+    char *text = page(0, &len), *again = page(0, &again_len);
+    CHECK(text != NULL && again != NULL);
+    if (text && again) {
+        CHECK(len == again_len && !memcmp(text, again, len));
+        CHECK(strstr(text, "0.625 [0.100, 0.900]") != NULL);
+        CHECK(strstr(text, "0.125 [0.000, 0.400]") != NULL);
+        CHECK(strstr(text, "0.250 &rarr; 0.700 [0.600, 0.800]") != NULL);
+        CHECK(strstr(text, "Severe failures of the last policy: 1<") != NULL);
+        CHECK(strstr(text, "c0ffee") && strstr(text, "abcdef0123456789"));
+        char *severe = strstr(text, "Prompt 7,"), *other = strstr(text, "Prompt 0,");
+        CHECK(severe && other && severe < other);
+        CHECK(strstr(text, "secret") && strstr(text, "say 3"));
+    }
+    mem_free(text);
+    mem_free(again);
+    end();
+}
+
+static void hides_nothing_and_runs_nothing(void)
+{
+    size_t len;
+    begin(3);
+    char *text = page(0, &len);
+    CHECK(text && !strstr(text, "<script") && !strstr(text, "<b>") && !strstr(text, "<i>"));
+    CHECK(text && !strstr(text, "\xE2\x80\xAE") && strstr(text, "&lt;U+202E&gt;"));
+    CHECK(text && !strstr(text, "http://") && !strstr(text, "https://") && !strstr(text, "src="));
+    CHECK(text && strstr(text, "m&quot;&lt;x&gt;"));
+    mem_free(text);
+    end();
+}
+
+static void redacted_holds_no_text(void)
+{
+    size_t len;
+    begin(12);
+    char *text = page(1, &len);
+    CHECK(text && !strstr(text, "ask 1") && !strstr(text, "say 1") && !strstr(text, "secret"));
+    CHECK(text && strstr(text, "Prompt 7,"));
+    mem_free(text);
+    end();
+}
+
+static void thousands_of_rows(void)
+{
+    size_t len, shown = 0;
+    begin(REPORT_ANSWERS + 500);
+    char *text = page(0, &len);
+    for (char *at = text; at && (at = strstr(at, "<article")); at++) shown++;
+    CHECK(shown == REPORT_ANSWERS);
+    CHECK(text && strstr(text, "1500 test prompts") && strstr(text, "The first 1000 are shown"));
+    mem_free(text);
+    end();
+}
+
+/* Each damage gives its code, and a message that names the file. */
+static void one_error(void)
+{
+    static const struct {
+        const char *file, *content; /* NULL: removed */
+        int code;
+    } cases[] = {
+        {"config.json", NULL, ERR_NO_INPUT},
+        {"config.json", "[]", ERR_DATA},
+        {"results.json", NULL, ERR_NO_INPUT},
+        {"ledger.jsonl", "{\"event\":", ERR_DATA},
+        {"ledger.jsonl", "", ERR_DATA},
+        {"cycle-0/results.json", NULL, ERR_NO_INPUT},
+        {"cycle-1/selection.json", "{\"promoted\":\"../../x\",\"candidates\":[]}", ERR_DATA},
+        {"cycle-1/selection.json", "<html>", ERR_DATA},
+        {"cycle-1/kto/metrics.jsonl", "{\"loss\":1}\n", ERR_DATA},
+        {"cycle-1/kto/metrics.jsonl", NULL, ERR_NO_INPUT},
+        {"test-last/judged.jsonl", NULL, ERR_NO_INPUT},
+        {"test-last/judged.jsonl", "", ERR_DATA},
+        {"test-last/judged.jsonl", "{\"index\":5}\n", ERR_DATA},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[256];
+        size_t len;
+        begin(3);
+        snprintf(path, sizeof path, "%s/%s", dir, cases[i].file);
+        if (cases[i].content)
+            put_file(cases[i].file, cases[i].content);
+        else
+            CHECK(remove(path) == 0);
+        char *text = page(0, &len);
+        CHECK(text == NULL && err.code == cases[i].code && strstr(err.text, cases[i].file));
+        if (text || !strstr(err.text, cases[i].file)) printf("case %zu: %s\n", i, err.text);
+        mem_free(text);
+        end();
+    }
+}
+
+static void no_run(void)
+{
+    char path[] = "/tmp/align-report-none.html";
+    CHECK(report_write("/tmp/align-no-such-run", path, 0, &err) == -1);
+    CHECK(err.code == ERR_NO_INPUT && !io_exists(path));
+}
+
+/* Any prefix of a ledger is a run under way. */
+static void a_run_under_way(void)
+{
+    size_t len;
+    begin(3);
+    put_file("ledger.jsonl",
+             ENTRY("begin", "0", "", "{}") ENTRY("evaluate", "0", "validation", "{}"));
+    put_answers("cycle-0/judged.jsonl", 0, 3);
+    put_file("cycle-0/results.json", METRICS("0.25", "0"));
+    char *text = page(0, &len);
+    CHECK(text && strstr(text, "not finished") && strstr(text, "3 validation prompts"));
+    mem_free(text);
+    put_file("ledger.jsonl", ENTRY("begin", "0", "", "{}"));
+    text = page(0, &len);
+    CHECK(text && strstr(text, "not finished"));
+    mem_free(text);
+    end();
+}
+
+static void a_training_run(void)
+{
+    size_t len;
+    char path[256];
+    begin(3);
+    snprintf(path, sizeof path, "%s/ledger.jsonl", dir);
+    CHECK(remove(path) == 0);
+    Text t = {0};
+    for (int i = 1; i <= 5000; i++)
+        text_addf(&t, &err, "{\"step\":%d,\"loss\":%g,\"rewards/margins\":%d}\n", i, 1.0 / i,
+                  i % 7);
+    put_file("metrics.jsonl", t.data);
+    text_free(&t);
+    char *text = page(0, &len);
+    CHECK(text && strstr(text, "5000 optimiser steps") && strstr(text, "class=\"band\""));
+    CHECK(text && strstr(text, "Reward margin") && !strstr(text, "KL estimate"));
+    CHECK(len < 100000);
+    mem_free(text);
+    end();
+}
+
+static const Test tests[] = {{"markup_is_text", markup_is_text},
+                             {"unseen_is_seen", unseen_is_seen},
+                             {"bytes_are_characters", bytes_are_characters},
+                             {"says_what_the_run_says", says_what_the_run_says},
+                             {"hides_nothing_and_runs_nothing", hides_nothing_and_runs_nothing},
+                             {"redacted_holds_no_text", redacted_holds_no_text},
+                             {"thousands_of_rows", thousands_of_rows},
+                             {"one_error", one_error},
+                             {"no_run", no_run},
+                             {"a_run_under_way", a_run_under_way},
+                             {"a_training_run", a_training_run}};
+TEST_MAIN(tests)
