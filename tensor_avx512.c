@@ -306,6 +306,7 @@ INLINE void few_along_of(float *const *c, const float *a, int width, int rows, i
     for (size_t k = 0; k < depth; k++, data += stride, a += width) {
         __m512 row[FEW_VECTORS];
         _mm_prefetch(data + AHEAD, _MM_HINT_T0);
+        if (t == DTYPE_F32) _mm_prefetch(data + AHEAD + CACHE_LINE, _MM_HINT_T0);
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             row[v] = load_stored(data + (size_t)v * WIDTH * size_of(t), 0xffff, t);
@@ -369,7 +370,7 @@ static const Kernels table = {
                 .cols = COLS,
                 .lanes = WIDTH,
                 .few = FEW,
-                .depth = 512,
+                .depth = PRODUCT_DEPTH,
                 .size = sizeof(float),
                 .step = 1,
                 .tile = avx512_tile,

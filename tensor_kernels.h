@@ -43,7 +43,7 @@ struct ProductBodies {
     size_t rows, cols; /* of a tile */
     size_t lanes;      /* tiles may have fewer columns than cols: any multiple of lanes */
     size_t few;        /* up to so many rows, a power of two, work without a panel; 0: never */
-    size_t depth;      /* terms of a chain that a panel holds, at most PRODUCT_DEPTH */
+    size_t depth; /* terms of a chain that a panel holds: depth x size <= PRODUCT_DEPTH reals */
     size_t size, step; /* bytes of a packed number; packed depths are multiples of step */
     /* c[i][j] = (add ? c[i][j] : 0) + sum_k a[k][i] b[k][j], chains over k, for i < rows and
      * j < cols. `a` is packed for the rows of a tile. */

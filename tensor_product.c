@@ -27,9 +27,9 @@
 
 enum {
     TASKS_PER_THREAD = 4, /* so that an uneven finish costs little */
-    FEW_ALONG_SHORT = 16,
-    FEW_ALONG_DEPTH = 64,
-    FEW_ALONG_COLS = PRODUCT_PANEL / TILE_ROWS_MAX
+    FEW_ALONG_SHORT = 16, /* stored rows at a time, read side by side: for up to four rows of A, */
+    FEW_ALONG_DEPTH = 64, /* for more, where sums go to and from memory less often */
+    FEW_ALONG_COLS = PRODUCT_PANEL / TILE_ROWS_MAX /* columns whose sums wait in scratch */
 };
 
 /* One part of the output, in one thread. */
