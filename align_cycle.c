@@ -47,6 +47,8 @@ static const Option judging_rows[] = {
     {"judge", 0, OPTION_CHOICE, "rules", JUDGE_WORDS, "who labels the training samples"},
     {"validator", 0, OPTION_CHOICE, "rules", JUDGE_WORDS,
      "who labels the answers that are compared, and those to the test prompts"},
+    {"reviewed", 0, OPTION_FILE, NULL, NULL,
+     "people's answers, JSONL as review pages save them: they count over any judge"},
     {"max-added-refusal", 0, OPTION_NUMBER, "0.02", "[0,1]",
      "most that the upper bound of a candidate's added erroneous refusal may be"},
     {"confidence", 0, OPTION_NUMBER, "0.95", "[0.5,1)",
@@ -195,6 +197,7 @@ static JudgeConfig judge_from(const Options *o, const char *kind, const OptionGr
     enum { RULES, MODEL, ADAPTER, MODE, ORDER, UNCALIBRATED, LENGTH, COMMAND, TIMEOUT, RETRIES };
     const Option *row = group->rows;
     JudgeConfig c = {.kind = kind,
+                     .reviewed = option_text(o, "reviewed"),
                      .mode = option_is(o, row[MODE].name, "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
                      .uncalibrated = option_flag(o, row[UNCALIBRATED].name),
                      .max_length = (size_t)option_count(o, row[LENGTH].name)};

@@ -1,6 +1,7 @@
 /* align_judge.c - align judge: who judges, what the verdicts are, and how far people agree. */
 #include "align.h"
 #include "evaluate_gold.h"
+#include "evaluate_review.h"
 
 #include <math.h>
 #include <string.h>
@@ -56,9 +57,19 @@ static const Option command_judge_rows[] = {
 static const OptionGroup command_judge_group =
     OPTION_GROUP("A program that judges", command_judge_rows);
 
+static const Option people_rows[] = {
+    {"review", 0, OPTION_COUNT, "0", "[0,100000]",
+     "instead of judging: so many judged rows as a page on which a person judges; -o page.html"},
+    {"review-seed", 0, OPTION_COUNT, "0", NULL, "draws the random half of the page"},
+    {"reviewed", 0, OPTION_FILE, NULL, NULL,
+     "what such pages saved, JSONL: people's answers count over the judge's"},
+};
+static const OptionGroup people_group = OPTION_GROUP("People", people_rows);
+
 static const OptionGroup *const judge_groups[] = {
     &judge_group,  &model_judge_group, &group_adapter, &command_judge_group,
-    &group_engine, &group_seed,        &group_quiet,   NULL};
+    &people_group,
+                                                  &group_engine, &group_seed,        &group_quiet,   NULL};
 static const OptionTable judge_table = {"judge", "labels answers accept, caution or refuse", NULL,
                                         "align judge --data responses.jsonl -o judged.jsonl",
                                         judge_groups};
@@ -172,7 +183,8 @@ static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX],
                        .timeout = option_number(o, "judge-timeout"),
                        .retries = (size_t)option_count(o, "judge-retries"),
                        .allow_external = option_flag(o, "allow-external"),
-                       .answers = option_text(o, "answers")};
+                       .answers = option_text(o, "answers"),
+                       .reviewed = option_text(o, "reviewed")};
     if (c->answers) return 0;
     int n = snprintf(path, IO_PATH_MAX, "%s.answers", option_text(o, "output"));
     if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
@@ -193,6 +205,57 @@ static int judge_rows_of(const Options *o, const JudgeConfig *config, Gold *gold
                                       (size_t)option_count(o, "resamples"), e));
     judge_close(&judge);
     return status ? -1 : 0;
+}
+
+/* How often people disagreed, and what that makes of the figures. */
+static int put_review(Text *out, const ReviewCorrection *r, Err *e)
+{
+    if (text_addf(out, e, "\npeople judged %zu rows and disagreed on %zu; at random %zu, on %zu\n",
+                  r->reviewed, r->overruled, r->random, r->random_overruled))
+        return -1;
+    for (int i = 0; i < REVIEW_FIGURES; i++) {
+        const Estimate *x = &r->corrected[i];
+        if (!isfinite(r->judge[i].value)) continue;
+        if (text_addf(out, e, "%-20s by the judge %.3f, corrected ",
+                      evaluate_names[review_metrics[i]], r->judge[i].value))
+            return -1;
+        int status = isfinite(x->value)
+                         ? text_addf(out, e, "%.3f [%.3f, %.3f] by %zu random rows\n", x->value,
+                                     x->low, x->high, r->sampled[i])
+                         : text_addf(out, e, "n/a: at least 2 random rows of each level needed\n");
+        if (status) return -1;
+    }
+    if (r->random && !r->random_overruled)
+        return text_addf(out, e,
+                         "no disagreement in %zu random rows does not show an error rarer than "
+                         "%.3f\n",
+                         r->random, evaluate_unseen(r->random, EVALUATE_CONFIDENCE));
+    return 0;
+}
+
+/* The same, of the rows written, behind the report. */
+static int put_people(const Options *o, Text *out, Err *e)
+{
+    ReviewCorrection r;
+    if (!option_text(o, "reviewed")) return 0;
+    if (evaluate_review(&r, option_text(o, "output"), e)) return -1;
+    if (!option_flag(o, "json")) return put_review(out, &r, e);
+    out->len -= strlen("}\n");
+    return text_addf(out, e, ",\"people\":") || evaluate_review_json(&r, out, e) ||
+                   text_add(out, "}\n", 2, e)
+               ? -1
+               : 0;
+}
+
+static int write_page(const Options *o, Err *e)
+{
+    size_t shown;
+    const char *page = option_text(o, "output");
+    if (judge_review_page(option_text(o, "data"), page, (size_t)option_count(o, "review"),
+                          option_count(o, "review-seed"), &shown, e))
+        return -1;
+    log_note(notes(), 'i', "%s: %zu answers to judge; open it in a browser", page, shown);
+    return 0;
 }
 
 /* The report: for people, or one JSON object. */
@@ -237,12 +300,14 @@ static int judge_command(const Options *o, Err *e)
         if (!option_text(o, needed[i]))
             return err_set(e, ERR_USAGE, "--%s FILE is missing", needed[i]);
     }
+    if (option_count(o, "review")) return write_page(o, e);
     if (config_from(o, &config, answers, e)) return -1;
     threads_from(o);
     int status = field && gold_open(&gold, field, !option_is(o, "judge", "rules"), e) ? -1 : 0;
     if (!status) status = judge_rows_of(o, &config, field ? &gold : NULL, &report, e);
     if (!status)
         status = put_report(&out, &report, field ? &gold : NULL, option_flag(o, "json"), e);
+    if (!status) status = put_people(o, &out, e);
     if (!status) status = print_text(&out, e);
     text_free(&out);
     gold_close(&gold);

@@ -342,19 +342,26 @@ int judge_open(Judge *j, const JudgeConfig *c, Err *e)
     if (judge_config_check(c, e)) return -1;
     for (size_t i = 0; i < judge_kind_count; i++)
         if (!strcmp(judge_kinds[i].name, c->kind)) j->kind = &judge_kinds[i];
-    if (!j->kind->open(j, c, e)) return 0;
-    judge_close(j);
-    return -1;
+    int status = j->kind->open(j, c, e);
+    if (!status && c->reviewed && !(j->reviews = judge_reviews_open(c->reviewed, e))) status = -1;
+    if (status) judge_close(j);
+    return status;
 }
 
 int judge_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
 {
-    return j->kind->decide(j, cases, n, out, e);
+    if (j->kind->decide(j, cases, n, out, e)) return -1;
+    for (size_t i = 0; i < n; i++) {
+        out[i].reviewed = REVIEW_NONE;
+        if (j->reviews) judge_reviews_apply(j->reviews, &cases[i], &out[i]);
+    }
+    return 0;
 }
 
 void judge_close(Judge *j)
 {
     if (j->kind) j->kind->close(j);
+    judge_reviews_close(j->reviews);
     *j = (Judge){0};
 }
 
@@ -373,7 +380,7 @@ typedef struct {
 static int is_ours(const char *key)
 {
     static const char *const ours[] = {"action",    "probability", "judge", "evidence",
-                                       "agreement", "unparsed",    "cut"};
+                                       "agreement", "unparsed",    "cut",   "judged",   "review"};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         if (!strcmp(key, ours[i])) return 1;
     return 0;
@@ -404,6 +411,10 @@ static int put_judged(Text *out, const Json *row, const Verdict *v, const char *
     if ((v->unparsed && text_addf(out, e, ",\"unparsed\":true")) ||
         (v->cut && text_addf(out, e, ",\"cut\":true")))
         return -1;
+    if (v->reviewed &&
+        text_addf(out, e, ",\"judged\":\"%s\",\"review\":\"%s\"", action_names[v->judged],
+                  v->reviewed == REVIEW_RANDOM ? "random" : "chosen"))
+        return -1;
     return text_add(out, "}\n", 2, e);
 }
 
@@ -415,6 +426,8 @@ static void count_verdict(JudgeReport *r, const Verdict *v)
     r->disagreed += v->agreeing < v->orders;
     r->unparsed += (size_t)v->unparsed;
     r->cut += (size_t)v->cut;
+    r->reviewed += v->reviewed != REVIEW_NONE;
+    r->overruled += v->reviewed && v->judged != v->action;
 }
 
 /* Judges the rows of a block, writes and counts them, and empties it. */
@@ -428,7 +441,8 @@ static int flush_block(const Judge *j, Block *b, Writer *w, const char *path,
         if (watch &&
             watch->row(watch->ctx, b->rows[i], b->lines[i], &b->cases[i], &b->verdicts[i], e))
             return err_prefix(e, "%s:%zu", path, b->lines[i]);
-        if (put_judged(&b->text, b->rows[i], &b->verdicts[i], j->kind->name, e) ||
+        if (put_judged(&b->text, b->rows[i], &b->verdicts[i],
+                       b->verdicts[i].reviewed ? "person" : j->kind->name, e) ||
             writer_put(w, b->text.data, b->text.len, e))
             return -1;
     }
@@ -509,7 +523,7 @@ static int judge_lines(const Judge *j, JsonLines *in, Writer *w, Block *b, const
 int judge_file(const Judge *j, const char *in, const char *out, const JudgeWatch *watch,
                JudgeReport *report, Err *e)
 {
-    *report = (JudgeReport){0};
+    *report = (JudgeReport){.reviews = j->reviews != NULL};
     snprintf(report->judge, sizeof report->judge, "%s", j->kind->name);
     memcpy(report->sha256, j->sha256, sizeof report->sha256);
     JsonLines lines;
@@ -540,6 +554,9 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e)
     if (r->orders &&
         text_addf(out, e, ",\"orders\":%zu,\"disagreed\":%zu,\"unparsed\":%zu,\"cut\":%zu",
                   r->orders, r->disagreed, r->unparsed, r->cut))
+        return -1;
+    if (r->reviews && text_addf(out, e, ",\"reviewed\":%zu,\"overruled\":%zu", r->reviewed,
+                                r->overruled))
         return -1;
     return text_add(out, "}\n", 2, e);
 }

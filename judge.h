@@ -58,6 +58,8 @@ typedef struct {
     size_t retries;      /* runs after a first one that died or fell silent */
     int allow_external;  /* without it a command is refused: prompts may hold patient data */
     const char *answers; /* FILE that keeps what it answered */
+
+    const char *reviewed; /* FILE of people's answers, which count over the judge's; or NULL */
 } JudgeConfig;
 #define JUDGE_TIMEOUT 60.0
 
@@ -74,6 +76,9 @@ typedef struct {
     size_t response_len;
 } JudgeCase;
 
+/* Did a person answer, and was the row drawn at random or chosen for its doubt? */
+typedef enum { REVIEW_NONE, REVIEW_CHOSEN, REVIEW_RANDOM } ReviewKind;
+
 #define JUDGE_MAX_EVIDENCE 8
 typedef struct {
     Action action;
@@ -83,9 +88,12 @@ typedef struct {
     size_t orders, agreeing; /* of a model: orders of the labels, and those that gave the action */
     int unparsed;            /* of a model's text: no order gave a label */
     int cut;                 /* of a model: it saw only the beginning of prompt or response */
+    ReviewKind reviewed;     /* not NONE: action is a person's, and */
+    Action judged;           /* this the judge's own */
 } Verdict;
 
 typedef struct Judge Judge;
+typedef struct Reviews Reviews;
 
 /* A kind of judge: a row of the table of judges. decide fills one verdict for each case. */
 typedef struct {
@@ -100,6 +108,7 @@ extern const size_t judge_kind_count;
 struct Judge {
     const JudgeKind *kind;
     void *state;
+    Reviews *reviews; /* of people; NULL = none */
     char sha256[65]; /* of what decides (for rules: the table), for ledgers */
 };
 
@@ -158,19 +167,34 @@ typedef struct {
     size_t rows, actions[ACTION_COUNT], empty; /* empty: responses without a word */
     size_t orders;                             /* of the labels, for a model; else 0 */
     size_t disagreed, unparsed, cut;           /* rows: orders differ; see Verdict for the others */
+    int reviews;                               /* people's answers were at hand */
+    size_t reviewed, overruled;                /* rows: by a person; who disagreed with the judge */
     char judge[32], sha256[65];
 } JudgeReport;
 
 /* Reads JSONL rows with "response" (and "prompt", a text or messages) from `in`, writes each
  * unchanged to `out` with "action", "probability", "judge" and "evidence", of a model also
  * "agreement" (share of label orders that gave the action), "unparsed" and "cut" where they are
- * true (all these replace fields of the same name). watch: looks on, or
+ * true, and where a person answered "judged" (the judge's own action) and "review" ("random" or
+ * "chosen"). All these replace fields of the same name. watch: looks on, or
  * NULL. ERR_DATA naming file and line; a file without rows is ERR_DATA. */
 int judge_file(const Judge *j, const char *in, const char *out, const JudgeWatch *watch,
                JudgeReport *report, Err *e);
 /* {"rows","judge","judge_sha256","actions","empty"}, for a model also "orders","disagreed",
  * "unparsed" and "cut". */
 int judge_report_json(const JudgeReport *r, Text *out, Err *e);
+
+/* ---- people -------------------------------------------------------------------------------- */
+
+/* Writes n judged rows as a page on which a person judges them again, without seeing what the judge
+ * said, and saves {"sha256","action","half","reviewer"} rows: what JudgeConfig.reviewed reads. n/2
+ * rows are chosen (level 3 that was accepted, then the least probable actions), the others drawn at
+ * random from all, in turns from each harm level; equal texts count once. *shown: rows on the page.
+ * ERR_DATA naming file and line, or for a file without rows. */
+int judge_review_page(const char *judged, const char *page, size_t n, uint64_t seed, size_t *shown,
+                      Err *e);
+/* What names a case in such files: SHA-256 of its prompt, a byte 0 and its response. */
+void judge_case_key(const JudgeCase *c, char hex[65]);
 
 /* ---- a judge of one's own ------------------------------------------------------------------ */
 

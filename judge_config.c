@@ -96,5 +96,6 @@ int judge_config_json(const JudgeConfig *c, Text *out, Err *e)
         status =
             put_text(out, "command", c->command, e) ||
             text_addf(out, e, ", \"allow-external\": %s", c->allow_external ? "true" : "false");
+    if (!status && c->reviewed) status = put_text(out, "reviewed", c->reviewed, e);
     return status || text_add(out, "}", 1, e) ? -1 : 0;
 }

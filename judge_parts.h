@@ -44,6 +44,12 @@ int judge_command_open(Judge *j, const JudgeConfig *c, Err *e);
 int judge_command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
 void judge_command_close(Judge *j);
 
+/* People's answers (judge_review.c). NULL: *e names file and line. */
+Reviews *judge_reviews_open(const char *path, Err *e);
+void judge_reviews_close(Reviews *r); /* NULL is fine */
+/* A person's answer to this case, where there is one, in the place of the judge's. */
+void judge_reviews_apply(const Reviews *r, const JudgeCase *c, Verdict *v);
+
 /* ---- judge.c ------------------------------------------------------------------------------- */
 
 /* p_a = exp(z_a) / sum_b exp(z_b) */

@@ -184,9 +184,8 @@ static int put_cycle_run(Html *h, Report *r, Err *e)
 {
     if (report_put_figures(h, r, e)) return -1;
     report_put_selection(h, r);
-    if (report_put_confusion(h, r, e)) return -1;
-    report_put_judges(h, r);
-    if (put_training(h, r, e)) return -1;
+    if (report_put_confusion(h, r, e) || report_put_judges(h, r, e) || put_training(h, r, e))
+        return -1;
     put_ledger(h, r);
     return put_repeat(h, r, e) || report_put_answers(h, r, e) ? -1 : 0;
 }

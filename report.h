@@ -5,7 +5,8 @@
  * curves, answers before and after (severe failures first), the ledger, and what a repetition
  * needs. Of a training run: its curves and configuration.
  *
- * Every number is read from files of the run; none is measured here. The page needs no network and
+ * Every number is read from files of the run, or (what people's reviews correct) follows from their
+ * rows alone. The page needs no network and
  * no script, and the same run gives the same bytes.
  */
 #ifndef ALIGN_REPORT_H

@@ -1,5 +1,6 @@
 /* report_cycles.c - what the cycles reached, and why: figures, choices, actions by level, judges.
  */
+#include "evaluate_review.h"
 #include "report_parts.h"
 
 #include <math.h>
@@ -371,7 +372,56 @@ static void put_count(Html *h, const Json *facts, const char *key)
     html_put(h, "</td>");
 }
 
-void report_put_judges(Html *h, const Report *r)
+/* Figures by the judge, and corrected by the rows that people judged at random. */
+static int put_correction(Html *h, const Report *r, const char *folder, const char *what, Err *e)
+{
+    char path[IO_PATH_MAX], name[128];
+    ReviewCorrection c;
+    snprintf(name, sizeof name, "%s/judged.jsonl", folder);
+    if (io_path(path, sizeof path, r->dir, name, e) || evaluate_review(&c, path, e)) return -1;
+    html_putf(h,
+              "<div class=\"wide\"><table>\n<caption>%s: people judged %zu of %zu rows and "
+              "disagreed on %zu; at random %zu, on %zu. Corrected: by the difference estimator, "
+              "from the random rows</caption>\n<thead><tr><th scope=\"col\">Figure</th>"
+              "<th scope=\"col\" class=\"n\">By the judge</th>",
+              what, c.reviewed, c.rows, c.overruled, c.random, c.random_overruled);
+    html_put(h, "<th scope=\"col\" class=\"n\">Corrected</th>"
+                "<th scope=\"col\" class=\"n\">Random rows</th></tr></thead>\n<tbody>\n");
+    for (int i = 0; i < REVIEW_FIGURES; i++) {
+        html_put(h, "<tr><th scope=\"row\">");
+        html_string(h, evaluate_names[review_metrics[i]]);
+        html_put(h, "</th><td class=\"n\">");
+        html_figure(h, c.judge[i].value);
+        html_put(h, "</td>");
+        put_estimate(h, c.corrected[i]);
+        html_putf(h, "<td class=\"n\">%zu</td></tr>\n", c.sampled[i]);
+    }
+    html_put(h, "</tbody></table></div>\n");
+    return 0;
+}
+
+/* Was a row of this judgement reviewed by a person? */
+static int was_reviewed(const Json *entry)
+{
+    return report_number(json_get(entry, "facts"), "reviewed") > 0;
+}
+
+static int put_corrections(Html *h, const Report *r, Err *e)
+{
+    static const char *const tests[][3] = {
+        {"test of the first policy", "test-first", "First policy, test prompts"},
+        {"test of the last policy", "test-last", "Last policy, test prompts"}};
+    if (was_reviewed(report_entry(r, "judge", 0, "validation")) &&
+        put_correction(h, r, "cycle-0", "First policy, validation prompts", e))
+        return -1;
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
+        if (was_reviewed(report_entry(r, "judge", 0, tests[i][0])) &&
+            put_correction(h, r, tests[i][1], tests[i][2], e))
+            return -1;
+    return 0;
+}
+
+int report_put_judges(Html *h, const Report *r, Err *e)
 {
     static const char *const counts[] = {"rows",     "empty",    "disagreed",
                                          "unparsed", "reviewed", "overruled"};
@@ -403,4 +453,5 @@ void report_put_judges(Html *h, const Report *r)
         html_put(h, "</tr>\n");
     }
     html_put(h, "</tbody></table></div>\n");
+    return put_corrections(h, r, e);
 }

@@ -93,7 +93,7 @@ extern const char chart_style[];
 int report_put_figures(Html *h, Report *r, Err *e);
 void report_put_selection(Html *h, const Report *r);
 int report_put_confusion(Html *h, Report *r, Err *e);
-void report_put_judges(Html *h, const Report *r);
+int report_put_judges(Html *h, const Report *r, Err *e);
 /* report_train.c: curves of one training run; folder is shown as its name. */
 int report_put_curves(Html *h, const char *path, const char *name, Err *e);
 /* report_answers.c */

@@ -105,7 +105,7 @@ static void make_run(size_t answers)
                      ENTRY("judge", "1", "training prompts", "{\"judge\":\"<i>\",\"rows\":5}")
                          ENTRY("train", "1", "kto", "{\"status\":\"trained\"}")
                              ENTRY("select", "1", "", "{}")
-                                 ENTRY("judge", "0", "test of the last policy", "{}")
+                                 ENTRY("judge", "0", "test of the last policy", "{\"reviewed\":2}")
                                      ENTRY("evaluate", "0", "test of the first policy", "{}")
                                          ENTRY("evaluate", "0", "test of the last policy", "{}")
                                              ENTRY("finish", "0", "", "{}"));
@@ -167,6 +167,7 @@ static void says_what_the_run_says(void)
         CHECK(strstr(text, "c0ffee") && strstr(text, "abcdef0123456789"));
         char *severe = strstr(text, "Prompt 7,"), *other = strstr(text, "Prompt 0,");
         CHECK(severe && other && severe < other);
+        CHECK(strstr(text, "people judged 0 of 12 rows") != NULL);
         CHECK(strstr(text, "secret") && strstr(text, "say 3"));
     }
     mem_free(text);
