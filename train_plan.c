@@ -14,9 +14,11 @@
 
 /* What the passes seen so far need. */
 typedef struct {
-    size_t T, live, scores, live_scores, asked; /* of the heaviest batch that was measured */
-    size_t keep, recompute;                     /* bytes of its pass */
-    size_t head;                                /* of which for the scored tokens */
+    /* Of the heaviest batch that was measured. Rows without a gradient (dead) lie beside the live
+     * ones in buffers of their own: more of them may outweigh fewer rows in all. */
+    size_t T, segments, live, dead, scores, live_scores, dead_scores, asked;
+    size_t keep, recompute; /* bytes of its pass */
+    size_t head;            /* of which for the scored tokens */
 } Heaviest;
 
 /* The passes that a run makes: with a walk back; without; without, through the reference. */
@@ -80,15 +82,19 @@ static int weigh(Run *r, Needs *needs, PassKind pass, Err *e)
     size_t live = b->live_T ? b->live_T : b->T, asked;
     if (count_asked(b, &asked, e)) return -1;
     size_t live_scores = b->live_T ? b->live_scores : b->n_scores;
-    if (b->T <= h->T && b->n_scores <= h->scores && live <= h->live &&
-        live_scores <= h->live_scores && asked <= h->asked)
+    if (b->T <= h->T && b->n_segments <= h->segments && live <= h->live &&
+        b->T - live <= h->dead && b->n_scores <= h->scores && live_scores <= h->live_scores &&
+        b->n_scores - live_scores <= h->dead_scores && asked <= h->asked)
         return 0;
     if (measure(r, b, pass, 1, &keep, e) || measure(r, b, pass, 0, &recompute, e)) return -1;
     if (recompute <= h->recompute && keep <= h->keep) return 0;
     h->T = b->T;
+    h->segments = b->n_segments;
     h->live = live;
+    h->dead = b->T - live;
     h->scores = b->n_scores;
     h->live_scores = live_scores;
+    h->dead_scores = b->n_scores - live_scores;
     h->asked = asked;
     if (keep > h->keep) h->keep = keep;
     if (recompute > h->recompute) h->recompute = recompute;
