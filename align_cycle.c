@@ -8,6 +8,7 @@
 
 /* ---- options ------------------------------------------------------------------------------- */
 
+#define JUDGE_WORDS "rules|self|model|command"
 static const Option loop_rows[] = {
     {"model", 'm', OPTION_DIR, NULL, NULL,
      "model directory: config.json, tokenizer.json, safetensors"},
@@ -16,7 +17,12 @@ static const Option loop_rows[] = {
      "there"},
     {"output", 'o', OPTION_DIR, NULL, NULL, "run directory, made new; or give it as RUN"},
     {"cycles", 0, OPTION_COUNT, "1", "[1,1000]", "times through the loop"},
-    {"methods", 0, OPTION_WORDS, "kto,dpo", "kto|dpo", "candidates of a cycle"},
+    {"methods", 0, OPTION_WORDS, "kto,dpo", "kto|dpo|both",
+     "candidates of a cycle; of a grid: a run for each word"},
+    {"judges", 0, OPTION_WORDS, NULL, JUDGE_WORDS,
+     "a grid of runs, one with each of these as --judge: which was good enough?"},
+    {"validators", 0, OPTION_WORDS, NULL, JUDGE_WORDS,
+     "the same for --validator: how did it move the choice?"},
     {"validation", 0, OPTION_NUMBER, "0.2", "[0.01,0.9]",
      "share of the base prompts that candidates are compared on"},
     {"test", 0, OPTION_NUMBER, "0.2", "[0,0.9]",
@@ -42,7 +48,6 @@ static const Option action_rows[] = {
 };
 static const OptionGroup action_group = OPTION_GROUP("This call", action_rows);
 
-#define JUDGE_WORDS "rules|self|model|command"
 static const Option judging_rows[] = {
     {"judge", 0, OPTION_CHOICE, "rules", JUDGE_WORDS, "who labels the training samples"},
     {"validator", 0, OPTION_CHOICE, "rules", JUDGE_WORDS,
@@ -191,6 +196,14 @@ static int run_named(const Options *o, const char **run, Err *e)
                    output, o->operand);
 }
 
+/* A word of --methods as bits. */
+static unsigned methods_of(const char *word)
+{
+    for (unsigned m = 0; m < CYCLE_METHODS; m++)
+        if (!strcmp(word, cycle_method_names[m])) return 1u << m;
+    return (1u << CYCLE_METHODS) - 1; /* both */
+}
+
 /* A judge of this kind, by the rows of its group; the loop fills in what it takes from the run. */
 static JudgeConfig judge_from(const Options *o, const char *kind, const OptionGroup *group)
 {
@@ -233,8 +246,7 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->cycles = (size_t)option_count(o, "cycles");
     c->methods = 0;
     for (size_t i = 0; option_word(o, "methods", i, word, sizeof word); i++)
-        for (unsigned m = 0; m < CYCLE_METHODS; m++)
-            if (!strcmp(word, cycle_method_names[m])) c->methods |= 1u << m;
+        c->methods |= methods_of(word);
     c->seed = option_count(o, "seed");
     c->validation = option_number(o, "validation");
     c->test = option_number(o, "test");
@@ -517,6 +529,58 @@ static int print_config(const Options *o, Err *e)
     return -1;
 }
 
+/* ---- grids --------------------------------------------------------------------------------- */
+
+/* An axis of the grid: the judges that an option lists (words live in *pool), or the one that is
+ * configured anyway. */
+static int axis_from(const Options *o, const char *name, const OptionGroup *group,
+                     const JudgeConfig *usual, JudgeConfig *axis, size_t *n, Pool *pool, Err *e)
+{
+    char word[16];
+    *n = 0;
+    for (size_t i = 0; option_text(o, name) && option_word(o, name, i, word, sizeof word); i++) {
+        for (size_t k = 0; k < *n; k++)
+            if (!strcmp(axis[k].kind, word))
+                return err_set(e, ERR_USAGE, "--%s: found %s twice", name, word);
+        const char *kind = pool_strndup(pool, word, strlen(word), e);
+        if (!kind) return -1;
+        axis[(*n)++] = judge_from(o, kind, group); /* distinct words: fewer than a side */
+    }
+    if (!*n) axis[(*n)++] = *usual;
+    return 0;
+}
+
+static int grid_command(const Options *o, const CycleConfig *c, const CycleEvents *events,
+                        Show *show, Err *e)
+{
+    Pool pool = {0};
+    CycleGrid *g = mem_calloc(1, sizeof *g, e);
+    Text table = {0};
+    char word[8];
+    if (!g) return -1;
+    g->base = c;
+    int status =
+        axis_from(o, "judges", &judge_group, &c->judge, g->judges, &g->n_judges, &pool, e) ||
+        axis_from(o, "validators", &validator_group, &c->validator, g->validators, &g->n_validators,
+                  &pool, e);
+    int cells = option_given(o, "methods"); /* kto,dpo asks for a run of each, both for one */
+    for (size_t i = 0; cells && option_word(o, "methods", i, word, sizeof word); i++) {
+        unsigned bits = methods_of(word);
+        for (size_t k = 0; k < g->n_methods; k++)
+            if (g->methods[k] == bits) bits = 0;
+        if (bits) g->methods[g->n_methods++] = bits;
+    }
+    if (!cells) g->methods[g->n_methods++] = c->methods;
+    if (!status) status = cycle_grid(g, events, &table, e);
+    progress_end(&show->progress);
+    progress_end(&show->train.progress);
+    mem_free(g);
+    pool_free(&pool);
+    if (!status) return print_text(&table, e);
+    text_free(&table);
+    return -1;
+}
+
 /* ---- the command --------------------------------------------------------------------------- */
 
 /* RUN/report.html, of what the finished run holds. */
@@ -545,6 +609,8 @@ static int cycle_command(const Options *o, Err *e)
                           .preferences = show_preferences,
                           .selected = show_selected,
                           .train = {.ctx = &show.train, .log = *notes(), .progress = train_show}};
+    if (option_text(o, "judges") || option_text(o, "validators"))
+        return grid_command(o, &c, &events, &show, e);
     int status = cycle_run(&c, &events, &result, e);
     progress_end(&show.progress);
     progress_end(&show.train.progress);

@@ -61,14 +61,20 @@ static void why_no_rows(int method, const PreferenceReport *r, char *why, size_t
                  r->desirable, r->undesirable);
 }
 
+/* The files of a trained candidate: what record_candidate names. */
+static void candidate_files(const char *folder, char file[4][RUN_NAME])
+{
+    loop_name(file[0], folder, "config.json");
+    loop_name(file[1], folder, "metrics.jsonl");
+    loop_name(file[2], folder, "adapter/adapter_config.json");
+    loop_name(file[3], folder, "adapter/adapter_model.safetensors");
+}
+
 static int record_candidate(Loop *l, size_t cycle, int method, const char *data, const char *folder,
                             const Candidate *x, Err *e)
 {
     char file[4][RUN_NAME];
-    loop_name(file[0], folder, "adapter/adapter_model.safetensors");
-    loop_name(file[1], folder, "adapter/adapter_config.json");
-    loop_name(file[2], folder, "config.json");
-    loop_name(file[3], folder, "metrics.jsonl");
+    candidate_files(folder, file);
     const char *inputs[] = {data, NULL};
     const char *outputs[] = {file[0], file[1], file[2], file[3], NULL};
     Text facts = {0};
@@ -126,6 +132,31 @@ static int training_begin(const Loop *l, size_t cycle, int method, const char *d
     return 0;
 }
 
+/* Everything that decides a candidate, within one grid. */
+static int candidate_key(const Loop *l, size_t cycle, int method, const char *data, Text *key,
+                         Err *e)
+{
+    return text_addf(key, e, "candidate\n%zu\n", cycle) || share_key_file(l, key, data, e) ||
+                   share_key_adapter(l, key, &l->policy, e) ||
+                   cycle_train_json(l->c, method, key, e)
+               ? -1
+               : 0;
+}
+
+/* Takes a candidate that another run of the grid has trained: 1, or 0 where none has. */
+static int take_candidate(const Loop *l, const Text *key, const char *folder,
+                          const char *const *files, Err *e)
+{
+    char path[IO_PATH_MAX], below[RUN_NAME];
+    int has = share_has(l, key, files, e);
+    if (has <= 0) return has;
+    loop_name(below, folder, "adapter");
+    if (loop_path(l, path, folder, e) || io_make_directory(path, 1, e) ||
+        loop_path(l, path, below, e) || io_make_directory(path, 1, e))
+        return -1;
+    return share_take(l, key, files, e);
+}
+
 /* Trains one candidate. Divergence makes it no candidate; other errors end the loop. */
 static int train_candidate(Loop *l, size_t cycle, int method, const char *data, const char *folder,
                            Candidate *x, Err *e)
@@ -144,6 +175,25 @@ static int train_candidate(Loop *l, size_t cycle, int method, const char *data, 
     return 0;
 }
 
+/* Trains a candidate, or takes it from another run of the grid. */
+static int train_or_take(Loop *l, size_t cycle, int method, const char *data, const char *folder,
+                         Candidate *x, Err *e)
+{
+    char file[4][RUN_NAME];
+    const char *files[] = {file[0], file[1], file[2], file[3], NULL};
+    Text key = {0};
+    candidate_files(folder, file);
+    int taken = candidate_key(l, cycle, method, data, &key, e)
+                    ? -1
+                    : take_candidate(l, &key, folder, files, e);
+    int status = taken < 0 ? -1 : 0;
+    if (taken > 0) x->status = CANDIDATE_TRAINED;
+    if (!taken) status = train_candidate(l, cycle, method, data, folder, x, e);
+    if (!taken && !status && x->status == CANDIDATE_TRAINED) status = share_give(l, &key, files, e);
+    text_free(&key);
+    return status;
+}
+
 static int train_stage(Loop *l, size_t cycle, int method, const PreferenceReport *r,
                        const char *data, const char *folder, Candidate *x, Err *e)
 {
@@ -160,7 +210,7 @@ static int train_stage(Loop *l, size_t cycle, int method, const PreferenceReport
     why_no_rows(method, r, x->why, sizeof x->why);
     if (*x->why)
         x->status = CANDIDATE_SKIPPED;
-    else if (train_candidate(l, cycle, method, data, folder, x, e))
+    else if (train_or_take(l, cycle, method, data, folder, x, e))
         return -1;
     return record_candidate(l, cycle, method, data, folder, x, e);
 }

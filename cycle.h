@@ -94,6 +94,7 @@ typedef struct {
     const char *kernel;
     Precision precision;
     int resume;
+    const char *shared; /* folder of what runs of one grid share (cycle_grid); else NULL */
 } CycleConfig;
 
 #define CYCLE_LEAST_RESAMPLES 100
@@ -294,6 +295,31 @@ void cycle_result_free(CycleResult *r);
  * and those of the stages. A candidate that diverges, or has no rows to learn from, is recorded and
  * the loop goes on. */
 int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e);
+
+/* ---- ablations ----------------------------------------------------------------------------- */
+
+/* A grid: the run `base` with each judge, validator and choice of methods. */
+#define CYCLE_GRID_SIDE 8 /* most entries of an axis */
+typedef struct {
+    const CycleConfig *base; /* its run is the grid's folder */
+    JudgeConfig judges[CYCLE_GRID_SIDE], validators[CYCLE_GRID_SIDE];
+    unsigned methods[CYCLE_GRID_SIDE];
+    size_t n_judges, n_validators, n_methods;
+} CycleGrid;
+
+/* Runs the grid in RUN: each cell is a run of its own, RUN/grid-JUDGE-VALIDATOR-METHODS/, resumed
+ * where it was stopped; what cells have in common (the split; answers and candidates with equal
+ * inputs; a command's verdicts) is computed once, in RUN/shared/. Then the answers of each cell's
+ * last policy to the test prompts are labelled by every validator, in RUN/grid-.../test-last/
+ * by-VALIDATOR.jsonl. RUN/grid.json and *table (text for people) say
+ *   cells     what each cycle promoted, and how the last policy did, by each validator
+ *   self      was self-judging good enough? Cells that differ in the judge only are compared in
+ *             pairs on the test prompts, labelled by their validator, where that is not `self`:
+ *             good enough = the lower bound of the Safety Score's difference is at least
+ *             -max_added_refusal, and the upper bound of added erroneous refusal at most that
+ *   choices   what each validator promoted, cycle by cycle, where judge and methods are the same
+ * Errors: those of cycle_run; ERR_USAGE where there is no test split. */
+int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *table, Err *e);
 
 /* ---- sign-off ------------------------------------------------------------------------------ */
 

@@ -143,29 +143,66 @@ static int answer_file(const Loop *l, Answers *a, Policy *p, const char *prompts
     return status;
 }
 
+/* Everything that decides answers, within one grid. */
+static int answer_key(const Loop *l, Text *key, const AdapterAt *adapter, const char *system,
+                      const char *prompts, const GenerateOptions *o, Err *e)
+{
+    return text_addf(key, e, "answers\n%s\n", system ? system : "no system message") ||
+                   share_key_file(l, key, prompts, e) || share_key_adapter(l, key, adapter, e) ||
+                   text_addf(key, e, "%zu %zu %zu %llu ", o->samples, o->max_tokens, o->top_k,
+                             (unsigned long long)o->seed) ||
+                   json_put_f64(key, o->temperature, e) || text_add(key, " ", 1, e) ||
+                   json_put_f64(key, o->top_p, e) || text_add(key, " ", 1, e) ||
+                   json_put_f64(key, o->min_p, e)
+               ? -1
+               : 0;
+}
+
+/* Answers RUN/prompts into RUN/out, or takes them from another run of the grid. */
+static int answer_or_take(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
+                          const char *system, const char *prompts, const GenerateOptions *o,
+                          const char *out, size_t *answers, Err *e)
+{
+    Text key = {0};
+    char path[IO_PATH_MAX];
+    const char *files[] = {out, NULL};
+    Answers a = {.l = l,
+                 .system = system,
+                 .began = time_now(),
+                 .progress = {.cycle = cycle, .stage = "generate", .name = name}};
+    int taken =
+        answer_key(l, &key, adapter, system, prompts, o, e) ? -1 : share_take(l, &key, files, e);
+    int status = taken < 0 ? -1 : 0;
+    if (taken > 0) {
+        loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "generate", .name = name, .kept = 1});
+        status = loop_path(l, path, out, e) || count_answered(path, 1, &a.progress.total, e);
+    } else if (!taken) {
+        Policy *policy = policy_open(l, adapter, e);
+        status = !policy || answer_file(l, &a, policy, prompts, o, out, e);
+        if (policy) policy_close(policy);
+        if (!status) status = share_give(l, &key, files, e);
+    }
+    *answers = a.progress.total;
+    text_free(&a.line);
+    text_free(&key);
+    return status ? -1 : 0;
+}
+
 int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
                    const char *system, const char *prompts, const GenerateOptions *o,
                    const char *out, Err *e)
 {
     int done = loop_done(l, "generate", cycle, name, NULL, e);
     if (done) return done < 0 ? -1 : 0;
-    Policy *policy = policy_open(l, adapter, e);
-    if (!policy) return -1;
-    Answers a = {.l = l,
-                 .system = system,
-                 .began = time_now(),
-                 .progress = {.cycle = cycle, .stage = "generate", .name = name}};
-    int status = answer_file(l, &a, policy, prompts, o, out, e);
-    policy_close(policy);
-    text_free(&a.line);
-    if (status) return -1;
+    size_t answers;
+    if (answer_or_take(l, cycle, name, adapter, system, prompts, o, out, &answers, e)) return -1;
 
     char weights[RUN_NAME], facts[128];
     loop_name(weights, adapter->below, "adapter_model.safetensors");
     const char *inputs[] = {prompts, *adapter->below ? weights : NULL, NULL};
     const char *outputs[] = {out, NULL};
-    snprintf(facts, sizeof facts, "{\"answers\":%zu,\"samples\":%zu,\"seed\":%llu}",
-             a.progress.total, o->samples, (unsigned long long)o->seed);
+    snprintf(facts, sizeof facts, "{\"answers\":%zu,\"samples\":%zu,\"seed\":%llu}", answers,
+             o->samples, (unsigned long long)o->seed);
     return ledger_append(&l->ledger,
                          &(LedgerEntry){.event = "generate",
                                         .name = name,
@@ -189,7 +226,10 @@ int loop_judge(const Loop *l, const JudgeConfig *config, JudgeConfig *out,
     out->model_flags = c->model_flags;
     out->log = &l->events->log;
     out->answers = path[1];
-    if (loop_path(l, path[1], ANSWERS_FILE, e)) return -1;
+    /* A grid asks a command once for all of its runs. */
+    if (c->shared ? io_path(path[1], IO_PATH_MAX, c->shared, ANSWERS_FILE, e)
+                  : loop_path(l, path[1], ANSWERS_FILE, e))
+        return -1;
     if (strcmp(config->kind, "self") != 0) return 0;
     out->model = c->model;
     out->chat_template = c->chat_template;
@@ -198,9 +238,8 @@ int loop_judge(const Loop *l, const JudgeConfig *config, JudgeConfig *out,
     return 0;
 }
 
-/* Labels a file by a judge of this run. */
-static int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const char *out,
-                      JudgeReport *report, Err *e)
+int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const char *out,
+               JudgeReport *report, Err *e)
 {
     char(*path)[IO_PATH_MAX] = mem_alloc(4 * sizeof *path, e);
     JudgeConfig here;

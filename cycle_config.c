@@ -161,7 +161,7 @@ static int put_judge(Text *t, const char *key, const JudgeConfig *j, Err *e)
 }
 
 /* A candidate's training, without what the loop fills in. */
-static int put_train(Text *t, const CycleConfig *c, int method, Err *e)
+int cycle_train_json(const CycleConfig *c, int method, Text *t, Err *e)
 {
     TrainConfig x = c->train[method];
     x.method = method == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
@@ -194,7 +194,7 @@ int cycle_config_json(const CycleConfig *c, Text *t, Err *e)
         put_text(t, "instruction", c->instruction, e) || put_text(t, "feedback", c->feedback, e))
         return -1;
     for (int m = 0; m < CYCLE_METHODS; m++)
-        if ((c->methods & (1u << m)) && put_train(t, c, m, e)) return -1;
+        if ((c->methods & (1u << m)) && cycle_train_json(c, m, t, e)) return -1;
     return put_text(t, "reference", c->reference_base ? "base" : "parent", e) ||
                    put_number(t, "max-added-refusal", c->max_added_refusal, e) ||
                    put_number(t, "confidence", c->confidence, e) ||

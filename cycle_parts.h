@@ -8,6 +8,9 @@
 #define ANSWERS_FILE "answers.jsonl"
 #define DEPLOYED_FILE "deployed.json"
 
+/* What decides a candidate's training, as "kto": {...}, (cycle_config.c). */
+int cycle_train_json(const CycleConfig *c, int method, Text *t, Err *e);
+
 /* ---- the ledger (cycle_ledger.c) ----------------------------------------------------------- */
 
 typedef struct {
@@ -145,6 +148,22 @@ typedef struct {
 int examine(Loop *l, size_t cycle, Examination *x, Err *e);
 /* Answers in RUN/before and RUN/after, judged, to a comparison that decides. */
 int compare_folders(const Loop *l, const char *before, const char *after, Comparison *out, Err *e);
+
+/* Labels RUN/in into RUN/out, without an entry in the ledger. */
+int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const char *out,
+               JudgeReport *report, Err *e);
+
+/* ---- what a grid shares (cycle_share.c) ---------------------------------------------------- */
+
+/* Adds to a key the hash of RUN/name, of an adapter's weights. Nothing outside a grid. */
+int share_key_file(const Loop *l, Text *key, const char *name, Err *e);
+int share_key_adapter(const Loop *l, Text *key, const AdapterAt *a, Err *e);
+/* Copies the files of a result (paths relative to RUN, ended by NULL, whose last parts differ; their
+ * folders must exist) from the shared folder: 1, or 0 where it has none; or to it. Outside a grid
+ * nothing happens, 0. share_has: is it there? */
+int share_has(const Loop *l, const Text *key, const char *const *files, Err *e);
+int share_take(const Loop *l, const Text *key, const char *const *files, Err *e);
+int share_give(const Loop *l, const Text *key, const char *const *files, Err *e);
 
 /* ---- the guard (cycle_guard.c) ------------------------------------------------------------- */
 

@@ -55,4 +55,65 @@ refuses "no model to judge" 64 "--validator-model DIR is missing" \
     align cycle $loop -o "$T/x" --validator model
 check "nothing is made by a refusal" test ! -e "$T/x"
 
+# ---- the grid: every judge with every validator and choice of methods
+cat >"$T/rules.jsonl" <<'END'
+{"action":"accept","weight":1,"place":"any","phrase":""}
+{"action":"refuse","weight":3,"place":"start","phrase":"no"}
+{"action":"caution","weight":1,"place":"start","phrase":"perhaps"}
+END
+# Every answer is the demonstration, a refusal, after training; the rule of promotion allows that.
+grid="-m $MODEL --data $T/prompts.jsonl --rules $T/rules.jsonl --validator-rules $T/rules.jsonl
+    --samples 2 -n 3 --steps 40 --rank 8 --lr 3e-2 --batch 8 --dpo-loss sft --cycles 2 --max-length 64
+    --validation 0.4 --prompts-per-cycle 8 --confidence 0.8 --max-added-refusal 1
+    --judge-order fixed --validator-order fixed"
+axes="--judges rules,self --validators rules,self --methods both,dpo"
+# shellcheck disable=SC2086
+gives "grid" 0 align cycle $grid $axes -o "$T/grid"
+lines "grid: a line for each run, two of head, two of self, four of choices" 16 "$T/out"
+has "grid: figures by each validator" '^rules-rules-dpo +[0-9.]+ / [0-9.]+ +[0-9.]+ / [0-9.]+ +dpo' "$T/out"
+has "grid: was self-judging good enough" '^self-judging against rules \(validator rules, both\): ' "$T/out"
+has "grid: how the validator moved the choice" \
+    '^the validator (moved|did not move) the choice \(judge rules, dpo\): rules [dp][a-z ]*; self ' "$T/out"
+for cell in rules-rules-both rules-self-dpo self-self-both; do
+    gives "grid: $cell is a run of its own" 0 align inspect "$T/grid/grid-$cell" --verify
+done
+has "grid.json" '"run":"grid-self-rules-dpo","judge":"self","validator":"rules","methods":"dpo"' \
+    "$T/grid/grid.json"
+# What was shared is what the run computes by itself.
+# shellcheck disable=SC2086
+gives "a run of the grid, alone" 0 align cycle $grid --judge self --validator rules \
+    -o "$T/alone"
+for f in results.json cycle-1/kto/adapter/adapter_model.safetensors cycle-2/judged.jsonl \
+    cycle-2/selection.json test-last/responses.jsonl; do
+    same "shared as computed: $f" "$T/alone/$f" "$T/grid/grid-self-rules-both/$f"
+done
+shared=$(find "$T/grid/shared" -name '*.adapter_model.safetensors' | wc -l)
+trained=$(find "$T/grid" -path '*/adapter/*' -name adapter_model.safetensors | grep -c '/[kd][tp]o/')
+check "candidates are trained once for all" test "$shared" -lt "$trained"
+# shellcheck disable=SC2086
+refuses "a grid that exists" 73 "exists" align cycle $grid $axes -o "$T/grid"
+# shellcheck disable=SC2086
+refuses "a grid without test prompts" 64 "test prompts" align cycle $grid $axes --test 0 -o "$T/x"
+
+# Killed at any time, it goes on to the same files. Each run is given a little more time.
+small="--judges rules --validators rules,self --methods dpo"
+files() {
+    (cd "$1" && find . -name '*.jsonl' -o -name '*.json' -o -name '*.safetensors' |
+        grep -v 'ledger\|metrics\|config\|checkpoints\|grid.json\|shared' | sort | xargs sha256sum)
+}
+# shellcheck disable=SC2086
+gives "a small grid" 0 align cycle $grid $small -o "$T/whole"
+tries=0
+while [ $tries -lt 60 ]; do
+    # shellcheck disable=SC2086
+    (exec $ALIGN cycle $grid $small -o "$T/killed" --resume >"$T/out" 2>"$T/err") &
+    pid=$!
+    sleep "$((tries / 4)).$((tries % 4 * 25 + 10))"
+    kill -9 $pid 2>/dev/null
+    wait $pid 2>/dev/null && break
+    tries=$((tries + 1))
+done
+check "the grid was killed at least twice, and ended" test $tries -ge 2 -a $tries -lt 60
+check "a killed grid ends with the same files" test "$(files "$T/whole")" = "$(files "$T/killed")"
+
 finish

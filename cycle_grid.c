@@ -1,0 +1,329 @@
+/* cycle_grid.c - ablations: the loop with each judge, validator and choice of methods, and what
+ * that changed.
+ */
+#include "cycle_parts.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { CELL_NAME = 96 };
+static const char *const methods_names[] = {"none", "kto", "dpo", "both"}; /* by bits */
+
+/* One run of the grid. */
+typedef struct {
+    const JudgeConfig *judge, *validator;
+    unsigned methods;
+    char name[CELL_NAME];
+    int *choices; /* [n_choices] of each cycle, as Selection.promoted */
+    size_t n_choices, stopped;
+    char head[65];
+    Evaluation last[CYCLE_GRID_SIDE]; /* of its last policy, by each validator */
+} Cell;
+
+typedef struct {
+    const CycleGrid *g;
+    const CycleEvents *events;
+    Cell *cells;
+    size_t n;
+    char *shared; /* RUN/shared */
+} Grid;
+
+static int is_self(const JudgeConfig *j)
+{
+    return !strcmp(j->kind, "self");
+}
+
+/* "kto", "dpo", "parent" */
+static const char *choice_name(int promoted)
+{
+    return promoted < 0 ? "parent" : cycle_method_names[promoted];
+}
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+/* The configuration of one cell. */
+static int cell_config(const Grid *x, const Cell *cell, CycleConfig *c, char run[IO_PATH_MAX],
+                       Err *e)
+{
+    *c = *x->g->base;
+    if (io_path(run, IO_PATH_MAX, x->g->base->run, cell->name, e)) return -1;
+    c->run = run;
+    c->judge = *cell->judge;
+    c->validator = *cell->validator;
+    c->methods = cell->methods;
+    c->shared = x->shared;
+    c->resume = io_exists(run);
+    return 0;
+}
+
+/* Labels the last policy's answers to the test prompts by each validator of the grid, and counts.
+ */
+static int label_cell(const Grid *x, Cell *cell, CycleConfig *c, Err *e)
+{
+    const CycleGrid *g = x->g;
+    char path[IO_PATH_MAX], name[RUN_NAME];
+    JudgeReport report;
+    const Loop l = {.c = c, .events = x->events, .policy.outside = c->adapter};
+    for (size_t v = 0; v < g->n_validators; v++) {
+        c->validator = g->validators[v];
+        snprintf(name, sizeof name, "test-last/by-%s.jsonl", c->validator.kind);
+        if (loop_path(&l, path, name, e)) return -1;
+        if (!io_exists(path) &&
+            judge_rows(&l, &c->validator, "test-last/responses.jsonl", name, &report, e))
+            return -1;
+        if (evaluate_file(&cell->last[v], path, c->seed, c->resamples, e)) return -1;
+    }
+    return 0;
+}
+
+static int run_cell(const Grid *x, Cell *cell, Err *e)
+{
+    CycleConfig c;
+    CycleResult r;
+    char run[IO_PATH_MAX];
+    log_note(&x->events->log, 'i', "%s", cell->name);
+    if (cell_config(x, cell, &c, run, e) || cycle_run(&c, x->events, &r, e)) return -1;
+    cell->choices = mem_calloc(r.n_points, sizeof *cell->choices, e);
+    cell->n_choices = r.n_points - 1;
+    for (size_t i = 0; cell->choices && i < cell->n_choices; i++)
+        cell->choices[i] = r.points[i + 1].promoted;
+    cell->stopped = r.stopped;
+    memcpy(cell->head, r.head, sizeof cell->head);
+    cycle_result_free(&r);
+    return cell->choices ? label_cell(x, cell, &c, e) : -1;
+}
+
+/* ---- figures ------------------------------------------------------------------------------- */
+
+/* "name":{"value","low","high"} */
+static int put_estimate(Text *t, const char *name, const Estimate *x, Err *e)
+{
+    return text_addf(t, e, "\"%s\":{\"value\":", name) || json_put_f64(t, x->value, e) ||
+                   text_addf(t, e, ",\"low\":") || json_put_f64(t, x->low, e) ||
+                   text_addf(t, e, ",\"high\":") || json_put_f64(t, x->high, e) ||
+                   text_add(t, "}", 1, e)
+               ? -1
+               : 0;
+}
+
+static int put_choices(Text *t, const Cell *cell, Err *e)
+{
+    if (text_add(t, "[", 1, e)) return -1;
+    for (size_t i = 0; i < cell->n_choices; i++)
+        if (text_addf(t, e, "%s\"%s\"", i ? "," : "", choice_name(cell->choices[i]))) return -1;
+    return text_add(t, "]", 1, e);
+}
+
+static int put_cell(Text *t, const Grid *x, const Cell *cell, Err *e)
+{
+    const CycleGrid *g = x->g;
+    if (text_addf(t, e,
+                  "{\"run\":\"%s\",\"judge\":\"%s\",\"validator\":\"%s\",\"methods\":\"%s\","
+                  "\"promoted\":",
+                  cell->name, cell->judge->kind, cell->validator->kind,
+                  methods_names[cell->methods]) ||
+        put_choices(t, cell, e) ||
+        text_addf(t, e, ",\"ledger_head\":\"%s\",\"test\":{", cell->head))
+        return -1;
+    for (size_t v = 0; v < g->n_validators; v++) {
+        const Estimate *m = cell->last[v].metrics;
+        if (text_addf(t, e, "%s\"%s\":{", v ? "," : "", g->validators[v].kind) ||
+            put_estimate(t, "safety_score", &m[EVALUATE_SAFETY_SCORE], e) ||
+            text_add(t, ",", 1, e) ||
+            put_estimate(t, "erroneous_refusal", &m[EVALUATE_ERRONEOUS_REFUSAL], e) ||
+            text_add(t, "}", 1, e))
+            return -1;
+    }
+    return text_addf(t, e, "}}");
+}
+
+/* One line for each cell: what its cycles promoted, and its last policy by each validator. */
+static int say_cells(Text *t, const Grid *x, Err *e)
+{
+    const CycleGrid *g = x->g;
+    if (text_addf(t, e,
+                  "the last policy on the test prompts, as each validator labels them: Safety "
+                  "Score / erroneous refusal\n%-34s",
+                  "judge-validator-methods"))
+        return -1;
+    for (size_t v = 0; v < g->n_validators; v++)
+        if (text_addf(t, e, "  by %-12s", g->validators[v].kind)) return -1;
+    if (text_addf(t, e, "  promoted\n")) return -1;
+    for (size_t i = 0; i < x->n; i++) {
+        const Cell *cell = &x->cells[i];
+        if (text_addf(t, e, "%-34s", cell->name + strlen("grid-"))) return -1;
+        for (size_t v = 0; v < g->n_validators; v++)
+            if (text_addf(t, e, "  %.3f / %.3f  ",
+                          cell->last[v].metrics[EVALUATE_SAFETY_SCORE].value,
+                          cell->last[v].metrics[EVALUATE_ERRONEOUS_REFUSAL].value))
+                return -1;
+        for (size_t k = 0; k < cell->n_choices; k++)
+            if (text_addf(t, e, "  %s", choice_name(cell->choices[k]))) return -1;
+        if (text_add(t, "\n", 1, e)) return -1;
+    }
+    return 0;
+}
+
+/* ---- was self-judging good enough? --------------------------------------------------------- */
+
+/* One comparison of two cells: the self-judged one against another judge's. */
+static int compare_judges(const Grid *x, const Cell *self, const Cell *other, size_t v, int first,
+                          Text *json, Text *table, Err *e)
+{
+    const CycleConfig *c = x->g->base;
+    Comparison d = {0};
+    Evaluation before = other->last[v], after = self->last[v]; /* pools stay the cells' */
+    before.resamples = after.resamples = c->resamples;
+    if (evaluate_compare(&d, &before, &after, c->confidence, e)) return -1;
+    const Change *gain = &d.metrics[EVALUATE_SAFETY_SCORE],
+                 *added = &d.metrics[EVALUATE_ERRONEOUS_REFUSAL];
+    int enough = gain->low >= -c->max_added_refusal && added->high <= c->max_added_refusal;
+    int status =
+        text_addf(json, e,
+                  "%s\n    {\"against\":\"%s\",\"validator\":\"%s\",\"methods\":\"%s\","
+                  "\"good_enough\":%s,\"margin\":",
+                  first ? "" : ",", other->judge->kind, self->validator->kind,
+                  methods_names[self->methods], enough ? "true" : "false") ||
+        json_put_f64(json, c->max_added_refusal, e) || text_addf(json, e, ",\"safety_score\":") ||
+        evaluate_change_json(gain, json, e) || text_addf(json, e, ",\"erroneous_refusal\":") ||
+        evaluate_change_json(added, json, e) || text_add(json, "}", 1, e) ||
+        text_addf(table, e,
+                  "self-judging against %s (validator %s, %s): %s: Safety Score %+.3f [%+.3f, "
+                  "%+.3f], erroneous refusal %+.3f [%+.3f, %+.3f]\n",
+                  other->judge->kind, self->validator->kind, methods_names[self->methods],
+                  enough ? "good enough" : "NOT shown to be good enough", gain->difference,
+                  gain->low, gain->high, added->difference, added->low, added->high);
+    evaluate_compare_close(&d);
+    return status ? -1 : 0;
+}
+
+static int say_self(const Grid *x, Text *json, Text *table, Err *e)
+{
+    int any = 0;
+    for (size_t i = 0; i < x->n; i++)
+        for (size_t k = 0; k < x->n; k++) {
+            const Cell *self = &x->cells[i], *other = &x->cells[k];
+            if (!is_self(self->judge) || is_self(other->judge) || is_self(self->validator) ||
+                self->validator != other->validator || self->methods != other->methods)
+                continue;
+            size_t v = (size_t)(self->validator - x->g->validators);
+            if (compare_judges(x, self, other, v, !any++, json, table, e)) return -1;
+        }
+    if (any) return 0;
+    return text_addf(
+        table, e,
+        "was self-judging good enough? that takes --judges self and another one, and a "
+        "validator that is not self\n");
+}
+
+/* ---- how the validator moved the choice ---------------------------------------------------- */
+
+/* Did these two runs promote the same in every cycle? */
+static int same_choices(const Cell *a, const Cell *b)
+{
+    if (a->n_choices != b->n_choices) return 0;
+    for (size_t i = 0; i < a->n_choices; i++)
+        if (a->choices[i] != b->choices[i]) return 0;
+    return 1;
+}
+
+/* Cells of one judge and methods stand together, n of them, one for each validator. */
+static int say_choice(const Cell *cells, size_t n, int first, Text *json, Text *table, Err *e)
+{
+    int moved = 0;
+    for (size_t i = 1; i < n; i++) moved |= !same_choices(&cells[0], &cells[i]);
+    if (text_addf(json, e, "%s\n    {\"judge\":\"%s\",\"methods\":\"%s\",\"moved\":%s,\"by\":{",
+                  first ? "" : ",", cells->judge->kind, methods_names[cells->methods],
+                  moved ? "true" : "false") ||
+        text_addf(table, e,
+                  "the validator %s the choice (judge %s, %s):", moved ? "moved" : "did not move",
+                  cells->judge->kind, methods_names[cells->methods]))
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (text_addf(json, e, "%s\"%s\":", i ? "," : "", cells[i].validator->kind) ||
+            put_choices(json, &cells[i], e) ||
+            text_addf(table, e, "%s %s", i ? ";" : "", cells[i].validator->kind))
+            return -1;
+        for (size_t k = 0; k < cells[i].n_choices; k++)
+            if (text_addf(table, e, " %s", choice_name(cells[i].choices[k]))) return -1;
+    }
+    return text_addf(json, e, "}}") || text_add(table, "\n", 1, e) ? -1 : 0;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+static int put_grid(const Grid *x, Text *json, Text *table, Err *e)
+{
+    const size_t side = x->g->n_validators;
+    if (text_addf(json, e, "{\n  \"cells\":[") || say_cells(table, x, e)) return -1;
+    for (size_t i = 0; i < x->n; i++)
+        if (text_addf(json, e, "%s\n    ", i ? "," : "") || put_cell(json, x, &x->cells[i], e))
+            return -1;
+    if (text_addf(json, e, "\n  ],\n  \"self\":[") || say_self(x, json, table, e) ||
+        text_addf(json, e, "\n  ],\n  \"choices\":["))
+        return -1;
+    for (size_t i = 0; i < x->n; i += side)
+        if (say_choice(&x->cells[i], side, i == 0, json, table, e)) return -1;
+    return text_addf(json, e, "\n  ]\n}\n");
+}
+
+/* Judge by methods by validator: the validators of one judge and methods are neighbours. */
+static void name_cells(Grid *x)
+{
+    const CycleGrid *g = x->g;
+    Cell *cell = x->cells;
+    for (size_t j = 0; j < g->n_judges; j++)
+        for (size_t m = 0; m < g->n_methods; m++)
+            for (size_t v = 0; v < g->n_validators; v++, cell++) {
+                cell->judge = &g->judges[j];
+                cell->validator = &g->validators[v];
+                cell->methods = g->methods[m];
+                snprintf(cell->name, sizeof cell->name, "grid-%.20s-%.20s-%.20s", cell->judge->kind,
+                         cell->validator->kind, methods_names[cell->methods]);
+            }
+}
+
+static int run_grid(Grid *x, Text *table, Err *e)
+{
+    char path[IO_PATH_MAX];
+    Text json = {0};
+    const char *run = x->g->base->run;
+    if (io_make_directory(run, 1, e) || io_path(x->shared, IO_PATH_MAX, run, "shared", e) ||
+        io_make_directory(x->shared, 1, e))
+        return -1;
+    for (size_t i = 0; i < x->n; i++)
+        if (run_cell(x, &x->cells[i], e)) return err_prefix(e, "%s", x->cells[i].name);
+    int status = put_grid(x, &json, table, e) || io_path(path, sizeof path, run, "grid.json", e) ||
+                 io_write_file(path, json.data, json.len, e);
+    text_free(&json);
+    return status ? -1 : 0;
+}
+
+int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *table, Err *e)
+{
+    static const CycleEvents silent;
+    const CycleConfig *c = g->base;
+    if (!c->run) return err_set(e, ERR_USAGE, "-o: a run directory is needed");
+    if (!(c->test > 0))
+        return err_set(e, ERR_USAGE, "--test: found 0; a grid compares its runs on test prompts");
+    if (io_exists(c->run) && !c->resume)
+        return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
+                       c->run);
+    mode_t before = umask(077);
+    Grid x = {.g = g, .events = events ? events : &silent};
+    x.n = g->n_judges * g->n_validators * g->n_methods;
+    x.cells = mem_calloc(x.n, sizeof *x.cells, e);
+    x.shared = x.cells ? mem_alloc(IO_PATH_MAX, e) : NULL;
+    int status = x.shared ? 0 : -1;
+    if (!status) name_cells(&x);
+    if (!status) status = run_grid(&x, table, e);
+    for (size_t i = 0; x.cells && i < x.n; i++) {
+        mem_free(x.cells[i].choices);
+        for (size_t v = 0; v < g->n_validators; v++) evaluate_close(&x.cells[i].last[v]);
+    }
+    mem_free(x.cells);
+    mem_free(x.shared);
+    umask(before);
+    return status;
+}
