@@ -423,7 +423,7 @@ static void count_verdict(JudgeReport *r, const Verdict *v)
     r->rows++;
     r->actions[v->action]++;
     r->orders = v->orders;
-    r->disagreed += v->agreeing < v->orders;
+    r->disagreed += !v->unparsed && v->agreeing < v->orders;
     r->unparsed += (size_t)v->unparsed;
     r->cut += (size_t)v->cut;
     r->reviewed += v->reviewed != REVIEW_NONE;

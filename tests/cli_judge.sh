@@ -32,7 +32,7 @@ gives "threads change nothing" 0 align judge --judge self -m "$MODEL" --data "$T
 same "threads change nothing" "$T/self.jsonl" "$T/threads.jsonl"
 gives "judge by text" 0 align judge --judge model -m "$MODEL" --data "$T/answers.jsonl" \
     --judge-mode text --label-order fixed -o "$T/text.jsonl" --json
-has "judge by text: what says nothing is counted" '"orders":1,"disagreed":3,"unparsed":3,"cut":0' \
+has "judge by text: what says nothing is counted" '"orders":1,"disagreed":0,"unparsed":3,"cut":0' \
     "$T/out"
 has "judge by text: and marked" '"caution","probability":0\.333.*"agreement":0,"unparsed":true\}$' \
     "$T/text.jsonl"
