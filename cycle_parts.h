@@ -191,6 +191,7 @@ typedef struct {
     Action action;
     double score;
     int repeated, empty;
+    Pool pool; /* of json, where samples_each read it */
 } Sample;
 /* ERR_DATA where a row is none. */
 int sample_read(Sample *s, const Json *row, Err *e);

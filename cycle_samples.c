@@ -39,37 +39,64 @@ const Json *sample_demonstration(const Sample *s, const PreferenceOptions *o)
     return shown && shown->type == JSON_STRING && shown->len ? shown : NULL;
 }
 
+/* Neighbours with one index. */
+typedef struct {
+    Sample *rows;
+    size_t n, cap;
+} Group;
+
+static void group_clear(Group *g)
+{
+    for (size_t i = 0; i < g->n; i++) pool_free(&g->rows[i].pool);
+    g->n = 0;
+}
+
+static int group_add(Group *g, const Sample *s, Err *e)
+{
+    if (g->n == g->cap) {
+        size_t cap = g->cap ? 2 * g->cap : 16;
+        Sample *grown = mem_realloc(g->rows, cap * sizeof *grown, e);
+        if (!grown) return -1;
+        g->rows = grown;
+        g->cap = cap;
+    }
+    g->rows[g->n++] = *s;
+    return 0;
+}
+
+/* Reads the next sample; its pool is the caller's, whatever comes back. 1, 0 at the end, -1. */
+static int next_sample(JsonLines *lines, Sample *s, Pool *pool, Err *e)
+{
+    Json *row;
+    int more = jsonl_next(lines, pool, &row, e);
+    if (more > 0 && sample_read(s, row, e))
+        more = err_prefix(e, "%s:%zu", lines->path, lines->line);
+    if (more > 0) s->pool = *pool;
+    return more;
+}
+
 int samples_each(const char *judged, SamplesFn fn, void *ctx, Err *e)
 {
     JsonLines lines;
-    Sample *group = NULL;
-    size_t n = 0, cap = 0;
-    Pool pool = {0};
+    Group group = {0};
     int more, status = 0;
     if (jsonl_open(&lines, judged, e)) return -1;
     do {
-        Json *row;
         Sample next;
-        more = jsonl_next(&lines, &pool, &row, e);
-        status = more < 0 ? -1 : 0;
-        if (more > 0 && sample_read(&next, row, e))
-            status = err_prefix(e, "%s:%zu", judged, lines.line);
-        if (!status && n && (!more || next.index != group->index)) {
-            status = fn(ctx, group, n, e);
-            n = 0;
+        Pool pool = {0};
+        more = next_sample(&lines, &next, &pool, e);
+        if (more < 0) status = -1;
+        if (!status && group.n && (!more || next.index != group.rows->index)) {
+            status = fn(ctx, group.rows, group.n, e);
+            group_clear(&group);
         }
-        if (!status && more > 0 && n == cap) {
-            cap = cap ? 2 * cap : 16;
-            Sample *grown = mem_realloc(group, cap * sizeof *grown, e);
-            if (grown)
-                group = grown;
-            else
-                status = -1;
+        if (status || more <= 0 || group_add(&group, &next, e)) {
+            if (more > 0) status = -1;
+            pool_free(&pool);
         }
-        if (!status && more > 0) group[n++] = next;
     } while (!status && more > 0);
-    mem_free(group);
-    pool_free(&pool);
+    group_clear(&group);
+    mem_free(group.rows);
     jsonl_close(&lines);
     return status;
 }
