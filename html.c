@@ -165,12 +165,13 @@ static const char page_style[] =
 
 static const char print_style[] =
     "@media (max-width:40rem){main{padding:.5rem .75rem 3rem}h1{font-size:1.4rem}"
-    "th,td{padding-right:.5rem}"
+    "table{font-size:.85rem}th,td{padding-right:.5rem}"
     "td.n,th.n{white-space:normal}td.say{min-width:15rem}}\n"
     "@media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#444;--rule:#bbb;"
     "--box:#f6f6f6;--s1:#0b5cad;--s2:#a84300;--s3:#116b4f;--bad:#b3261e;--good:#116b4f}"
     "body{font-size:10pt}main{max-width:none;padding:0}nav{display:none}"
-    "h2,h3,caption{break-after:avoid}figure,tr,article{break-inside:avoid}"
+    "h2,h3,caption,thead{break-after:avoid}figure,tr,article{break-inside:avoid}"
+    "figure>svg{max-width:12cm}"
     ".wide{overflow:visible}a{color:inherit;text-decoration:none}}\n";
 
 void html_begin(Html *h, const char *title, const char *style, int scripts)

@@ -91,6 +91,38 @@ static int put_training(Html *h, const Report *r, Err *e)
 
 /* ---- ledger and repetition ----------------------------------------------------------------- */
 
+/* Who signed what: promotion to deployment is a person's. */
+static void put_signatures(Html *h, const Report *r)
+{
+    static const char *const cells[] = {"by", "reason", "method"};
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_entries; i++) {
+        const Json *x = r->entries[i], *event = json_get(x, "event"), *facts = json_get(x, "facts");
+        if (!json_is(event, "approve") && !json_is(event, "rollback")) continue;
+        if (!n++)
+            html_put(h, "<div class=\"wide\"><table>\n<caption>Signatures: what was put to use, "
+                        "and by whom</caption>\n<thead><tr><th scope=\"col\">Event</th>"
+                        "<th scope=\"col\" class=\"n\">Cycle</th><th scope=\"col\">Time</th>"
+                        "<th scope=\"col\">By</th><th scope=\"col\">Reason</th>"
+                        "<th scope=\"col\">Policy</th></tr></thead>\n<tbody>\n");
+        html_put(h, "<tr><td>");
+        html_json(h, event);
+        html_put(h, "</td><td class=\"n\">");
+        html_json(h, json_get(x, "cycle"));
+        html_put(h, "</td><td>");
+        html_json(h, json_get(x, "time"));
+        html_put(h, "</td>");
+        for (size_t k = 0; k < sizeof cells / sizeof *cells; k++) {
+            html_put(h, "<td>");
+            html_json(h, json_get(facts, cells[k]));
+            html_put(h, "</td>");
+        }
+        html_put(h, "</tr>\n");
+    }
+    html_put(h, n ? "</tbody></table></div>\n"
+                  : "<p>Nobody has approved a policy of this run for deployment.</p>\n");
+}
+
 static void put_ledger(Html *h, const Report *r)
 {
     const Json *head = json_get(r->entries[r->n_entries - 1], "hash");
@@ -99,8 +131,9 @@ static void put_ledger(Html *h, const Report *r)
     html_json(h, head);
     html_put(h, "</pre>\n<p class=\"soft\">Each entry carries the hash of the one before it, so a "
                 "changed past shows (<code>align inspect RUN --verify</code>). Who can write the "
-                "files can rewrite the whole chain: keep this hash elsewhere.</p>\n"
-                "<details><summary>All entries</summary>\n<div class=\"wide\"><table>\n"
+                "files can rewrite the whole chain: keep this hash elsewhere.</p>\n");
+    put_signatures(h, r);
+    html_put(h, "<details><summary>All entries</summary>\n<div class=\"wide\"><table>\n"
                 "<caption>What happened, in order</caption>\n<thead><tr>"
                 "<th scope=\"col\" class=\"n\">Entry</th><th scope=\"col\">Time</th>"
                 "<th scope=\"col\" class=\"n\">Cycle</th><th scope=\"col\">Event</th>"

@@ -238,7 +238,8 @@ int report_put_figures(Html *h, Report *r, Err *e)
 /* "passed" or "failed", or a dash where nothing was tested. */
 static void put_test_cell(Html *h, const Json *tests, const char *name)
 {
-    const Json *holds = json_get(json_get(tests, name), "holds");
+    const Json *test = json_get(tests, name), *holds = json_get(test, "holds");
+    if (!strcmp(name, "guard") && !json_get(test, "bound")) holds = NULL; /* no questions */
     html_put(h, "<td>");
     if (!holds)
         html_put(h, "-");

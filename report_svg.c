@@ -21,7 +21,7 @@ const char chart_style[] =
     ".legend{display:flex;flex-wrap:wrap;gap:.1rem 1.25rem;font-size:.9rem;margin:.25rem 0}\n";
 
 /* Margins of the plane inside its picture: room for ticks and names. */
-enum { LEFT = 52, RIGHT = 16, TOP = 14, BOTTOM = 44, MARK = 5, CAP = 4 };
+enum { LEFT = 62, RIGHT = 16, TOP = 14, BOTTOM = 44, MARK = 5, CAP = 4 };
 enum { TICKS = 5, LABEL_HEIGHT = 14 };
 static const double label_letter = 6.6; /* mean width of a letter */
 

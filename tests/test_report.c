@@ -108,7 +108,9 @@ static void make_run(size_t answers)
                                  ENTRY("judge", "0", "test of the last policy", "{\"reviewed\":2}")
                                      ENTRY("evaluate", "0", "test of the first policy", "{}")
                                          ENTRY("evaluate", "0", "test of the last policy", "{}")
-                                             ENTRY("finish", "0", "", "{}"));
+                                             ENTRY("finish", "0", "", "{}")
+                                                 ENTRY("approve", "1", "",
+                                                       "{\"by\":\"Ann <b>\",\"reason\":\"fine\"}"));
     put_file("config.json", "{\"model\":\"m\\\"<x>\",\"data\":\"d\",\"system\":\"secret\"}");
     put_file("cycle-0/results.json", METRICS("0.25", "0"));
     put_file("cycle-1/selection.json",
@@ -168,6 +170,7 @@ static void says_what_the_run_says(void)
         char *severe = strstr(text, "Prompt 7,"), *other = strstr(text, "Prompt 0,");
         CHECK(severe && other && severe < other);
         CHECK(strstr(text, "people judged 0 of 12 rows") != NULL);
+        CHECK(strstr(text, "Ann &lt;b&gt;</td><td>fine") != NULL);
         CHECK(strstr(text, "secret") && strstr(text, "say 3"));
     }
     mem_free(text);
