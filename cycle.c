@@ -383,14 +383,14 @@ static int begin_stage(Loop *l, Err *e)
 
 static int split_stage(Loop *l, Err *e)
 {
-    static const char *const names[] = {"validation.jsonl", "test.jsonl"};
+    static const char *const names[] = {"train.jsonl", "validation.jsonl", "test.jsonl"};
     int done = loop_done(l, "split", 0, "", NULL, e);
     if (done) return done < 0 ? -1 : 0;
     char path[IO_PATH_MAX], facts[192];
-    const char *outputs[] = {names[0], l->c->test > 0 ? names[1] : NULL, NULL};
+    const char *outputs[] = {names[0], names[1], l->c->test > 0 ? names[2] : NULL, NULL};
     for (int i = 0; outputs[i]; i++)
         if (loop_path(l, path, outputs[i], e) ||
-            prompts_write(&l->prompts, i ? SPLIT_TEST : SPLIT_VALIDATION, 0, 0, path, e))
+            prompts_write(&l->prompts, (Split)i, 0, 0, path, e))
             return -1;
     snprintf(facts, sizeof facts, "{\"train\":%zu,\"validation\":%zu,\"test\":%zu,\"groups\":%zu}",
              l->prompts.split_rows[SPLIT_TRAIN], l->prompts.split_rows[SPLIT_VALIDATION],

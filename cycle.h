@@ -14,8 +14,7 @@
  *
  * RUN/config.json            every choice, resolved
  * RUN/ledger.jsonl           what happened: see below
- * RUN/validation.jsonl       prompts of the two splits that are not trained on
- * RUN/test.jsonl
+ * RUN/{train,validation,test}.jsonl  the splits: whole base prompts
  * RUN/answers.jsonl          what a command that judges has answered: it is never asked twice
  * RUN/guard.jsonl            the guard's questions, a row for each answer; in the folders where a
  *                            policy is examined: its scores

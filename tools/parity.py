@@ -888,6 +888,7 @@ def text_cases():
     cases = {"golden files made again": script_case("golden.py", "--check"),
              "tests of export.py": script_case("test_export.py", quick=True),
              "tests of judge_http.py": script_case("test_judge_http.py", quick=True),
+             "tests of cares.py": script_case("test_cares.py", quick=True),
              "score what export.py made": export_case,
              "score reference log-probs": reference_logprobs_case,
              "score @tinystories-656k": score_case("tinystories-656k", quick=True),
