@@ -37,6 +37,8 @@ static const Option action_rows[] = {
     {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object"},
     {"print-config", 0, OPTION_FLAG, NULL, NULL,
      "print the configuration, commented, as a file for --config, and end"},
+    {"dry-run", 0, OPTION_FLAG, NULL, NULL,
+     "print the plan and its cost in tokens, time and memory, by a short trial, and end"},
     {"approve", 0, OPTION_TEXT, NULL, NULL,
      "sign by this name that RUN's last promoted policy is deployed, and end"},
     {"rollback", 0, OPTION_COUNT, NULL, NULL,
@@ -529,6 +531,95 @@ static int print_config(const Options *o, Err *e)
     return -1;
 }
 
+/* ---- the plan ------------------------------------------------------------------------------ */
+
+static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, Err *e)
+{
+    static const char *const splits[] = {"train", "validation", "test"};
+    if (text_addf(out, e, "{\"base_prompts\":%zu,\"splits\":{", p->groups)) return -1;
+    for (int s = 0; s < 3; s++)
+        if (text_addf(out, e, "%s\"%s\":{\"levels\":[%zu,%zu,%zu,%zu],\"tokens\":%zu}",
+                      s ? "," : "", splits[s], p->rows[s][0], p->rows[s][1], p->rows[s][2],
+                      p->rows[s][3], p->prompt_tokens[s]))
+            return -1;
+    if (text_addf(out, e,
+                  "},\"cycles\":%zu,\"prompts_per_cycle\":%zu,\"answers\":%zu,"
+                  "\"tokens_read\":%.0f,\"tokens_written\":%.0f,\"generate_seconds\":%.1f",
+                  c->cycles, p->per_cycle, p->answers, p->read_tokens, p->written_tokens,
+                  p->generate_seconds))
+        return -1;
+    for (int m = 0; m < CYCLE_METHODS; m++)
+        if ((c->methods >> m & 1) &&
+            text_addf(out, e,
+                      ",\"%s\":{\"steps\":%zu,\"tokens\":%.0f,\"seconds\":%.1f,"
+                      "\"memory\":%llu,\"weights\":%llu}",
+                      cycle_method_names[m], p->steps[m], p->train_tokens[m], p->train_seconds[m],
+                      (unsigned long long)p->memory[m].total,
+                      (unsigned long long)p->memory[m].weights))
+            return -1;
+    return text_addf(out, e, "}\n");
+}
+
+/* "1 h 5 min", "40 s" */
+static void time_text(double seconds, char out[32])
+{
+    double minutes = floor(seconds / 60);
+    if (seconds < 100)
+        snprintf(out, 32, "%.1f s", seconds);
+    else if (minutes < 100)
+        snprintf(out, 32, "%.0f min", minutes);
+    else
+        snprintf(out, 32, "%.0f h %.0f min", floor(minutes / 60), fmod(minutes, 60));
+}
+
+static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, Err *e)
+{
+    static const char *const splits[] = {"train", "validation", "test"};
+    const double mebi = 1024 * 1024;
+    char time[32];
+    if (text_addf(out, e, "%zu base prompts      level 0   level 1   level 2   level 3    tokens\n",
+                  p->groups))
+        return -1;
+    for (int s = 0; s < 3; s++)
+        if (text_addf(out, e, "  %-18s%9zu %9zu %9zu %9zu %9zu\n", splits[s], p->rows[s][0],
+                      p->rows[s][1], p->rows[s][2], p->rows[s][3], p->prompt_tokens[s]))
+            return -1;
+    time_text(p->generate_seconds, time);
+    if (text_addf(out, e,
+                  "%zu cycles (less where no progress ends them), %zu training prompts each: "
+                  "generate, judge, prefer, train, validate, select; then the test\n"
+                  "answers  %zu, %.3g tokens read, at most %.3g written: %s\n",
+                  c->cycles, p->per_cycle, p->answers, p->read_tokens, p->written_tokens, time))
+        return -1;
+    for (int m = 0; m < CYCLE_METHODS; m++) {
+        if (!(c->methods >> m & 1)) continue;
+        time_text(p->train_seconds[m], time);
+        if (text_addf(out, e,
+                      "%-8s at most %zu steps a cycle, %.3g tokens in all: %s; memory %.0f MiB, "
+                      "beside %.0f MiB of mapped weights\n",
+                      cycle_method_names[m], p->steps[m], p->train_tokens[m], time,
+                      (double)p->memory[m].total / mebi, (double)p->memory[m].weights / mebi))
+            return -1;
+    }
+    return text_addf(out, e,
+                     "times by a trial on the longest training prompts (answers of %.0f tokens); "
+                     "judges and the guard are not timed; nothing was written\n",
+                     p->answer_tokens);
+}
+
+static int plan_command(const Options *o, const CycleConfig *c, const CycleEvents *events, Err *e)
+{
+    CyclePlan plan;
+    Text out = {0};
+    int status = cycle_plan(c, events, &plan, e);
+    if (!status)
+        status = option_flag(o, "json") ? put_plan_json(&out, &plan, c, e)
+                                        : put_plan_text(&out, &plan, c, e);
+    if (!status) return print_text(&out, e);
+    text_free(&out);
+    return -1;
+}
+
 /* ---- grids --------------------------------------------------------------------------------- */
 
 /* An axis of the grid: the judges that an option lists (words live in *pool), or the one that is
@@ -609,6 +700,7 @@ static int cycle_command(const Options *o, Err *e)
                           .preferences = show_preferences,
                           .selected = show_selected,
                           .train = {.ctx = &show.train, .log = *notes(), .progress = train_show}};
+    if (option_flag(o, "dry-run")) return plan_command(o, &c, &events, e);
     if (option_text(o, "judges") || option_text(o, "validators"))
         return grid_command(o, &c, &events, &show, e);
     int status = cycle_run(&c, &events, &result, e);

@@ -470,8 +470,7 @@ static int finish_stage(Loop *l, Err *e)
     return status ? -1 : 0;
 }
 
-/* Do prompts of text go through a chat template? */
-static int find_chat(Loop *l, Err *e)
+int loop_find_chat(Loop *l, Err *e)
 {
     size_t len;
     if (l->c->raw) return 0;
@@ -493,7 +492,7 @@ static int run_cycles(Loop *l, Err *e)
     const CycleConfig *c = l->c;
     l->result->points = mem_calloc(c->cycles + 1, sizeof *l->result->points, e);
     l->policy.outside = c->adapter;
-    if (!l->result->points || find_chat(l, e) || prompts_open(&l->prompts, c, e)) return -1;
+    if (!l->result->points || loop_find_chat(l, e) || prompts_open(&l->prompts, c, e)) return -1;
     Examination first = {.name = "validation",
                          .folder = "cycle-0",
                          .adapter = &l->policy,

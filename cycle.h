@@ -295,6 +295,30 @@ void cycle_result_free(CycleResult *r);
  * the loop goes on. */
 int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e);
 
+/* ---- before a run -------------------------------------------------------------------------- */
+
+/* What a run would do and cost. Answers are counted exactly, their tokens as if none ended early;
+ * rows to train on are the most there can be. Times are those of a trial (cycle_plan.c) on the
+ * longest training prompts, on this machine as busy as it was. Judges are not timed. */
+typedef struct {
+    size_t rows[3][EVALUATE_LEVELS]; /* prompts of train, validation, test, by level */
+    size_t prompt_tokens[3];
+    size_t groups;    /* base prompts */
+    size_t per_cycle; /* training prompts of a cycle */
+    size_t answers;   /* of the whole run */
+    double read_tokens, written_tokens;
+    double answer_tokens;      /* mean of the trial's answers */
+    double seconds_per_answer; /* measured */
+    double generate_seconds;
+    size_t steps[CYCLE_METHODS];            /* of one candidate */
+    double seconds_per_step[CYCLE_METHODS]; /* measured; 0 where there was nothing to measure */
+    double train_tokens[CYCLE_METHODS], train_seconds[CYCLE_METHODS]; /* of all cycles */
+    TrainPlan memory[CYCLE_METHODS];
+} CyclePlan;
+
+/* Errors: those of cycle_run. Nothing is written but a scratch directory, which is removed. */
+int cycle_plan(const CycleConfig *c, const CycleEvents *events, CyclePlan *plan, Err *e);
+
 /* ---- ablations ----------------------------------------------------------------------------- */
 
 /* A grid: the run `base` with each judge, validator and choice of methods. */

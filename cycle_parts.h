@@ -103,6 +103,8 @@ int loop_path(const Loop *l, char *out, const char *name, Err *e);
 int loop_adapter(const Loop *l, const AdapterAt *a, char *out, Err *e);
 /* folder/name, both relative to RUN. */
 void loop_name(char out[RUN_NAME], const char *folder, const char *name);
+/* Sets l->chat: do prompts of text go through a chat template? */
+int loop_find_chat(Loop *l, Err *e);
 void loop_tell(const Loop *l, CycleProgress p);
 /* Is this stage done? 1 with its entry (may be NULL) when its outputs are as recorded, 0 when it
  * must run; -1 with ERR_DATA where they were changed, ERR_INTERRUPTED where a stop is asked for. */

@@ -35,6 +35,19 @@ END
 loop="-m $MODEL --data $T/prompts.jsonl --rules $T/rules.jsonl --validator-rules $T/rules.jsonl
     --samples 2 -n 3 --steps 80 --rank 8 --lr 3e-2 --batch 8 --methods dpo --dpo-loss sft
     --validation 0.4 --prompts-per-cycle 8 --confidence 0.8"
+# ---- --dry-run: the plan, and nothing else
+# shellcheck disable=SC2086
+TMPDIR="$T" gives "dry-run" 0 align cycle $loop --cycles 3 --test 0.1 -o "$T/dry" --dry-run
+has "dry-run: splits by level" '^  validation +4 +4 +4 +4 +[0-9]+$' "$T/out"
+# 3 cycles x 8 prompts x 2 samples, 16 validation prompts 1 + 3 times, 4 test prompts twice
+has "dry-run: answers" '^answers  120, ' "$T/out"
+has "dry-run: training" '^dpo +at most 80 steps a cycle, .* s; memory [1-9][0-9]* MiB' "$T/out"
+check "dry-run writes nothing" sh -c "! ls '$T' | grep -q '^dry\|align-plan'"
+# shellcheck disable=SC2086
+gives "dry-run for machines" 0 align cycle $loop --methods both -o "$T/dry" --dry-run --json
+has "dry-run for machines" '"answers":[0-9]+,.*"kto":\{"steps":80,"tokens":[0-9]+,"seconds":[0-9.]+,"memory":[0-9]{6}' \
+    "$T/out"
+
 # shellcheck disable=SC2086
 gives "a loop that promotes" 0 align cycle $loop --max-added-refusal 1 -o "$T/run"
 has "a loop that promotes" '^cycle 1 .* dpo$' "$T/out"
