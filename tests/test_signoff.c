@@ -1,0 +1,172 @@
+/* test_signoff.c - signatures: what may be signed, what is recorded, what is refused. */
+#include "cycle_parts.h"
+#include "files.h"
+#include "signed.h"
+#include "test.h"
+
+#include <string.h>
+
+static char run[IO_PATH_MAX];
+
+static void fresh(int ended)
+{
+    Err e;
+    snprintf(run, sizeof run, "%.4000s", files_path("run"));
+    io_remove_tree(run, &e);
+    CHECK(!write_run(run, ended));
+}
+
+static int sign_as(const char *by, int is_rollback, size_t cycle, CycleSignature *x, Err *e)
+{
+    *x = (CycleSignature){.by = by, .reason = "because", .rollback = is_rollback, .cycle = cycle};
+    return cycle_sign(run, x, e);
+}
+
+static int verifies(void)
+{
+    CycleVerification v;
+    Err e;
+    return !cycle_verify(run, NULL, NULL, &v, &e);
+}
+
+/* The text of deployed.json holds this. */
+static int deployed_has(const char *text)
+{
+    size_t len;
+    if (!io_exists(files_path("run/deployed.json"))) return 0;
+    char *file = files_read(files_path("run/deployed.json"), &len);
+    int has = strstr(file, text) != NULL;
+    mem_free(file);
+    return has;
+}
+
+static void the_newest_promotion_is_approved(void)
+{
+    CycleSignature x;
+    Err e;
+    char hex[65];
+    fresh(1);
+    CHECK(!sign_as("A", 0, 0, &x, &e));
+    CHECK(x.cycle == 2 && x.entry == 8); /* not the third cycle, where the parent stayed */
+    CHECK(!sha256_file(files_path("run/cycle-2/adapter/adapter_model.safetensors"), hex, &e));
+    CHECK_TEXT(x.adapter_sha256, hex);
+    CHECK(deployed_has("\"cycle\":2") && deployed_has(hex) && deployed_has("\"by\":\"A\""));
+    CHECK(deployed_has("\"model_sha256\":\"abc\"") && verifies());
+    CHECK(!io_exists(files_path("run/LOCK")));
+}
+
+static void a_rollback_goes_back_and_never_forth(void)
+{
+    CycleSignature x;
+    Err e;
+    fresh(1);
+    CHECK(sign_as("A", 1, 1, &x, &e) == -1 && e.code == ERR_DATA); /* nothing is deployed */
+    CHECK(!sign_as("A", 0, 0, &x, &e));
+    CHECK(sign_as("B", 1, 2, &x, &e) == -1 && e.code == ERR_USAGE);
+    CHECK(!sign_as("B", 1, 1, &x, &e) && deployed_has("\"cycle\":1") && verifies());
+    CHECK(sign_as("B", 1, 1, &x, &e) == -1 && e.code == ERR_USAGE);
+    CHECK(!sign_as("C", 1, 0, &x, &e) && deployed_has("\"adapter\":null") && verifies());
+    CHECK(sign_as("C", 1, 0, &x, &e) == -1 && e.code == ERR_DATA);
+    CHECK(!sign_as("A", 0, 0, &x, &e) && deployed_has("\"cycle\":2")); /* approved again */
+}
+
+static void a_run_that_has_not_ended_is_not_signed(void)
+{
+    CycleSignature x;
+    Err e;
+    fresh(0);
+    CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA && strstr(e.text, "not ended"));
+    CHECK(!io_exists(files_path("run/deployed.json")) && verifies());
+}
+
+/* A ledger in which every hash is right, but what was kept is not what was trained. */
+static void another_adapter_than_the_selected_is_refused(void)
+{
+    Ledger l;
+    CycleSignature x;
+    Err e;
+    fresh(1);
+    CHECK(!ledger_open(&l, run, &e));
+    CHECK(!write_cycle(&l, 4, "kto", "four", "forged"));
+    ledger_close(&l);
+    CHECK(verifies());
+    CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA && strstr(e.text, "cycle-4"));
+    CHECK(!io_exists(files_path("run/deployed.json")));
+}
+
+static void changed_files_are_not_signed_over(void)
+{
+    CycleSignature x;
+    Err e;
+    fresh(1);
+    CHECK(!write_below(run, "cycle-1/adapter/adapter_model.safetensors", "other"));
+    CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA &&
+          strstr(e.text, "cycle-1/adapter/adapter_model.safetensors"));
+    CHECK(!write_below(run, "cycle-1/adapter/adapter_model.safetensors", "one"));
+    CHECK(!sign_as("A", 0, 0, &x, &e));
+    CHECK(!write_below(run, "deployed.json", "{}")); /* a signature writes this one anew */
+    CHECK(!verifies());
+    CHECK(!sign_as("B", 0, 0, &x, &e) && verifies());
+}
+
+static void a_signature_needs_name_and_reason(void)
+{
+    static const CycleSignature bad[] = {{.by = "", .reason = "r"},
+                                         {.by = NULL, .reason = "r"},
+                                         {.by = "A", .reason = ""},
+                                         {.by = "A", .reason = NULL},
+                                         {.by = CYCLE_AUTO, .reason = "r"}};
+    Err e;
+    fresh(1);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CycleSignature x = bad[i];
+        CHECK(cycle_sign(run, &x, &e) == -1 && e.code == ERR_USAGE);
+    }
+    CycleSignature x = {.by = CYCLE_AUTO, .reason = "r", .automatic = 1};
+    CHECK(!cycle_sign(run, &x, &e) && deployed_has("\"automatic\":true"));
+}
+
+typedef struct {
+    size_t count;
+    char text[512];
+} Told;
+
+static void tell(void *ctx, const CycleSignature *x)
+{
+    Told *t = ctx;
+    size_t used = strlen(t->text);
+    t->count++;
+    snprintf(t->text + used, sizeof t->text - used, "%s %s %zu %s %d;",
+             x->rollback ? "rollback" : "approve", x->by, x->cycle, x->reason,
+             strlen(x->adapter_sha256) == 64 && strlen(x->time) == 20);
+}
+
+static void all_signatures_are_told_in_order(void)
+{
+    CycleSignature x;
+    Told told = {0};
+    Err e;
+    fresh(1);
+    CHECK(!sign_as("A \"x\"", 0, 0, &x, &e) && !sign_as("B", 1, 1, &x, &e));
+    CHECK(!cycle_signatures(run, tell, &told, &e));
+    CHECK_TEXT(told.text, "approve A \"x\" 2 because 1;rollback B 1 because 1;");
+}
+
+#define TEST(name) {#name, name}
+static const Test tests[] = {
+    TEST(the_newest_promotion_is_approved),
+    TEST(a_rollback_goes_back_and_never_forth),
+    TEST(a_run_that_has_not_ended_is_not_signed),
+    TEST(another_adapter_than_the_selected_is_refused),
+    TEST(changed_files_are_not_signed_over),
+    TEST(a_signature_needs_name_and_reason),
+    TEST(all_signatures_are_told_in_order),
+};
+
+int main(int argc, char **argv)
+{
+    files_begin();
+    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
+    files_end();
+    return status;
+}
