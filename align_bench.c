@@ -17,7 +17,7 @@ static const Option bench_option_rows[] = {
      "layers of the model that decodes and trains; all needs its whole memory"},
     {"precision", 0, OPTION_CHOICE, "auto", "f32|bf16|auto",
      "of decoding and steps; auto is how the shape stores its weights; products come in both"},
-    {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon",
+    {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon|neonbf16",
      "instructions to compute with"},
     {"threads", 't', OPTION_COUNT, "auto", "[1,1024]|auto", "threads; auto is one a processor"},
     {"only", 0, OPTION_WORDS, NULL, BENCH_PARTS,

@@ -22,7 +22,7 @@ const OptionGroup group_adapter = OPTION_GROUP("Adapter", adapter_rows);
 static const Option engine_rows[] = {
     {"precision", 0, OPTION_CHOICE, "f32", "f32|bf16|auto",
      "operands of matrix products; everything else is f32 always; auto is f32 here"},
-    {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon",
+    {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon|neonbf16",
      "instructions to compute with; in f32 all give the same bits"},
     {"threads", 't', OPTION_COUNT, "auto", "[1,1024]|auto",
      "threads; any number gives the same bits; auto is one a processor"},

@@ -82,16 +82,15 @@ typedef struct {
     const Kernels *kernels;
     const ProductBodies *rounded;
 } Choice;
-enum { CHOICES = 5 };
+enum { CHOICES = 6 };
 
 /* All that this machine can run, slowest first; returns their number. */
 static size_t choices(Choice list[CHOICES])
 {
-    const Choice all[CHOICES] = {{"ref", &kernels_ref, NULL},
-                                 {"avx2", kernels_avx2(), NULL},
-                                 {"avx512", kernels_avx512(), NULL},
-                                 {"avx512bf16", kernels_avx512(), products_avx512bf16()},
-                                 {"neon", kernels_neon(), NULL}};
+    const Choice all[CHOICES] = {
+        {"ref", &kernels_ref, NULL},        {"avx2", kernels_avx2(), NULL},
+        {"avx512", kernels_avx512(), NULL}, {"avx512bf16", kernels_avx512(), products_avx512bf16()},
+        {"neon", kernels_neon(), NULL},     {"neonbf16", kernels_neon(), products_neonbf16()}};
     size_t n = 0;
     for (size_t i = 0; i < CHOICES; i++) {
         int special = i > 0 && all[i].kernels == all[i - 1].kernels; /* for bf16 only */
@@ -104,8 +103,9 @@ const char *compute_available(void)
 {
     Choice list[CHOICES];
     /* each set of instructions has those before it, so the last one tells all */
-    static const char *const texts[] = {"ref", "ref avx2", "ref avx2 avx512",
-                                        "ref avx2 avx512 avx512bf16", "ref neon"};
+    static const char *const texts[] = {
+        "ref",      "ref avx2",         "ref avx2 avx512", "ref avx2 avx512 avx512bf16",
+        "ref neon", "ref neon neonbf16"};
     size_t n = choices(list);
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         const char *last = strrchr(texts[i], ' ');

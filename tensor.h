@@ -50,9 +50,9 @@ typedef struct {
     void *block; /* what scratch lies in */
 } Compute;
 
-/* kernel: "auto" (the fastest for the precision), "ref", "avx2", "avx512", "avx512bf16", "neon".
- * One that this machine or build does not have is ERR_USAGE naming those that it has. Scratch is
- * made for the threads set at this moment: threads_set comes first. */
+/* kernel: "auto" (the fastest for the precision), "ref", "avx2", "avx512", "avx512bf16", "neon",
+ * "neonbf16". One that this machine or build does not have is ERR_USAGE naming those that it has.
+ * Scratch is made for the threads set at this moment: threads_set comes first. */
 int compute_open(Compute *c, const char *kernel, Precision precision, Err *e);
 void compute_close(Compute *c);
 const char *compute_name(const Compute *c);

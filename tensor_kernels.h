@@ -61,7 +61,7 @@ struct ProductBodies {
                        size_t cols);
     /* Few rows straight from the stored numbers, without a panel: decoding. `a` is packed for
      * `width` rows, a power of two. Across: c[m][j] for j < lanes from the stored rows[j]. Along:
-     * for j < cols, a multiple of lanes, from stored rows `stride` bytes apart. */
+     * for j < cols, a multiple of lanes, from stored rows `stride` bytes apart; or NULL. */
     void (*few_across)(real *const *c, const void *a, size_t width,
                        const unsigned char *const *rows, Dtype t, size_t depth, int add);
     void (*few_along)(real *const *c, const void *a, size_t width, const unsigned char *data,
@@ -102,8 +102,10 @@ const Kernels *kernels_avx2(void);
 const Kernels *kernels_avx512(void);
 const Kernels *kernels_neon(void);
 /* Bodies that round their operands to bf16 while they pack, and multiply with bf16 instructions;
- * NULL where there are none. Chains as everywhere, but numbers below 2^-126 count as zero. */
+ * NULL where there are none. AVX-512: chains as everywhere, but numbers below 2^-126 count as zero.
+ * NEON: four terms at a time, in an order of the instruction's own (see tensor_neonbf16.c). */
 const ProductBodies *products_avx512bf16(void);
+const ProductBodies *products_neonbf16(void);
 
 /* ---- one product, in one thread ------------------------------------------------------------ */
 

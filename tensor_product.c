@@ -302,7 +302,7 @@ static int is_few(const Part *t)
 {
     const ProductBodies *b = t->bodies;
     if (t->rows > b->few || t->p->apart || (t->p->round && t->p->b.dtype != DTYPE_BF16)) return 0;
-    return t->p->b.across || (t->cols % b->lanes == 0 && t->cols <= PRODUCT_PANEL);
+    return t->p->b.across || (b->few_along && t->cols % b->lanes == 0 && t->cols <= PRODUCT_PANEL);
 }
 
 static const ProductBodies *bodies_of(const Compute *c, const Product *p)

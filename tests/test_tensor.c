@@ -94,39 +94,76 @@ static float rounded(float x)
     return bf16_to_float(bf16_from_float(x));
 }
 
-/* Numbers below 2^-126 are zeros to the bf16 instructions of x86: what is rounded to bf16, operands,
- * sums and results. A result is rounded before its size is looked at, its exponent unbounded. */
+/* Numbers below 2^-126 are zeros to the bf16 instructions of x86: what is rounded to bf16,
+ * operands, sums and results. A result is rounded before its size is looked at, its exponent
+ * unbounded. */
 static float flushed(float x)
 {
     return fabsf(x) < FLT_MIN ? copysignf(0, x) : x;
 }
 
-/* One term of a chain as the plain kernel adds it (round = 0 or 1), or the bf16 instruction (2). */
-static float chain_term(float x, float y, float sum, int round)
+/* a + b as BFMMLA adds: cut to 24 bits, the last of which becomes 1 if something was lost. */
+static float odd_sum(float a, float b)
 {
-    if (round == 2) x = flushed(x), y = flushed(y), sum = flushed(sum);
-    if (round) x = rounded(x), y = rounded(y);
-    if (round < 2) return fmaf(x, y, sum);
+    double x = (double)a, y = (double)b, sum = x + y, back = sum - x;
+    double lost = (x - (sum - back)) + (y - back); /* of the sum in double; exact */
+    float z = (float)sum;
+    if (!isfinite(sum)) return z;
+    if (fabs((double)z) > fabs(sum) || ((double)z == sum && lost != 0 && (lost < 0) == (sum > 0)))
+        z = nextafterf(z, 0);
+    uint32_t bits;
+    memcpy(&bits, &z, sizeof bits);
+    return flushed(from_bits((double)z != sum || lost != 0 ? bits | 1 : bits));
+}
+
+/* Operands and sums of the plain kernel in f32 and in bf16, of VDPBF16PS, of BFMMLA. */
+typedef enum { EXACT, ROUNDED, ROUNDED_FLUSHED, ROUNDED_FOURS } Rounding;
+
+static Rounding rounding_of(const Compute *c)
+{
+    if (c->precision != PRECISION_BF16) return EXACT;
+    return !c->rounded ? ROUNDED : kernels_neon() ? ROUNDED_FOURS : ROUNDED_FLUSHED;
+}
+
+/* One term of a chain: sum + x y. */
+static float chain_term(float x, float y, float sum, Rounding round)
+{
+    if (round == ROUNDED_FLUSHED) x = flushed(x), y = flushed(y), sum = flushed(sum);
+    if (round != EXACT) x = rounded(x), y = rounded(y);
+    if (round == ROUNDED_FOURS) return odd_sum(flushed(sum), flushed(flushed(x) * flushed(y)));
+    if (round != ROUNDED_FLUSHED) return fmaf(x, y, sum);
+    x = flushed(x), y = flushed(y);
     float z = fmaf(x, y, sum);
     double exact = (double)x * (double)y + (double)sum; /* exact where z is as small as FLT_MIN */
     return fabsf(z) == FLT_MIN && fabs(exact) <= 0x1p-126 - 0x1p-151 ? copysignf(0, z) : flushed(z);
 }
 
-/* Operands that chain_term should round, and how. */
-static int rounding_of(const Compute *c)
+/* Two terms: sum + (x0 y0 + x1 y1), in the order of BFMMLA. */
+static float pair_term(const float x[2], const float y[2], float sum)
 {
-    return c->precision != PRECISION_BF16 ? 0 : c->rounded ? 2 : 1;
+    float first = flushed(flushed(rounded(x[0])) * flushed(rounded(y[0])));
+    float second = flushed(flushed(rounded(x[1])) * flushed(rounded(y[1])));
+    return odd_sum(flushed(sum), odd_sum(first, second));
 }
 
-/* c[m][n] = (add ? c : 0) + sum_k a[m am + k ak] b[k bk + n bn], as tensor.h says: one chain */
+/* c[m][n] = (add ? c : 0) + sum_k a[m am + k ak] b[k bk + n bn], as tensor.h says: one chain.
+ * BFMMLA takes terms in fours, zeros where there are no more. */
 static void chain(float *c, const float *a, size_t am, size_t ak, const float *b, size_t bk,
-                  size_t bn, size_t M, size_t N, size_t K, int add, int round)
+                  size_t bn, size_t M, size_t N, size_t K, int add, Rounding round)
 {
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
             float sum = add ? c[m * N + n] : 0;
-            for (size_t k = 0; k < K; k++)
+            for (size_t k = 0; k < K && round != ROUNDED_FOURS; k++)
                 sum = chain_term(a[m * am + k * ak], b[k * bk + n * bn], sum, round);
+            for (size_t k = 0; k < (K + 3) / 4 * 4 && round == ROUNDED_FOURS; k += 2) {
+                float x[2] = {0, 0}, y[2] = {0, 0};
+                for (size_t i = 0; i < 2 && k + i < K; i++) {
+                    x[i] = a[m * am + (k + i) * ak];
+                    y[i] = b[(k + i) * bk + n * bn];
+                }
+                sum = pair_term(x, y, sum);
+            }
             c[m * N + n] = sum;
         }
 }
@@ -134,7 +171,7 @@ static void chain(float *c, const float *a, size_t am, size_t ak, const float *b
 /* All three products of one shape against the chain. */
 static void products_of(const Compute *c, size_t T, size_t N, size_t K, Dtype t, int add)
 {
-    int round = rounding_of(c);
+    Rounding round = rounding_of(c);
     Stored s = stored(N, K, t, 7);
     float *w = floats(&s.mat), *x = numbers(T * K, 1), *dy = numbers(T * N, 2);
     float *y = numbers(T * N, 3), *yc = numbers(T * N, 3);
@@ -147,7 +184,7 @@ static void products_of(const Compute *c, size_t T, size_t N, size_t K, Dtype t,
     same_bits(dx, dxc, T * K, "linear_dx");
     float *dw = numbers(N * K, 5), *dwc = numbers(N * K, 5);
     tensor_linear_dw(c, dw, dy, x, T, N, K);
-    chain(dwc, dy, 1, N, x, K, 1, N, K, T, 1, 0);
+    chain(dwc, dy, 1, N, x, K, 1, N, K, T, 1, EXACT);
     same_bits(dw, dwc, N * K, "linear_dw");
     float *all[] = {w, x, dy, y, yc, dx, dxc, dw, dwc};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
@@ -909,7 +946,7 @@ static void choosing(void)
     CHECK(e.code == ERR_USAGE && strstr(e.text, "avx3") && strstr(e.text, compute_available()));
     CHECK(compute_open(&c, "auto", PRECISION_F32, &e) == 0);
     CHECK(strstr(compute_available(), compute_name(&c)) != NULL);
-    CHECK(!c.rounded || !kernels_avx512()); /* nothing for bf16 only */
+    CHECK(!c.rounded); /* nothing for bf16 only */
     compute_close(&c);
     /* the last one listed is the fastest in bf16 */
     const char *last = strrchr(compute_available(), ' ');
