@@ -284,7 +284,14 @@ void report_put_selection(Html *h, const Report *r)
     }
     if (r->n_cycles > 1) {
         html_put(h, "<p class=\"soft\">The rule: ");
-        html_json(h, json_get(r->cycles[1].selection, "rule"));
+        const Json *s = r->cycles[1].selection;
+        html_json(h, json_get(s, "rule"));
+        html_put(h, ". Here max_added_refusal is ");
+        html_json(h, json_get(s, "max_added_refusal"));
+        html_put(h, ", guard_margin ");
+        html_json(h, json_get(s, "guard_margin"));
+        html_put(h, ", confidence ");
+        html_json(h, json_get(s, "confidence"));
         html_put(h, ".</p>\n");
     }
 }
