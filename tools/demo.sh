@@ -2,7 +2,8 @@
 # demo.sh - what align does, on a tiny model of its own (demo_data/, see its README.md):
 #   1. DPO on preference pairs and KTO on labelled answers: margins rising;
 #   2. answers before and after, to prompts that no training row holds;
-#   3. one turn of the loop: the model's own answers, judged, make the training rows.
+#   3. three turns of the loop: the model's own answers, judged, make the training rows; safety and
+#      refusal of harmless prompts per cycle, and on prompts that nothing has seen; a report.
 # Everything it writes lies under demo/. Usage: tools/demo.sh [OPTION of align ...], as in
 # tools/demo.sh --kernel ref; ALIGN names another program than ./align.
 set -eu
@@ -64,12 +65,14 @@ paste demo_data/questions.jsonl demo/before.jsonl demo/dpo.jsonl demo/kto.jsonl 
         done
     done
 
-title "The loop: generate, judge, prefer, train KTO and DPO, validate, select"
-"$align" cycle -m "$model" --data demo_data/prompts.jsonl -o demo/loop --quiet \
-    --validation 0.25 --test 0.25 --samples 4 --max-tokens 64 --at-once 64 \
-    --lr 3e-3 --epochs 4 --batch 8 --rank 8 --alpha 16 --warmup 0.1 --save-every 0 --seed 1 "$@"
-sed -n 's/^  "why":"\(.*\)",$/\n\1/p' demo/loop/cycle-1/selection.json
+title "The loop: generate, judge, prefer, train KTO and DPO, validate, select; three cycles"
+sh tools/demo_loop.sh 1 demo/loop "$@"
+for cycle in demo/loop/cycle-[1-9]; do
+    sed -n 's/^  "why":"\(.*\)",$/'"${cycle##*/}"': \1/p' "$cycle/selection.json"
+    sed -n 's/^    {"method":"\([a-z]*\)".*"why":"\([^"]*\)".*/    \1 \2/p' "$cycle/selection.json"
+done
 "$align" inspect demo/loop --verify
+"$align" report demo/loop -o demo/report.html --quiet
 
-printf '\n%d seconds. Everything is in demo/: runs, answers, judgements, the ledger.\n' \
+printf '\n%d seconds. The page to read is demo/report.html; runs, answers, the ledger are beside it.\n' \
     $(($(date +%s) - began))
