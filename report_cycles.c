@@ -162,8 +162,8 @@ static void put_trade_off(Html *h, const Report *r)
     chart_room(&c, least_span, 1);
     html_put(h, "<figure>\n");
     chart_begin(h, &c);
+    each_policy(h, &c, r, chart_point); /* first: their labels get the best places */
     each_candidate(h, &c, r, chart_point);
-    each_policy(h, &c, r, chart_point);
     chart_end(h);
     html_put(h, "<div class=\"legend\">");
     chart_key(h, 0, 0, "policy after a cycle");

@@ -12,7 +12,7 @@ const char chart_style[] =
     "svg text{fill:var(--ink);font:12px system-ui,sans-serif}\nsvg .tick{fill:var(--soft)}\n"
     "svg .grid{stroke:var(--rule);stroke-width:1}\n"
     "svg .s0{--c:var(--s1)}svg .s1{--c:var(--s2)}svg .s2{--c:var(--s3)}\n"
-    "svg .mark{fill:var(--c);stroke:var(--c);stroke-width:2}svg .hollow{fill:var(--paper)}\n"
+    "svg .mark{fill:var(--c);stroke:var(--c);stroke-width:2}svg .hollow{fill:none}\n"
     "svg .bar{stroke:var(--c);stroke-width:1.5;opacity:.75}\n"
     "svg .line{fill:none;stroke:var(--c);stroke-width:1.75;stroke-linejoin:round}\n"
     "svg .band{fill:var(--c);stroke:none;opacity:.22}\n"
@@ -154,8 +154,8 @@ static void put_mark(Html *h, double x, double y, int series, int hollow)
 /* A place beside (x, y) for a label of this width that no earlier label covers. */
 static void place_label(Chart *c, double x, double y, double width, double *at_x, double *at_y)
 {
-    static const double beside[][2] = {{1, -9},  {1, 16}, {-1, -9},  {-1, 16},
-                                       {1, -25}, {1, 32}, {-1, -25}, {-1, 32}};
+    static const double beside[][2] = {{1, -9},  {1, 16}, {-1, -9}, {-1, 16}, {1, -25}, {1, 32},
+                                       {1, -41}, {1, 48}, {1, 64},  {1, 80},  {1, 96},  {1, 112}};
     const size_t n = sizeof beside / sizeof *beside;
     double left = 0, base = 0;
     for (size_t i = 0; i < n; i++) {
