@@ -66,18 +66,18 @@ grid="-m $MODEL --data $T/prompts.jsonl --rules $T/rules.jsonl --validator-rules
     --samples 2 -n 3 --steps 40 --rank 8 --lr 3e-2 --batch 8 --dpo-loss sft --cycles 2 --max-length 64
     --validation 0.4 --prompts-per-cycle 8 --confidence 0.8 --max-added-refusal 1
     --judge-order fixed --validator-order fixed"
-axes="--judges rules,self --validators rules,self --methods both,dpo"
+axes="--judges rules,self --validators rules,self --methods both"
 # shellcheck disable=SC2086
 gives "grid" 0 align cycle $grid $axes -o "$T/grid"
-lines "grid: a line for each run, two of head, two of self, four of choices" 16 "$T/out"
-has "grid: figures by each validator" '^rules-rules-dpo +[0-9.]+ / [0-9.]+ +[0-9.]+ / [0-9.]+ +dpo' "$T/out"
+lines "grid: a line for each run, two of head, one of self, two of choices" 9 "$T/out"
+has "grid: figures by each validator" '^rules-rules-both +[0-9.]+ / [0-9.]+ +[0-9.]+ / [0-9.]+ +[dkp]' "$T/out"
 has "grid: was self-judging good enough" '^self-judging against rules \(validator rules, both\): ' "$T/out"
 has "grid: how the validator moved the choice" \
-    '^the validator (moved|did not move) the choice \(judge rules, dpo\): rules [dp][a-z ]*; self ' "$T/out"
-for cell in rules-rules-both rules-self-dpo self-self-both; do
+    '^the validator (moved|did not move) the choice \(judge rules, both\): rules [dkp][a-z ]*; self ' "$T/out"
+for cell in rules-rules-both rules-self-both self-self-both; do
     gives "grid: $cell is a run of its own" 0 align inspect "$T/grid/grid-$cell" --verify
 done
-has "grid.json" '"run":"grid-self-rules-dpo","judge":"self","validator":"rules","methods":"dpo"' \
+has "grid.json" '"run":"grid-self-rules-both","judge":"self","validator":"rules","methods":"both"' \
     "$T/grid/grid.json"
 # What was shared is what the run computes by itself.
 # shellcheck disable=SC2086
@@ -96,19 +96,20 @@ refuses "a grid that exists" 73 "exists" align cycle $grid $axes -o "$T/grid"
 refuses "a grid without test prompts" 64 "test prompts" align cycle $grid $axes --test 0 -o "$T/x"
 
 # Killed at any time, it goes on to the same files. Each run is given a little more time.
-small="--judges rules --validators rules,self --methods dpo"
+small="--judges rules --validators rules --methods kto,dpo,both"
 files() {
     (cd "$1" && find . -name '*.jsonl' -o -name '*.json' -o -name '*.safetensors' |
         grep -v 'ledger\|metrics\|config\|checkpoints\|grid.json\|shared' | sort | xargs sha256sum)
 }
 # shellcheck disable=SC2086
 gives "a small grid" 0 align cycle $grid $small -o "$T/whole"
+has "a small grid: methods" '^rules-rules-dpo .*  dpo' "$T/out"
 tries=0
 while [ $tries -lt 60 ]; do
     # shellcheck disable=SC2086
     (exec $ALIGN cycle $grid $small -o "$T/killed" --resume >"$T/out" 2>"$T/err") &
     pid=$!
-    sleep "$((tries / 4)).$((tries % 4 * 25 + 10))"
+    sleep "$((tries / 10)).$((tries % 10))5"
     kill -9 $pid 2>/dev/null
     wait $pid 2>/dev/null && break
     tries=$((tries + 1))
