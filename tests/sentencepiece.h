@@ -71,7 +71,7 @@ static inline void sp_settings(Text *out, unsigned type, int fallback)
     text_free(&normalizer);
 }
 
-/* 0 <unk> 1 <s> 2 </s>, 3..258 the bytes, then _ a b ab _ab __ (of a low score) [X] (user-defined):
+/* 0 <unk> 1 <s> 2 </s>, 3..258 the bytes, then _ a b __ (of a low score) ab _ab [X] (user-defined):
  * 259 .. 265. */
 static inline void sp_pieces(Text *out)
 {
@@ -86,9 +86,9 @@ static inline void sp_pieces(Text *out)
     sp_piece(out, BAR, -9, SP_NORMAL);
     sp_piece(out, "a", -10, SP_NORMAL);
     sp_piece(out, "b", -11, SP_NORMAL);
+    sp_piece(out, BAR BAR, -1e9f, SP_NORMAL);
     sp_piece(out, "ab", -1, SP_NORMAL);
     sp_piece(out, BAR "ab", -2, SP_NORMAL);
-    sp_piece(out, BAR BAR, -1e9f, SP_NORMAL);
     sp_piece(out, "[X]", 0, SP_USER);
 }
 
