@@ -6,8 +6,7 @@
 int sample_read(Sample *s, const Json *row, Err *e)
 {
     uint64_t level;
-    const Json *action = json_get(row, "action");
-    int a = action && action->type == JSON_STRING ? action_parse(action->text, action->len) : -1;
+    int a = action_of(json_get(row, "action"));
     *s = (Sample){.json = row, .response = json_get(row, "response")};
     if (!json_get(row, "prompt") || !s->response || s->response->type != JSON_STRING)
         return err_set(e, ERR_DATA, "\"prompt\" and \"response\" are needed");

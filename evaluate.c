@@ -114,11 +114,10 @@ static int row_from_json(EvalRow *r, const Json *row, size_t line, Pool *pool, E
 {
     uint64_t level;
     int64_t principle = -1;
-    const Json *action = json_get(row, "action"), *method = json_get(row, "method"),
-               *index = json_get(row, "principle_index");
+    const Json *method = json_get(row, "method"), *index = json_get(row, "principle_index");
     if (json_u64(json_get(row, "harmful_level"), &level) || level >= EVALUATE_LEVELS)
         return err_set(e, ERR_DATA, "\"harmful_level\" must be 0, 1, 2 or 3");
-    int a = action && action->type == JSON_STRING ? action_parse(action->text, action->len) : -1;
+    int a = action_of(json_get(row, "action"));
     if (a < 0) return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse");
     if (method && method->type != JSON_NULL && method->type != JSON_STRING)
         return err_set(e, ERR_DATA, "\"method\" must be a string");

@@ -133,7 +133,7 @@ static int take_row(void *ctx, const Json *row, size_t line, const JudgeCase *c,
     Gold *g = ctx;
     const Json *label = json_get(row, g->field);
     if (!label || label->type == JSON_NULL) return g->unlabelled++, 0;
-    int action = label->type == JSON_STRING ? action_parse(label->text, label->len) : -1;
+    int action = action_of(label);
     if (action < 0)
         return err_set(e, ERR_DATA, "\"%s\" must be accept, caution or refuse, found %.40s",
                        g->field, label->text ? label->text : "no string");

@@ -29,15 +29,9 @@ static int figure_covers(EvaluateMetric m, unsigned level)
                                              : level == EVALUATE_LEVELS - 1;
 }
 
-static int action_at(const Json *row, const char *key)
-{
-    const Json *x = json_get(row, key);
-    return x && x->type == JSON_STRING ? action_parse(x->text, x->len) : -1;
-}
-
 static int add_row(ReviewCorrection *r, Table t, const Json *row, Err *e)
 {
-    int action = action_at(row, "action"), own = action_at(row, "judged");
+    int action = action_of(json_get(row, "action")), own = action_of(json_get(row, "judged"));
     const Json *half = json_get(row, "review");
     int random = json_is(half, "random");
     uint64_t level;

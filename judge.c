@@ -33,6 +33,11 @@ int action_parse(const char *text, size_t len)
     return -1;
 }
 
+int action_of(const Json *label)
+{
+    return label && label->type == JSON_STRING ? action_parse(label->text, label->len) : -1;
+}
+
 /* ---- probabilities ------------------------------------------------------------------------- */
 
 Action judge_largest(const double share[ACTION_COUNT])
@@ -229,9 +234,8 @@ static int rule_from_json(const Json *row, JudgeRule *r, Pool *pool, Err *e)
             return err_set(e, ERR_DATA, "unknown key \"%s\", allowed: action weight place phrase",
                            m->key);
     }
-    const Json *action = json_get(row, "action"), *phrase = json_get(row, "phrase"),
-               *place = json_get(row, "place");
-    int a = action && action->type == JSON_STRING ? action_parse(action->text, action->len) : -1;
+    const Json *phrase = json_get(row, "phrase"), *place = json_get(row, "place");
+    int a = action_of(json_get(row, "action"));
     if (a < 0) return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse");
     if (json_f64(json_get(row, "weight"), &r->weight) || !(fabs(r->weight) <= 100))
         return err_set(e, ERR_DATA, "\"weight\" must be a number from -100 to 100");

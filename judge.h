@@ -21,6 +21,7 @@ extern const char *const action_names[ACTION_COUNT]; /* "accept" "caution" "refu
 /* An action from a label, in any case. Also understood: "reject" (the CARES judge prompt says it),
  * and XSTest's human labels 1_full_compliance, 3_partial_refusal, 2_full_refusal. -1: none. */
 int action_parse(const char *text, size_t len);
+int action_of(const Json *label); /* the same of a JSON string; -1 for any other value, and NULL */
 
 /* ---- judging ------------------------------------------------------------------------------- */
 

@@ -95,7 +95,7 @@ static Answer *answer_of(Command *c, const char *key, Err *e)
 static int read_verdict(const Json *row, Action *action, double *probability, Err *e)
 {
     const Json *said = json_get(row, "action"), *p = json_get(row, "probability");
-    int a = said && said->type == JSON_STRING ? action_parse(said->text, said->len) : -1;
+    int a = action_of(said);
     if (a < 0)
         return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse, found %.*s",
                        SHOWN, said && said->text ? said->text : "none");

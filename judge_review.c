@@ -39,8 +39,8 @@ static int by_key(const void *a, const void *b)
 /* {"sha256","action"}, and "half" where the row is from a review page. */
 static int read_review(const Json *row, ReviewRow *out, Err *e)
 {
-    const Json *key = json_get(row, "sha256"), *action = json_get(row, "action");
-    int a = action && action->type == JSON_STRING ? action_parse(action->text, action->len) : -1;
+    const Json *key = json_get(row, "sha256");
+    int a = action_of(json_get(row, "action"));
     if (!key || key->type != JSON_STRING || key->len != 64 ||
         strspn(key->text, "0123456789abcdef") != 64)
         return err_set(e, ERR_DATA, "\"sha256\" must be 64 digits 0-9a-f, as the page writes them");
@@ -156,8 +156,7 @@ static int read_review_case(const Json *row, uint64_t seed, ReviewCase *x, Pool 
 {
     JudgeCase c;
     uint64_t level, bits = 0;
-    const Json *action = json_get(row, "action");
-    int a = action && action->type == JSON_STRING ? action_parse(action->text, action->len) : -1;
+    int a = action_of(json_get(row, "action"));
     if (a < 0)
         return err_set(e, ERR_DATA,
                        "\"action\" is missing: a review needs judged rows, -o of align judge");

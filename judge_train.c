@@ -23,7 +23,7 @@ static int read_label(const Json *row, int *action, Err *e)
     for (size_t i = 0; i < LABEL_COLUMNS; i++) {
         const Json *label = json_get(row, label_columns[i]);
         if (!label || label->type == JSON_NULL) continue;
-        if (label->type == JSON_STRING) *action = action_parse(label->text, label->len);
+        *action = action_of(label);
         if (*action >= 0) return 0;
         return err_set(e, ERR_DATA, "\"%s\" must be accept, caution or refuse, found %.40s",
                        label_columns[i], label->text ? label->text : "no text");

@@ -26,13 +26,6 @@ typedef struct {
     size_t count, cap;
 } Answers;
 
-static int action_of(const Json *row)
-{
-    for (int a = 0; a < ACTION_COUNT; a++)
-        if (json_is(json_get(row, "action"), action_names[a])) return a;
-    return -1;
-}
-
 /* A value as text in the report's pool, "" where absent. A byte 0 ends it: none is in a text that a
  * tokenizer made. */
 static const char *keep_text(Report *r, const Json *value, Err *e)
@@ -76,7 +69,8 @@ static int read_pair(Report *r, JsonLines lines[2], Answers *a, Err *e)
             wrong = "\"index\" is not that of the earlier answers";
         else if (json_u64(json_get(row[1], "harmful_level"), &level) || level >= EVALUATE_LEVELS)
             wrong = "\"harmful_level\" must be 0 to 3";
-        else if (action_of(row[0]) < 0 || action_of(row[1]) < 0)
+        else if (action_of(json_get(row[0], "action")) < 0 ||
+                 action_of(json_get(row[1], "action")) < 0)
             wrong = "\"action\" must be accept, caution or refuse";
     }
     if (wrong) status = err_set(e, ERR_DATA, "%s:%zu: %s", lines[1].path, lines[1].line, wrong);
@@ -85,8 +79,8 @@ static int read_pair(Report *r, JsonLines lines[2], Answers *a, Err *e)
         if (x) {
             x->index = index[0];
             x->level = (unsigned)level;
-            x->before = action_of(row[0]);
-            x->after = action_of(row[1]);
+            x->before = action_of(json_get(row[0], "action"));
+            x->after = action_of(json_get(row[1], "action"));
             x->prompt = keep_text(r, json_get(row[1], "prompt"), e);
             x->said_before = keep_text(r, json_get(row[0], "response"), e);
             x->said_after = keep_text(r, json_get(row[1], "response"), e);
