@@ -247,9 +247,7 @@ static void find_majority(Gold *g)
 {
     double share[ACTION_COUNT] = {0};
     for (size_t i = 0; i < g->count; i++) share[g->rows[i].label] += 1 / (double)g->count;
-    g->majority = ACTION_REFUSE;
-    for (int a = ACTION_REFUSE - 1; a >= 0; a--)
-        if (share[a] > share[g->majority]) g->majority = (Action)a;
+    g->majority = action_largest(share);
     for (size_t i = 0; i < g->count; i++) {
         g->rows[i].action[GOLD_MAJORITY] = g->majority;
         g->rows[i].confidence[GOLD_MAJORITY] = share[g->majority];

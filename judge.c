@@ -40,7 +40,7 @@ int action_of(const Json *label)
 
 /* ---- probabilities ------------------------------------------------------------------------- */
 
-Action judge_largest(const double share[ACTION_COUNT])
+Action action_largest(const double share[ACTION_COUNT])
 {
     Action best = ACTION_REFUSE;
     for (int a = ACTION_REFUSE - 1; a >= 0; a--)
@@ -50,7 +50,7 @@ Action judge_largest(const double share[ACTION_COUNT])
 
 void judge_softmax(const double z[ACTION_COUNT], double p[ACTION_COUNT])
 {
-    double total = 0, largest = z[judge_largest(z)];
+    double total = 0, largest = z[action_largest(z)];
     for (size_t a = 0; a < ACTION_COUNT; a++) total += p[a] = maths_exp(z[a] - largest);
     for (size_t a = 0; a < ACTION_COUNT; a++) p[a] /= total;
 }
@@ -209,7 +209,7 @@ static int rules_decide_one(const Rules *t, const JudgeCase *c, Verdict *v, Err 
     }
     if (n) {
         judge_softmax(sum, v->probability);
-        v->action = judge_largest(v->probability);
+        v->action = action_largest(v->probability);
     }
     mem_free(words);
     mem_free(text);

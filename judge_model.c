@@ -141,7 +141,7 @@ static Action order_probability(const ModelJudge *m, const Questions *q, const A
     double z[ACTION_COUNT];
     for (size_t a = 0; a < ACTION_COUNT; a++) z[a] = m->calibrated ? own[a] - empty[a] : own[a];
     judge_softmax(z, p);
-    return judge_largest(p);
+    return action_largest(p);
 }
 
 static void decide_logprob(const ModelJudge *m, const Questions *q, const Asked *x, Verdict *v)
@@ -152,7 +152,7 @@ static void decide_logprob(const ModelJudge *m, const Questions *q, const Asked 
         said[i] = order_probability(m, q, x, i, p);
         for (size_t a = 0; a < ACTION_COUNT; a++) v->probability[a] += p[a] / (double)m->orders;
     }
-    v->action = judge_largest(v->probability);
+    v->action = action_largest(v->probability);
     for (size_t i = 0; i < m->orders; i++) v->agreeing += said[i] == v->action;
 }
 
@@ -220,7 +220,7 @@ static void decide_text(const ModelJudge *m, const int *said, const Asked *x, Ve
         v->probability[a] = votes ? (double)n / (double)votes : 1.0 / ACTION_COUNT;
     }
     v->unparsed = !votes;
-    v->action = votes ? judge_largest(v->probability) : ACTION_CAUTION;
+    v->action = votes ? action_largest(v->probability) : ACTION_CAUTION;
     for (size_t i = 0; i < m->orders; i++) v->agreeing += said[x->own + i] == (int)v->action;
 }
 

@@ -54,8 +54,6 @@ void judge_reviews_apply(const Reviews *r, const JudgeCase *c, Verdict *v);
 
 /* p_a = exp(z_a) / sum_b exp(z_b) */
 void judge_softmax(const double z[ACTION_COUNT], double p[ACTION_COUNT]);
-/* The action with the largest share, the stricter one among equals. */
-Action judge_largest(const double share[ACTION_COUNT]);
 /* The case of a row; a conversation becomes one text, in pool. ERR_DATA for other types. */
 int judge_read_case(const Json *row, JudgeCase *c, Pool *pool, Err *e);
 /* Is there a word in the text? */
