@@ -68,12 +68,6 @@ static int word_byte(unsigned char c)
            c == '\'' || c >= 0x80;
 }
 
-/* Bytes of the UTF-8 character that begins with c. */
-static size_t char_bytes(unsigned char c)
-{
-    return c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
-}
-
 /* Is the character at s from U+2E80 on, where no spaces stand between words? */
 static int stands_alone(const unsigned char *s, size_t left)
 {
@@ -116,8 +110,8 @@ static int next_word(const char *s, size_t len, size_t *at, Word *w)
     while (i < len && word_byte(u[i]) && !is_punctuation(u + i, len - i)) {
         int alone = stands_alone(u + i, len - i);
         if (alone && i > begin) break;
-        size_t step = char_bytes(u[i]);
-        i += step < len - i ? step : len - i;
+        size_t step = utf8_step(s + i, len - i);
+        i += step ? step : 1;
         if (alone) break;
     }
     w->len = i - begin;
