@@ -452,21 +452,21 @@ static int flush_block(const Judge *j, Block *b, Writer *w, const char *path,
 /* The prompt as one text: what the user said, or a longer conversation as lines "role: content". */
 static int set_prompt(JudgeCase *c, const Json *prompt, Pool *pool, Err *e)
 {
+    static const char form[] = "\"prompt\" must be a text or messages with \"role\" and \"content\"";
     c->prompt = "";
-    if (!prompt || (prompt->type != JSON_STRING && prompt->type != JSON_ARRAY)) return 0;
+    if (!prompt || prompt->type == JSON_NULL) return 0;
     if (prompt->type == JSON_STRING) {
         c->prompt = prompt->text;
         c->prompt_len = prompt->len;
         return 0;
     }
+    if (prompt->type != JSON_ARRAY) return err_set(e, ERR_DATA, "%s", form);
     Text text = {0};
     int status = 0, alone = prompt->len == 1 && json_is(json_get(prompt->child, "role"), "user");
     for (const Json *turn = prompt->child; turn && !status; turn = turn->next) {
         const Json *role = json_get(turn, "role"), *content = json_get(turn, "content");
         if (!role || role->type != JSON_STRING || !content || content->type != JSON_STRING)
-            status = err_set(e, ERR_DATA,
-                             "\"prompt\" must be a text or messages with \"role\" and "
-                             "\"content\"");
+            status = err_set(e, ERR_DATA, "%s", form);
         else
             status = (!alone && text_addf(&text, e, "%s%s: ", text.len ? "\n" : "", role->text)) ||
                      text_add(&text, content->text, content->len, e);

@@ -247,6 +247,8 @@ static void bad_rows_are_named_and_nothing_is_written(void)
     } bad[] = {{"{\"response\":\"x\"}\n{\"prompt\":\"y\"}\n", "in.jsonl:2"},
                {"{\"response\":7}\n", "in.jsonl:1"},
                {"{\"response\":\"x\",\"prompt\":[{\"role\":\"user\"}]}\n", "in.jsonl:1"},
+               {"{\"response\":\"x\",\"prompt\":7}\n", "\"prompt\" must be a text or messages"},
+               {"{\"response\":\"x\",\"prompt\":{\"role\":\"user\"}}\n", "in.jsonl:1"},
                {"\n\n", "no rows"}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         JudgeReport r;
