@@ -264,22 +264,36 @@ int judge_model_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict
     return status ? -1 : 0;
 }
 
-/* Everything that decides verdicts, in one hash: weights, adapter, prompt, and how it is read. */
+/* The numbers of an adapter: its weights, and what scales them. */
+static int put_adapter(const ModelJudge *m, const char *dir, Text *out, Err *e)
+{
+    char weights[65], path[IO_PATH_MAX];
+    if (!m->adapter) return text_addf(out, e, " none");
+    return io_path(path, sizeof path, dir, "adapter_model.safetensors", e) ||
+                   sha256_file(path, weights, e) ||
+                   text_addf(out, e, " %s %.17g %d", weights, m->lora.config.alpha,
+                             m->lora.config.rslora)
+               ? -1
+               : 0;
+}
+
+/* Everything that decides verdicts, in one hash: weights, adapter, prompt, how it is read, and how
+ * it is computed (in f32 all kernels give the same bits). */
 static int hash_judge(const ModelJudge *m, const char *adapter, char hex[65], Err *e)
 {
-    char weights[65], part[65] = "none", path[IO_PATH_MAX];
+    char weights[65];
     Text text = {0};
     int cut;
-    if (model_hash(&m->model, weights, e)) return -1;
-    if (adapter && (io_path(path, sizeof path, adapter, "adapter_model.safetensors", e) ||
-                    sha256_file(path, part, e)))
-        return -1;
     JudgeCase nothing = {"", 0, "", 0};
     int status = prompter_text(&m->prompter, JUDGE_ORDER_FIXED, 0, &nothing, &text, &cut, e) ||
-                 text_addf(&text, e, "\n%s %s %s %s %s %d %zu", weights, part,
+                 model_hash(&m->model, weights, e) || text_addf(&text, e, "\n%s", weights) ||
+                 put_adapter(m, adapter, &text, e) ||
+                 text_addf(&text, e, " %s %s %s %d %zu %s",
                            m->prompter.chat ? chat_name(m->prompter.chat) : "plain",
                            judge_mode_names[m->mode], judge_order_names[m->order], m->calibrated,
-                           m->prompter.limit);
+                           m->prompter.limit,
+                           m->compute.precision == PRECISION_BF16 ? compute_name(&m->compute)
+                                                                  : "f32");
     Sha256 s;
     sha256_begin(&s);
     sha256_add(&s, text.data, text.len);
@@ -319,7 +333,7 @@ int judge_model_open(Judge *j, const JudgeConfig *c, Err *e)
     if (m->mode == JUDGE_TEXT) limit -= limit > TEXT_TOKENS ? TEXT_TOKENS : limit - 1;
     return prompter_open(&m->prompter, m->tokenizer, c->chat_template, &m->model.config, limit,
                          e) ||
-                   hash_judge(m, m->adapter ? c->adapter : NULL, j->sha256, e)
+                   hash_judge(m, c->adapter, j->sha256, e)
                ? -1
                : 0;
 }

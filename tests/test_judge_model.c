@@ -226,23 +226,43 @@ static void a_verdict_is_the_same_in_any_company(void)
     CHECK(memcmp(all[0].probability, all[1].probability, sizeof one.probability));
 }
 
+/* An adapter of zeros: with another alpha the weights' file is the same. */
+static void write_adapter(const char *dir, double alpha)
+{
+    Err e;
+    Model m;
+    Lora lora;
+    LoraShape shape;
+    LoraConfig config = {.rank = 2, .alpha = alpha, .targets = 1u << TARGET_Q};
+    CHECK(model_load(&m, model_dir, 0, NULL, &e) == 0);
+    model_lora_shape(&m, &shape);
+    CHECK(lora_create(&lora, &config, &shape, 1, 0, &e) == 0 && lora_save(&lora, dir, &e) == 0);
+    lora_close(&lora);
+    model_close(&m);
+}
+
 static void the_hash_names_all_that_decides(void)
 {
-    char first[65];
-    Judge j;
-    Err e;
-    JudgeConfig c = self(JUDGE_ORDER_FIXED);
-    CHECK(judge_open(&j, &c, &e) == 0);
-    memcpy(first, j.sha256, sizeof first);
-    judge_close(&j);
-    for (int i = 0; i < 4; i++) {
-        c = self(i == 0 ? JUDGE_ORDER_ROTATIONS : JUDGE_ORDER_FIXED);
-        if (i == 1) c.mode = JUDGE_TEXT;
-        if (i == 2) c.uncalibrated = 1;
-        if (i == 3) c.max_length = 1400;
+    enum { CHOICES = 8 };
+    static char adapters[2][IO_PATH_MAX + 512];
+    char sha256[CHOICES][65];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(adapters[i], sizeof adapters[i], "%s", files_path(i ? "louder" : "adapter"));
+        write_adapter(adapters[i], i ? 16 : 8);
+    }
+    for (size_t i = 0; i < CHOICES; i++) {
+        Judge j;
+        Err e = {0};
+        JudgeConfig c = self(i == 1 ? JUDGE_ORDER_ROTATIONS : JUDGE_ORDER_FIXED);
+        if (i == 2) c.mode = JUDGE_TEXT;
+        if (i == 3) c.uncalibrated = 1;
+        if (i == 4) c.max_length = 1400;
+        if (i == 5) c.precision = PRECISION_BF16;
+        if (i >= 6) c.adapter = adapters[i - 6];
         CHECK(judge_open(&j, &c, &e) == 0);
-        CHECK(strcmp(first, j.sha256) != 0);
+        memcpy(sha256[i], j.sha256, sizeof sha256[i]);
         judge_close(&j);
+        for (size_t k = 0; k < i; k++) CHECK(strcmp(sha256[k], sha256[i]) != 0);
     }
 }
 
