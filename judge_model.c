@@ -52,34 +52,32 @@ typedef struct {
 
 /* ---- questions ----------------------------------------------------------------------------- */
 
-/* The rows to score for a block of cases: three (one for each label) for each question. */
+/* What is asked for a block of cases: `each` questions, put once for each order of the labels, all
+ * of one order before those of the next, for they begin alike. Each has three rows to score, one
+ * for each label. */
 typedef struct {
     Row *rows;
-    size_t count; /* of questions */
-    double *logp; /* [3 count] */
+    size_t count, each; /* of questions: all; of one order */
+    double *logp;       /* [3 count] */
     Pool pool;
 } Questions;
 
-/* Which questions decide a case: those from `own` on, one for each order, against those from
- * `empty` on. */
+/* The questions of an order that decide a case: its own, and the one without an answer. */
 typedef struct {
     size_t own, empty;
     int silent; /* an answer without a word */
     int cut;
 } Asked;
 
-static int ask(Questions *q, const ModelJudge *m, const JudgeCase *c, size_t *first, int *cut,
+static int ask(Questions *q, const ModelJudge *m, size_t order, const JudgeCase *c, int *cut,
                Err *e)
 {
-    *first = q->count;
-    for (size_t i = 0; i < m->orders; i++) {
-        int shorter;
-        if (prompter_rows(&m->prompter, m->order, i, c, q->rows + ACTION_COUNT * q->count, &shorter,
-                          &q->pool, e))
-            return -1;
-        if (cut) *cut |= shorter;
-        q->count++;
-    }
+    int shorter;
+    if (prompter_rows(&m->prompter, m->order, order, c, q->rows + ACTION_COUNT * q->count, &shorter,
+                      &q->pool, e))
+        return -1;
+    *cut |= shorter;
+    q->count++;
     return 0;
 }
 
@@ -88,28 +86,41 @@ static int same_prompt(const JudgeCase *a, const JudgeCase *b)
     return a->prompt_len == b->prompt_len && !memcmp(a->prompt, b->prompt, a->prompt_len);
 }
 
-/* All questions of a block. Neighbours with one prompt share the question without an answer. */
+/* The questions of one order. Neighbours with one prompt share the question without an answer. */
+static int ask_order(Questions *q, const ModelJudge *m, size_t order, const JudgeCase *cases,
+                     size_t n, Asked *asked, Err *e)
+{
+    const JudgeCase *last = NULL;
+    size_t first = q->count, empty = 0;
+    int ignored = 0;
+    for (size_t i = 0; i < n; i++) {
+        const JudgeCase *c = &cases[i];
+        if (asked[i].silent) continue;
+        if (m->calibrated && m->mode == JUDGE_LOGPROB && !(last && same_prompt(last, c))) {
+            JudgeCase bare = {c->prompt, c->prompt_len, "", 0};
+            empty = q->count - first;
+            if (ask(q, m, order, &bare, &ignored, e)) return -1;
+        }
+        last = c;
+        asked[i].empty = empty;
+        asked[i].own = q->count - first;
+        if (ask(q, m, order, c, &asked[i].cut, e)) return -1;
+    }
+    q->each = q->count - first;
+    return 0;
+}
+
 static int ask_all(Questions *q, const ModelJudge *m, const JudgeCase *cases, size_t n,
                    Asked *asked, Err *e)
 {
     size_t most = 2 * n * m->orders * ACTION_COUNT; /* n is at most a block */
-    const JudgeCase *last = NULL;
     q->rows = mem_calloc(most + 1, sizeof *q->rows, e);
     q->logp = mem_calloc(most + 1, sizeof *q->logp, e);
     if (!q->rows || !q->logp) return -1;
-    size_t empty = 0;
-    for (size_t i = 0; i < n; i++) {
-        const JudgeCase *c = &cases[i];
-        asked[i] = (Asked){.silent = !judge_has_words(c->response, c->response_len)};
-        if (asked[i].silent) continue;
-        if (m->calibrated && m->mode == JUDGE_LOGPROB && !(last && same_prompt(last, c))) {
-            JudgeCase bare = {c->prompt, c->prompt_len, "", 0};
-            if (ask(q, m, &bare, &empty, NULL, e)) return -1;
-        }
-        last = c;
-        asked[i].empty = empty;
-        if (ask(q, m, c, &asked[i].own, &asked[i].cut, e)) return -1;
-    }
+    for (size_t i = 0; i < n; i++)
+        asked[i].silent = !judge_has_words(cases[i].response, cases[i].response_len);
+    for (size_t order = 0; order < m->orders; order++)
+        if (ask_order(q, m, order, cases, n, asked, e)) return -1;
     return 0;
 }
 
@@ -136,8 +147,9 @@ static int take_score(void *ctx, const Score *s, Err *e)
 static Action order_probability(const ModelJudge *m, const Questions *q, const Asked *x,
                                 size_t order, double p[ACTION_COUNT])
 {
-    const double *own = q->logp + ACTION_COUNT * (x->own + order);
-    const double *empty = q->logp + ACTION_COUNT * (x->empty + order);
+    const double *of_order = q->logp + ACTION_COUNT * q->each * order;
+    const double *own = of_order + ACTION_COUNT * x->own;
+    const double *empty = of_order + ACTION_COUNT * x->empty;
     double z[ACTION_COUNT];
     for (size_t a = 0; a < ACTION_COUNT; a++) z[a] = m->calibrated ? own[a] - empty[a] : own[a];
     judge_softmax(z, p);
@@ -210,18 +222,20 @@ static int write_all(const ModelJudge *m, Model *model, const Questions *q, int 
     return status;
 }
 
-static void decide_text(const ModelJudge *m, const int *said, const Asked *x, Verdict *v)
+/* said: of the case's question in the first order; in each further order it stands `each` on. */
+static void decide_text(const ModelJudge *m, const int *said, size_t each, Verdict *v)
 {
-    size_t votes = 0;
-    for (size_t i = 0; i < m->orders; i++) votes += said[x->own + i] >= 0;
-    for (size_t a = 0; a < ACTION_COUNT; a++) {
-        size_t n = 0;
-        for (size_t i = 0; i < m->orders; i++) n += said[x->own + i] == (int)a;
-        v->probability[a] = votes ? (double)n / (double)votes : 1.0 / ACTION_COUNT;
+    size_t votes = 0, votes_for[ACTION_COUNT] = {0};
+    for (size_t i = 0; i < m->orders; i++) {
+        if (said[i * each] < 0) continue;
+        votes++;
+        votes_for[said[i * each]]++;
     }
+    for (size_t a = 0; a < ACTION_COUNT; a++)
+        v->probability[a] = votes ? (double)votes_for[a] / (double)votes : 1.0 / ACTION_COUNT;
     v->unparsed = !votes;
     v->action = votes ? action_largest(v->probability) : ACTION_CAUTION;
-    for (size_t i = 0; i < m->orders; i++) v->agreeing += said[x->own + i] == (int)v->action;
+    v->agreeing = votes_for[v->action];
 }
 
 /* ---- the judge ----------------------------------------------------------------------------- */
@@ -242,7 +256,7 @@ static int decide(ModelJudge *m, Questions *q, const Asked *asked, size_t n, int
                            .orders = m->orders,
                            .agreeing = m->orders};
         else if (m->mode == JUDGE_TEXT)
-            decide_text(m, said, &asked[i], v);
+            decide_text(m, said + asked[i].own, q->each, v);
         else
             decide_logprob(m, q, &asked[i], v);
     }

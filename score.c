@@ -1,4 +1,9 @@
-/* score.c - packing rows, one pass of the model, log-probs handed out again. See score.h. */
+/* score.c - packing rows, one pass of the model, log-probs handed out again. See score.h.
+ *
+ * Prompts are packed as a tree: what neighbours have in common is a segment, and the rest of each
+ * continues it. Of the prompt that was added last the path from the root is kept (pieces); the next
+ * one goes back on it to where the two part, and adds its own end.
+ */
 #include "score.h"
 
 #include <string.h>
@@ -6,6 +11,16 @@
 /* Tokens of a pass: enough to keep matrix products busy (their cost per token is flat from about
  * 256 rows on), few enough that activations stay small beside the weights. */
 #define PASS_TOKENS 512
+
+/* Prompts that begin alike share a segment from so many tokens on: a shorter one costs as much. */
+#define SHARED_TOKENS 16
+#define SHARED_DEPTH 8 /* segments in a row that make a prompt */
+
+/* A segment of the prompt that was added last. */
+typedef struct {
+    size_t end; /* tokens of the prompt up to its end */
+    int segment;
+} Piece;
 
 /* Where the scores of one completion lie in a pass. */
 typedef struct {
@@ -18,6 +33,8 @@ typedef struct {
     const Row *rows;
     size_t sides, tokens;
     Packer packer;
+    Piece pieces[SHARED_DEPTH];
+    size_t n_pieces;
     Place *places;
     size_t n_places, cap_places;
     size_t longest; /* positions that rotary tables must cover */
@@ -27,10 +44,47 @@ typedef struct {
 
 /* ---- packing ------------------------------------------------------------------------------- */
 
-static int same_prompt(const Row *a, const Row *b)
+/* Tokens that two prompts have in common at their start, where these are worth sharing. */
+static size_t shared_tokens(const Row *a, const Row *b)
 {
-    return a->n_prompt == b->n_prompt && a->n_prompt > 0 &&
-           !memcmp(a->prompt, b->prompt, a->n_prompt * sizeof *a->prompt);
+    size_t n = 0;
+    while (n < a->n_prompt && n < b->n_prompt && a->prompt[n] == b->prompt[n]) n++;
+    return n >= SHARED_TOKENS || (n == a->n_prompt && n == b->n_prompt) ? n : 0;
+}
+
+/* Where the segment must end that begins at token `at` of row i's prompt: where the first of the
+ * rows behind it that share more than `at` tokens parts from it, else with the prompt. */
+static size_t segment_end(const Pass *p, size_t i, size_t count, size_t at)
+{
+    size_t end = p->rows[i].n_prompt, ahead = 0;
+    for (size_t j = i + 1; j < count && ahead < p->tokens; j++) {
+        size_t shared = shared_tokens(&p->rows[j - 1], &p->rows[j]);
+        if (shared <= at) break;
+        if (shared < end) end = shared;
+        ahead += p->rows[j].n_prompt - shared + 1; /* about what these rows add to the pass */
+    }
+    return end;
+}
+
+/* Adds the prompt of row i, less what the row before it has already. *prompt = its last segment. */
+static int pass_add_prompt(Pass *p, size_t i, size_t count, size_t shared, int *prompt, Err *e)
+{
+    const Row *row = &p->rows[i];
+    size_t most = SHARED_DEPTH - (row->n_prompt > shared); /* pieces that may stay */
+    while (p->n_pieces && (p->n_pieces > most || p->pieces[p->n_pieces - 1].end > shared))
+        p->n_pieces--;
+    const Piece *last = p->n_pieces ? &p->pieces[p->n_pieces - 1] : NULL;
+    size_t at = last ? last->end : 0;
+    *prompt = last ? last->segment : -1;
+    while (at < row->n_prompt) {
+        int room = p->n_pieces + 1 < SHARED_DEPTH;
+        size_t end = room ? segment_end(p, i, count, at) : row->n_prompt;
+        if (packer_add_context(&p->packer, *prompt, row->prompt + at, end - at, prompt, e))
+            return -1;
+        p->pieces[p->n_pieces++] = (Piece){end, *prompt};
+        at = end;
+    }
+    return 0;
 }
 
 static int place_add(Pass *p, const Place *place, Err *e)
@@ -51,16 +105,15 @@ static int place_add(Pass *p, const Place *place, Err *e)
 /* Packs rows from `first` on; *end = the first row that is left for the next pass. */
 static int pass_pack(Pass *p, size_t first, size_t count, size_t *end, Err *e)
 {
-    int prompt = -1;
+    int prompt;
     size_t i = first;
     packer_begin(&p->packer);
-    p->n_places = 0;
+    p->n_places = p->n_pieces = 0;
     p->longest = 0;
     for (; i < count && (i == first || p->packer.batch.T < p->tokens); i++) {
         const Row *row = &p->rows[i];
-        int shared = i > first && same_prompt(row, &p->rows[i - 1]);
-        if (!shared && packer_add_context(&p->packer, -1, row->prompt, row->n_prompt, &prompt, e))
-            return -1;
+        size_t shared = i > first ? shared_tokens(&p->rows[i - 1], row) : 0;
+        if (pass_add_prompt(p, i, count, shared, &prompt, e)) return -1;
         for (size_t side = 0; side < p->sides; side++) {
             Place place = {.row = i, .side = side};
             size_t n = row->n_completion[side];

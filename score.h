@@ -1,8 +1,8 @@
 /* score.h - log-probs of given completions under a model, many rows at a time.
  *
- * Rows are packed end to end, without padding, and neighbours with the same prompt share it. A
- * row's log-probs have the same bits in any company (contract 4.2), so how rows are packed is a
- * matter of speed and memory only.
+ * Rows are packed end to end, without padding, and neighbours whose prompts begin alike share that
+ * beginning: sort rows so that these stand together. A row's log-probs have the same bits in any
+ * company (contract 4.2), so how rows are packed is a matter of speed and memory only.
  */
 #ifndef ALIGN_SCORE_H
 #define ALIGN_SCORE_H

@@ -8,8 +8,9 @@
 
 static int32_t prompts[ROWS][LONGEST], completions[ROWS][2][LONGEST];
 static Row rows[ROWS];
-static float kept[ROWS][2][LONGEST];
-static Score scores[ROWS][2];
+#define MOST 16 /* rows of any run */
+static float kept[MOST][2][LONGEST];
+static Score scores[MOST][2];
 static size_t calls, last_row;
 static int order_kept;
 
@@ -80,8 +81,8 @@ static void run(const Row *some, size_t n, size_t tokens)
 
 static void company_changes_no_bit(void)
 {
-    static float together[ROWS][2][LONGEST];
-    static Score sums[ROWS][2];
+    static float together[MOST][2][LONGEST];
+    static Score sums[MOST][2];
     begin();
     run(rows, ROWS, 1000);
     CHECK(calls == 2 * ROWS && order_kept);
@@ -100,6 +101,49 @@ static void company_changes_no_bit(void)
             CHECK(!memcmp(together[i][k], kept[0][k], n * sizeof(float)));
             CHECK(sums[i][k].sum == scores[0][k].sum);
         }
+    }
+    end();
+}
+
+/* Prompts as a tree: row i has the tokens of branch[i][k] from token 18 k on. Its places are an end
+ * where another goes on, a parting within a part, a path longer than any that is kept, and neighbours
+ * that are equal. */
+static void beginnings_are_shared_and_change_no_bit(void)
+{
+    enum { TREE = 16, PART = 18, PARTS = 10, TOKENS = PART * PARTS };
+    static const char *const branch[TREE] = {"aaaaaaaaaa", "aaaaa",      "aaaaa",      "aaaab",
+                                             "aabb",       "ac",         "acc",        "accc",
+                                             "acccc",      "accccc",     "acccccc",    "accccccc",
+                                             "accccccccc", "accccccccd", "bccccccccd", "b"};
+    static int32_t ids[TREE][TOKENS], answers[TREE][2][3];
+    static float together[TREE][2][3];
+    Row tree[TREE];
+    begin();
+    for (size_t i = 0; i < TREE; i++) {
+        size_t n = PART * strlen(branch[i]) - (i == 6); /* row 6 parts within a part */
+        for (size_t t = 0; t < n; t++)
+            ids[i][t] = (int32_t)(rng_u64(5, (uint64_t)branch[i][t / PART], t) % model.config.V);
+        tree[i] = (Row){.prompt = ids[i], .n_prompt = n, .n_completion = {3, 2}};
+        for (size_t k = 0; k < 2; k++) {
+            for (size_t t = 0; t < 3; t++)
+                answers[i][k][t] = (int32_t)(rng_u64(6 + k, i, t) % model.config.V);
+            tree[i].completion[k] = answers[i][k];
+        }
+    }
+    static const size_t budgets[] = {100000, 500, 100, 1};
+    for (size_t b = 0; b < sizeof budgets / sizeof *budgets; b++) {
+        run(tree, TREE, budgets[b]);
+        CHECK(calls == 2 * TREE && order_kept);
+        for (size_t i = 0; i < TREE; i++)
+            for (size_t k = 0; k < 2; k++) {
+                size_t bytes = (k ? 2 : 3) * sizeof(float);
+                if (b == 0) memcpy(together[i][k], kept[i][k], bytes);
+                CHECK(!memcmp(together[i][k], kept[i][k], bytes));
+            }
+    }
+    for (size_t i = 0; i < TREE; i++) {
+        run(&tree[i], 1, 0);
+        CHECK(!memcmp(together[i][0], kept[0][0], 3 * sizeof(float)));
     }
     end();
 }
@@ -167,6 +211,7 @@ static void stops_when_told(void)
 
 const Test tests[] = {
     {"company_changes_no_bit", company_changes_no_bit},
+    {"beginnings_are_shared_and_change_no_bit", beginnings_are_shared_and_change_no_bit},
     {"what_cannot_be_scored_is_left_out", what_cannot_be_scored_is_left_out},
     {"equals_pytorch", equals_pytorch},
     {"stops_when_told", stops_when_told},
