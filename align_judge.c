@@ -52,7 +52,7 @@ static const Option command_judge_rows[] = {
     {"allow-external", 0, OPTION_FLAG, NULL, NULL,
      "permits --judge command: prompts may hold patient data"},
     {"answers", 0, OPTION_FILE, NULL, NULL,
-     "keeps the program's answers: none is asked for twice; default: OUTPUT.answers"},
+     "keeps verdicts of models and programs: nothing is judged twice; default: OUTPUT.answers"},
 };
 static const OptionGroup command_judge_group =
     OPTION_GROUP("A program that judges", command_judge_rows);
@@ -163,7 +163,20 @@ JudgeOrder judge_order_from(const Options *o)
     return order;
 }
 
-/* The file of answers: the given one, or OUTPUT.answers, written into `path`. */
+/* The file of answers: the given one, or OUTPUT.answers, written into `path`. Beside a device there
+ * is none, and a model's verdicts are not kept. */
+static int answers_from(const Options *o, const char **answers, char path[IO_PATH_MAX], Err *e)
+{
+    static const char devices[] = "/dev/";
+    const char *output = option_text(o, "output");
+    *answers = option_text(o, "answers");
+    if (*answers || !strncmp(output, devices, strlen(devices))) return 0;
+    int n = snprintf(path, IO_PATH_MAX, "%s.answers", output);
+    if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
+    *answers = path;
+    return 0;
+}
+
 static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX], Err *e)
 {
     *c = (JudgeConfig){.kind = option_text(o, "judge"),
@@ -183,26 +196,29 @@ static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX],
                        .timeout = option_number(o, "judge-timeout"),
                        .retries = (size_t)option_count(o, "judge-retries"),
                        .allow_external = option_flag(o, "allow-external"),
-                       .answers = option_text(o, "answers"),
                        .reviewed = option_text(o, "reviewed")};
-    if (c->answers) return 0;
-    int n = snprintf(path, IO_PATH_MAX, "%s.answers", option_text(o, "output"));
-    if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
-    c->answers = path;
-    return 0;
+    return answers_from(o, &c->answers, path, e);
+}
+
+static void show_judged(void *ctx, size_t done, size_t total)
+{
+    progress_show(ctx, done, total, done, NULL);
 }
 
 /* Judges the file; gold (or NULL) is filled. */
-static int judge_rows_of(const Options *o, const JudgeConfig *config, Gold *gold, JudgeReport *r,
-                         Err *e)
+static int judge_rows_of(const Options *o, JudgeConfig *config, Gold *gold, JudgeReport *r, Err *e)
 {
     Judge judge = {0};
+    Progress progress;
     JudgeWatch watch = gold ? gold_watch(gold) : (JudgeWatch){0};
+    progress_begin(&progress, "judge", "rows");
+    config->progress = (JudgeProgress){&progress, show_judged};
     int status = judge_open(&judge, config, e) ||
                  judge_file(&judge, option_text(o, "data"), option_text(o, "output"),
                             gold ? &watch : NULL, r, e) ||
                  (gold && gold_finish(gold, option_count(o, "seed"),
                                       (size_t)option_count(o, "resamples"), e));
+    progress_end(&progress);
     judge_close(&judge);
     return status ? -1 : 0;
 }

@@ -15,7 +15,7 @@
  * RUN/config.json            every choice, resolved
  * RUN/ledger.jsonl           what happened: see below
  * RUN/{train,validation,test}.jsonl  the splits: whole base prompts
- * RUN/answers.jsonl          what a command that judges has answered: it is never asked twice
+ * RUN/answers.jsonl          verdicts of judges other than rules: nothing is judged twice
  * RUN/guard.jsonl            the guard's questions, a row for each answer; in the folders where a
  *                            policy is examined: its scores
  * RUN/cycle-0/               {responses,judged}.jsonl, results.json of the first policy, validation

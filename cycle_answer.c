@@ -238,15 +238,35 @@ int loop_judge(const Loop *l, const JudgeConfig *config, JudgeConfig *out,
     return 0;
 }
 
+typedef struct {
+    const Loop *l;
+    CycleProgress progress;
+    double began;
+} Judging;
+
+static void tell_judged(void *ctx, size_t done, size_t total)
+{
+    Judging *j = ctx;
+    j->progress.done = done;
+    j->progress.total = total;
+    j->progress.seconds = time_now() - j->began;
+    loop_tell(j->l, j->progress);
+}
+
 int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const char *out,
-               JudgeReport *report, Err *e)
+               CycleProgress stage, JudgeReport *report, Err *e)
 {
     char(*path)[IO_PATH_MAX] = mem_alloc(4 * sizeof *path, e);
+    Judging judging = {l, stage, time_now()};
     JudgeConfig here;
     Judge judge = {0};
     int status = !path || loop_judge(l, config, &here, path, e) || loop_path(l, path[2], in, e) ||
-                 loop_path(l, path[3], out, e) || judge_open(&judge, &here, e) ||
+                 loop_path(l, path[3], out, e);
+    if (!status) {
+        here.progress = (JudgeProgress){&judging, tell_judged};
+        status = judge_open(&judge, &here, e) ||
                  judge_file(&judge, path[2], path[3], NULL, report, e);
+    }
     judge_close(&judge);
     mem_free(path);
     return status ? -1 : 0;
@@ -259,8 +279,9 @@ int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *conf
     if (done) return done < 0 ? -1 : 0;
     JudgeReport report;
     Text facts = {0};
-    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "judge", .name = name});
-    int status = judge_rows(l, config, in, out, &report, e);
+    CycleProgress stage = {.cycle = cycle, .stage = "judge", .name = name};
+    loop_tell(l, stage);
+    int status = judge_rows(l, config, in, out, stage, &report, e);
     if (!status) status = judge_report_json(&report, &facts, e);
     if (!status) {
         facts.data[--facts.len] = 0; /* its line break */

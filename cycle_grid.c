@@ -70,7 +70,8 @@ static int label_cell(const Grid *x, Cell *cell, CycleConfig *c, Err *e)
         snprintf(name, sizeof name, "test-last/by-%s.jsonl", c->validator.kind);
         if (loop_path(&l, path, name, e)) return -1;
         if (!io_exists(path) &&
-            judge_rows(&l, &c->validator, "test-last/responses.jsonl", name, &report, e))
+            judge_rows(&l, &c->validator, "test-last/responses.jsonl", name,
+                       (CycleProgress){.stage = "judge", .name = c->validator.kind}, &report, e))
             return -1;
         if (evaluate_file(&cell->last[v], path, c->seed, c->resamples, e)) return -1;
     }

@@ -151,9 +151,9 @@ int examine(Loop *l, size_t cycle, Examination *x, Err *e);
 /* Answers in RUN/before and RUN/after, judged, to a comparison that decides. */
 int compare_folders(const Loop *l, const char *before, const char *after, Comparison *out, Err *e);
 
-/* Labels RUN/in into RUN/out, without an entry in the ledger. */
+/* Labels RUN/in into RUN/out, without an entry in the ledger; tells how far `stage` is. */
 int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const char *out,
-               JudgeReport *report, Err *e);
+               CycleProgress stage, JudgeReport *report, Err *e);
 
 /* ---- what a grid shares (cycle_share.c) ---------------------------------------------------- */
 

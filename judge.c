@@ -6,7 +6,9 @@
 
 const char *const action_names[ACTION_COUNT] = {"accept", "caution", "refuse"};
 
-enum { JUDGE_BLOCK = 256 /* rows judged together */ };
+/* Rows of a file that are judged together: many for what starts a program each time, few for what
+ * takes seconds for each, so that a stop loses little. */
+enum { JUDGE_BLOCK = 256, MODEL_BLOCK = 16 };
 
 /* ---- labels -------------------------------------------------------------------------------- */
 
@@ -324,12 +326,13 @@ static int rules_open(Judge *j, const JudgeConfig *c, Err *e)
 /* ---- the table of judges ------------------------------------------------------------------- */
 
 const JudgeKind judge_kinds[] = {
-    {"rules", "a table of phrases with weights", rules_open, rules_decide, rules_close},
-    {"self", "the policy itself, asked with the judge prompt", judge_model_open, judge_model_decide,
-     judge_model_close},
-    {"model", "another model or adapter, asked with the judge prompt", judge_model_open,
+    {"rules", "a table of phrases with weights", JUDGE_BLOCK, 0, rules_open, rules_decide,
+     rules_close},
+    {"self", "the policy itself, asked with the judge prompt", MODEL_BLOCK, 1, judge_model_open,
      judge_model_decide, judge_model_close},
-    {"command", "any program, one line of JSON for each case", judge_command_open,
+    {"model", "another model or adapter, asked with the judge prompt", MODEL_BLOCK, 1,
+     judge_model_open, judge_model_decide, judge_model_close},
+    {"command", "any program, one line of JSON for each case", JUDGE_BLOCK, 1, judge_command_open,
      judge_command_decide, judge_command_close},
 };
 const size_t judge_kind_count = sizeof judge_kinds / sizeof judge_kinds[0];
@@ -340,15 +343,20 @@ int judge_open(Judge *j, const JudgeConfig *c, Err *e)
     if (judge_config_check(c, e)) return -1;
     for (size_t i = 0; i < judge_kind_count; i++)
         if (!strcmp(judge_kinds[i].name, c->kind)) j->kind = &judge_kinds[i];
+    j->progress = c->progress;
     int status = j->kind->open(j, c, e);
     if (!status && c->reviewed && !(j->reviews = judge_reviews_open(c->reviewed, e))) status = -1;
+    if (!status && j->kind->keeps && c->answers &&
+        !(j->kept = judge_kept_open(c->answers, j->sha256, e)))
+        status = -1;
     if (status) judge_close(j);
     return status;
 }
 
 int judge_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
 {
-    if (j->kind->decide(j, cases, n, out, e)) return -1;
+    if (j->kept ? judge_kept_decide(j, cases, n, out, e) : j->kind->decide(j, cases, n, out, e))
+        return -1;
     for (size_t i = 0; i < n; i++) {
         out[i].reviewed = REVIEW_NONE;
         if (j->reviews) judge_reviews_apply(j->reviews, &cases[i], &out[i]);
@@ -360,6 +368,7 @@ void judge_close(Judge *j)
 {
     if (j->kind) j->kind->close(j);
     judge_reviews_close(j->reviews);
+    judge_kept_close(j->kept);
     *j = (Judge){0};
 }
 
@@ -500,17 +509,28 @@ static int add_case(Block *b, Json *row, size_t line, JudgeReport *r, Err *e)
     return 0;
 }
 
+/* Lines of a file that is open. */
+static size_t count_lines(const JsonLines *in)
+{
+    size_t lines = 0;
+    for (size_t i = 0; i < in->len; i++) lines += in->data[i] == '\n' || i + 1 == in->len;
+    return lines;
+}
+
 static int judge_lines(const Judge *j, JsonLines *in, Writer *w, Block *b, const JudgeWatch *watch,
                        JudgeReport *r, Err *e)
 {
+    size_t total = j->progress.show ? count_lines(in) : 0;
     for (;;) {
         Json *row;
         int more = jsonl_next(in, &b->pool, &row, e);
         if (more < 0) return -1;
         if (more && add_case(b, row, in->line, r, e))
             return err_prefix(e, "%s:%zu", in->path, in->line);
-        if ((!more || b->n == JUDGE_BLOCK) && flush_block(j, b, w, in->path, watch, r, e))
-            return -1;
+        if (!more || b->n == j->kind->block) {
+            if (flush_block(j, b, w, in->path, watch, r, e)) return -1;
+            if (j->progress.show) j->progress.show(j->progress.ctx, in->line, total);
+        }
         if (stop_requested) return err_set(e, ERR_INTERRUPTED, "interrupted");
         if (!more) break;
     }

@@ -37,6 +37,12 @@ extern const char *const judge_mode_names[]; /* "logprob" "text" */
 typedef enum { JUDGE_ORDER_FIXED, JUDGE_ORDER_REVERSED, JUDGE_ORDER_ROTATIONS } JudgeOrder;
 extern const char *const judge_order_names[]; /* "fixed" "reversed" "rotations" */
 
+/* Told how far judge_file is, in lines of its file. show NULL = nobody listens. */
+typedef struct {
+    void *ctx;
+    void (*show)(void *ctx, size_t done, size_t total);
+} JudgeProgress;
+
 /* How to make a judge. Texts are borrowed until judge_close. */
 typedef struct {
     const char *kind;  /* "rules", "self", "model", "command" */
@@ -59,10 +65,12 @@ typedef struct {
     const char *command; /* words separated by spaces, or a JSON array of texts: no shell */
     double timeout;      /* seconds it may stay silent; 0 = JUDGE_TIMEOUT */
     size_t retries;      /* runs after a first one that died or fell silent */
-    int allow_external;  /* without it a command is refused: prompts may hold patient data */
-    const char *answers; /* FILE that keeps what it answered */
+    int allow_external; /* without it a command is refused: prompts may hold patient data */
 
-    const char *reviewed; /* FILE of people's answers, which count over the judge's; or NULL */
+    const char *answers;    /* all but rules: FILE that keeps verdicts: nothing is judged twice. A
+                             * command needs it; NULL = a model's are not kept */
+    const char *reviewed;   /* FILE of people's answers, which count over the judge's; or NULL */
+    JudgeProgress progress; /* of judge_file */
 } JudgeConfig;
 #define JUDGE_TIMEOUT 60.0
 
@@ -97,10 +105,13 @@ typedef struct {
 
 typedef struct Judge Judge;
 typedef struct Reviews Reviews;
+typedef struct Kept Kept;
 
 /* A kind of judge: a row of the table of judges. decide fills one verdict for each case. */
 typedef struct {
     const char *name, *help;
+    size_t block; /* rows of a file that are judged together */
+    int keeps;    /* its verdicts are kept in JudgeConfig.answers */
     int (*open)(Judge *j, const JudgeConfig *c, Err *e);
     int (*decide)(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
     void (*close)(Judge *j);
@@ -112,11 +123,13 @@ struct Judge {
     const JudgeKind *kind;
     void *state;
     Reviews *reviews; /* of people; NULL = none */
+    Kept *kept;       /* verdicts that are not asked for again; NULL = none */
+    JudgeProgress progress;
     char sha256[65]; /* of what decides (for rules: the table), for ledgers */
 };
 
-/* Errors: those of judge_config_check; ERR_DATA for a bad table or file of answers; those of
- * loading a model. */
+/* Errors: those of judge_config_check; ERR_DATA for a bad table, a bad file of answers or of
+ * reviews; those of loading a model. */
 int judge_open(Judge *j, const JudgeConfig *c, Err *e);
 /* command: ERR_NO_INPUT where it cannot be run, ERR_IO where it dies or falls silent and no retry
  * is left, ERR_DATA for answers that are none. model: ERR_DATA for log-probs that are not finite.

@@ -6,8 +6,8 @@
  *     {"id":17,"action":"refuse","probability":0.9}
  * with "probability" as it likes (absent: 1). Its standard error is ours.
  *
- * Each answer is on the disk before it is used, under the SHA-256 of command, prompt and response,
- * and is never asked for again: whatever dies half-way, the next run asks for the rest only.
+ * Each answer is on the disk before it is used (judge_kept.c), and is never asked for again: whatever
+ * dies half-way, the next run asks for the rest only.
  */
 #include "judge_parts.h"
 
@@ -25,144 +25,21 @@ enum {
     GRACE = 1,              /* seconds to end for a program that has answered all */
     READ_BYTES = 4096,      /* of the program's output at once */
     LINE_BYTES = 1 << 20,   /* longest line that can be an answer */
-    FIRST_SLOTS = 1024,     /* of the table of answers */
     SHOWN = 60,             /* bytes of a bad line in messages */
     CHILD_CANNOT_RUN = 127, /* what shells say, too */
     FIRST_FREE_FD = 3       /* below stand standard input, output and error */
 };
 
-/* ---- answers that are kept ----------------------------------------------------------------- */
-
 typedef struct {
-    char key[65];
-    int known;
-    Action action;
-    double probability;
-    uint64_t id;  /* of its question in this run; asked says whether there is one */
-    size_t asked; /* number of the block that asks for it; 0 = none */
-} Answer;
-
-typedef struct {
-    char **argv;  /* ended by NULL */
-    Text spelled; /* argv as a JSON array */
-    const char *file;
+    char **argv;      /* ended by NULL */
+    Text spelled;     /* argv as a JSON array */
+    const char *file; /* of kept answers */
     double timeout;
     size_t retries;
     const Log *log;
-    Answer **slots; /* hash table with open addressing, at most half full */
-    size_t cap, count;
-    size_t block;     /* number of the block at work, from 1 */
     uint64_t next_id; /* of questions */
     Pool pool;
 } Command;
-
-/* The slot of a key, or the empty one where it belongs. Keys are hashes already. */
-static Answer **slot_of(Answer **slots, size_t cap, const char *key)
-{
-    size_t at = 0;
-    for (size_t i = 0; i < 16; i++) at = at * 31 + (unsigned char)key[i];
-    for (at %= cap; slots[at] && strcmp(slots[at]->key, key); at = (at + 1) % cap) continue;
-    return &slots[at];
-}
-
-static int grow_slots(Command *c, Err *e)
-{
-    size_t cap = c->cap ? 2 * c->cap : FIRST_SLOTS;
-    Answer **more = mem_calloc(cap, sizeof *more, e);
-    if (!more) return -1;
-    for (size_t i = 0; i < c->cap; i++)
-        if (c->slots[i]) *slot_of(more, cap, c->slots[i]->key) = c->slots[i];
-    mem_free(c->slots);
-    c->slots = more;
-    c->cap = cap;
-    return 0;
-}
-
-/* The answer of a key, made new where there is none. NULL where memory is short. */
-static Answer *answer_of(Command *c, const char *key, Err *e)
-{
-    if (2 * (c->count + 1) > c->cap && grow_slots(c, e)) return NULL;
-    Answer **slot = slot_of(c->slots, c->cap, key);
-    if (*slot) return *slot;
-    Answer *a = pool_alloc(&c->pool, sizeof *a, e);
-    if (!a) return NULL;
-    memcpy(a->key, key, sizeof a->key);
-    c->count++;
-    return *slot = a;
-}
-
-/* What one answer says: of a stored line, or of the program's. */
-static int read_verdict(const Json *row, Action *action, double *probability, Err *e)
-{
-    const Json *said = json_get(row, "action"), *p = json_get(row, "probability");
-    int a = action_of(said);
-    if (a < 0)
-        return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse, found %.*s",
-                       SHOWN, said && said->text ? said->text : "none");
-    *action = (Action)a;
-    *probability = 1;
-    if (!p || p->type == JSON_NULL) return 0;
-    if (json_f64(p, probability) || !(*probability >= 0) || *probability > 1)
-        return err_set(e, ERR_DATA, "\"probability\" must be a number from 0 to 1");
-    return 0;
-}
-
-static int load_answer(Command *c, const Json *row, Err *e)
-{
-    const Json *key = json_get(row, "key");
-    if (!key || key->type != JSON_STRING || key->len != sizeof((Answer){0}).key - 1)
-        return err_set(e, ERR_DATA, "\"key\" must be a SHA-256; is this a file of answers?");
-    Answer *a = answer_of(c, key->text, e);
-    if (!a || read_verdict(row, &a->action, &a->probability, e)) return -1;
-    a->known = 1;
-    return 0;
-}
-
-/* A last line without its end was cut off by a crash: it goes. */
-static int cut_torn_line(const char *path, Err *e)
-{
-    char *text;
-    size_t len;
-    if (io_read_file(path, 0, &text, &len, e)) return -1;
-    size_t keep = len;
-    while (keep && text[keep - 1] != '\n') keep--;
-    int status = keep < len ? io_write_file(path, text, keep, e) : 0;
-    mem_free(text);
-    return status;
-}
-
-static int load_answers(Command *c, Err *e)
-{
-    JsonLines lines;
-    int more;
-    if (!io_exists(c->file)) return 0;
-    if (cut_torn_line(c->file, e) || jsonl_open(&lines, c->file, e)) return -1;
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && load_answer(c, row, e)) more = err_prefix(e, "%s:%zu", c->file, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    return more;
-}
-
-/* Keeps an answer: on the disk first, then in the table. */
-static int store_answer(const Command *c, Answer *a, Action action, double probability, Err *e)
-{
-    Text line = {0};
-    int status = text_addf(&line, e, "{\"key\":\"%s\",\"action\":\"%s\",\"probability\":", a->key,
-                           action_names[action]) ||
-                 json_put_f64(&line, probability, e) || text_add(&line, "}", 1, e) ||
-                 io_append_line(c->file, line.data, line.len, 1, e);
-    text_free(&line);
-    if (status) return -1;
-    a->action = action;
-    a->probability = probability;
-    a->known = 1;
-    return 0;
-}
 
 /* ---- the program --------------------------------------------------------------------------- */
 
@@ -278,11 +155,19 @@ static int child_end(Child *child, double patience)
 
 /* ---- questions and answers ----------------------------------------------------------------- */
 
-/* A run of the program for the cases of a block that have no answer yet. */
 typedef struct {
+    const JudgeCase *x;
+    Verdict *verdict;
+    int answered;
+} Question;
+
+/* A run of the program for questions without an answer. */
+typedef struct {
+    const Judge *j;
     Command *c;
-    Answer **open; /* [n] in the order of their ids, which follow each other */
+    Question *open; /* [n] with ids from `first` on */
     size_t n, got;
+    uint64_t first;
     Text questions;
     size_t sent;
     Text heard;    /* output that is no whole line yet */
@@ -302,36 +187,52 @@ static int put_question(Text *out, uint64_t id, const JudgeCase *x, Err *e)
 }
 
 /* The question of an id; NULL where none was asked. */
-static Answer *question_of(const Asking *a, uint64_t id)
+static Question *question_of(const Asking *a, uint64_t id)
 {
-    uint64_t first = a->open[0]->id;
-    return id >= first && id - first < a->n ? a->open[id - first] : NULL;
+    return id >= a->first && id - a->first < a->n ? &a->open[id - a->first] : NULL;
+}
+
+/* {"action","probability"}: the other two actions share the rest. */
+static int read_answer(const Json *row, Verdict *v, Err *e)
+{
+    const Json *said = json_get(row, "action"), *p = json_get(row, "probability");
+    double sure = 1;
+    int a = action_of(said);
+    if (a < 0)
+        return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse, found %.*s",
+                       SHOWN, said && said->text ? said->text : "none");
+    if (p && p->type != JSON_NULL && (json_f64(p, &sure) || !(sure >= 0) || sure > 1))
+        return err_set(e, ERR_DATA, "\"probability\" must be a number from 0 to 1");
+    double rest = (1 - sure) / (ACTION_COUNT - 1);
+    *v = (Verdict){.action = (Action)a, .probability = {rest, rest, rest}};
+    v->probability[a] = sure;
+    return 0;
 }
 
 static int take_line(Asking *a, const char *line, size_t len, Err *e)
 {
     Pool pool = {0};
     uint64_t id;
-    Action action;
-    double probability;
+    Verdict v;
     if (len && line[len - 1] == '\r') len--;
     if (!len) return 0;
     Json *row = json_parse(&pool, line, len, "its answer", JSON_ONE_LINE, e);
     int status = row ? 0 : -1;
-    Answer *x = NULL;
+    Question *q = NULL;
     if (!status && json_u64(json_get(row, "id"), &id))
         status = err_set(e, ERR_DATA, "its answer has no \"id\" that is a whole number");
-    if (!status && !(x = question_of(a, id)))
+    if (!status && !(q = question_of(a, id)))
         status = err_set(e, ERR_DATA, "its answer has id %llu, which was not asked",
                          (unsigned long long)id);
-    if (!status && x->known)
+    if (!status && q->answered)
         status = err_set(e, ERR_DATA, "two answers have id %llu", (unsigned long long)id);
-    if (!status) status = read_verdict(row, &action, &probability, e);
+    if (!status) status = read_answer(row, &v, e);
     if (status) {
         err_prefix(e, "%s: line %.*s", a->c->argv[0], (int)(len < SHOWN ? len : SHOWN), line);
-    } else {
-        status = store_answer(a->c, x, action, probability, e);
-        a->got += !status;
+    } else if (!(status = judge_kept_put(a->j->kept, q->x, &v, 1, e))) {
+        *q->verdict = v;
+        q->answered = 1;
+        a->got++;
         a->silent = time_now();
     }
     pool_free(&pool);
@@ -433,33 +334,34 @@ static int run_program(Asking *a, Err *e)
     return 1;
 }
 
-/* Asks for all questions of a block that have no answer, in one run. */
-static int ask_once(Command *c, const JudgeCase *cases, Answer **answers, size_t n, Err *e)
+/* Asks n questions in one run. */
+static int ask_once(const Judge *j, Question *open, size_t n, Err *e)
 {
-    Asking a = {.c = c};
+    Command *c = j->state;
+    Asking a = {.j = j, .c = c, .open = open, .n = n, .first = c->next_id};
     int status = 0;
-    size_t block = ++c->block;
-    a.open = mem_alloc(n * sizeof *a.open, e);
-    if (!a.open) return -1;
-    for (size_t i = 0; i < n && !status; i++) {
-        Answer *x = answers[i];
-        if (x->known || x->asked == block) continue; /* equal cases are asked once */
-        x->asked = block;
-        x->id = c->next_id++;
-        a.open[a.n++] = x;
-        status = put_question(&a.questions, x->id, &cases[i], e);
-    }
-    if (!status && a.n) status = run_program(&a, e);
+    for (size_t i = 0; i < n && !status; i++)
+        status = put_question(&a.questions, c->next_id++, open[i].x, e);
+    if (!status) status = run_program(&a, e);
     text_free(&a.questions);
     text_free(&a.heard);
-    mem_free(a.open);
     return status;
 }
 
-static int ask(Command *c, const JudgeCase *cases, Answer **answers, size_t n, Err *e)
+/* Moves questions without an answer to the front; how many they are. */
+static size_t keep_open(Question *q, size_t n)
 {
+    size_t open = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!q[i].answered) q[open++] = q[i];
+    return open;
+}
+
+static int ask(const Judge *j, Question *open, size_t n, Err *e)
+{
+    const Command *c = j->state;
     for (size_t run = 0;; run++) {
-        int status = ask_once(c, cases, answers, n, e);
+        int status = ask_once(j, open, n, e);
         if (status <= 0) return status;
         if (run == c->retries)
             return err_prefix(e,
@@ -467,43 +369,19 @@ static int ask(Command *c, const JudgeCase *cases, Answer **answers, size_t n, E
                               "%s; the same command asks for the others)",
                               run + 1, c->file);
         log_note(c->log, 'w', "%s; run again for the others", e->text);
+        n = keep_open(open, n);
     }
 }
 
 /* ---- the judge ----------------------------------------------------------------------------- */
 
-static void key_of(const Command *c, const JudgeCase *x, char key[65])
-{
-    char length[32];
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, c->spelled.data, c->spelled.len);
-    snprintf(length, sizeof length, "\n%llu\n", (unsigned long long)x->prompt_len);
-    sha256_add(&s, length, strlen(length));
-    sha256_add(&s, x->prompt, x->prompt_len);
-    sha256_add(&s, x->response, x->response_len);
-    sha256_end(&s, key);
-}
-
 int judge_command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
 {
-    Command *c = j->state;
-    Answer **answers = mem_calloc(n + 1, sizeof *answers, e);
-    int status = answers ? 0 : -1;
-    for (size_t i = 0; i < n && !status; i++) {
-        char key[65];
-        key_of(c, &cases[i], key);
-        answers[i] = answer_of(c, key, e);
-        if (!answers[i]) status = -1;
-    }
-    if (!status) status = ask(c, cases, answers, n, e);
-    for (size_t i = 0; i < n && !status; i++) {
-        const Answer *x = answers[i];
-        double rest = (1 - x->probability) / (ACTION_COUNT - 1);
-        out[i] = (Verdict){.action = x->action, .probability = {rest, rest, rest}};
-        out[i].probability[x->action] = x->probability;
-    }
-    mem_free(answers);
+    Question *open = mem_calloc(n + 1, sizeof *open, e);
+    if (!open) return -1;
+    for (size_t i = 0; i < n; i++) open[i] = (Question){.x = &cases[i], .verdict = &out[i]};
+    int status = ask(j, open, n, e);
+    mem_free(open);
     return status;
 }
 
@@ -563,7 +441,7 @@ int judge_command_open(Judge *j, const JudgeConfig *config, Err *e)
     const char *text = config->command;
     if (text[strspn(text, " ")] == '[' ? split_array(c, text, e) : split_words(c, text, e))
         return -1;
-    if (spell(c, e) || load_answers(c, e)) return -1;
+    if (spell(c, e)) return -1;
     Sha256 s;
     sha256_begin(&s);
     sha256_add(&s, c->spelled.data, c->spelled.len);
@@ -576,7 +454,6 @@ void judge_command_close(Judge *j)
     Command *c = j->state;
     if (!c) return;
     mem_free(c->argv);
-    mem_free(c->slots);
     text_free(&c->spelled);
     pool_free(&c->pool);
     mem_free(c);

@@ -32,7 +32,6 @@
 #include <string.h>
 
 enum {
-    MAX_ORDERS = 3,
     TEXT_TOKENS = 8 /* the official judge's 4 end before the label when a model begins anew */
 };
 
@@ -158,7 +157,7 @@ static Action order_probability(const ModelJudge *m, const Questions *q, const A
 
 static void decide_logprob(const ModelJudge *m, const Questions *q, const Asked *x, Verdict *v)
 {
-    Action said[MAX_ORDERS];
+    Action said[JUDGE_MAX_ORDERS];
     for (size_t i = 0; i < m->orders; i++) {
         double p[ACTION_COUNT];
         said[i] = order_probability(m, q, x, i, p);

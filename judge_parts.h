@@ -20,8 +20,9 @@ typedef struct {
 /* limit: tokens; 0 = what the model can hold. ERR_DATA where not even short texts would fit. */
 int prompter_open(Prompter *p, const Tokenizer *t, const char *chat_template, const ModelConfig *m,
                   size_t limit, Err *e);
-/* The number of orders that a JudgeOrder has (1 to 3). */
+/* The number of orders that a JudgeOrder has, 1 to JUDGE_MAX_ORDERS. */
 size_t prompter_orders(JudgeOrder order);
+enum { JUDGE_MAX_ORDERS = 3 };
 /* Prompt and label of a case, one row for each action, which share one prompt: that of the i-th
  * order. Ids live in pool. *cut is set where request or answer did not fit whole. */
 int prompter_rows(const Prompter *p, JudgeOrder order, size_t i, const JudgeCase *c,
@@ -44,7 +45,22 @@ int judge_command_open(Judge *j, const JudgeConfig *c, Err *e);
 int judge_command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
 void judge_command_close(Judge *j);
 
-/* People's answers (judge_review.c). NULL: *e names file and line. */
+/* ---- verdicts that are kept (judge_kept.c) ------------------------------------------------- */
+
+/* The verdicts in a file, which need not be there yet; path is borrowed. judge: SHA-256 of what
+ * decides. NULL: *e says why (ERR_DATA naming file and line). */
+Kept *judge_kept_open(const char *path, const char judge[65], Err *e);
+void judge_kept_close(Kept *k); /* NULL is fine */
+/* Keeps a verdict, on the disk first; one that is kept already stays. sync: of some that are kept
+ * together, the last. */
+int judge_kept_put(Kept *k, const JudgeCase *c, const Verdict *v, int sync, Err *e);
+/* judge_decide for a judge that keeps: its kind is asked for what is not kept, each case once, and
+ * may itself keep what it has before it has all. */
+int judge_kept_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e);
+
+/* ---- people (judge_review.c) --------------------------------------------------------------- */
+
+/* People's answers. NULL: *e names file and line. */
 Reviews *judge_reviews_open(const char *path, Err *e);
 void judge_reviews_close(Reviews *r); /* NULL is fine */
 /* A person's answer to this case, where there is one, in the place of the judge's. */

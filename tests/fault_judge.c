@@ -61,7 +61,7 @@ static int rules_scenario(Err *e)
 
 static int model_scenario(Err *e)
 {
-    return judge_with(&(JudgeConfig){.kind = "self", .model = model}, 0, e);
+    return judge_with(&(JudgeConfig){.kind = "self", .model = model, .answers = answers}, 0, e);
 }
 
 static int text_scenario(Err *e)
@@ -175,6 +175,11 @@ static void model_files(void)
     fail_each(model_scenario, "EIO");
 }
 
+static void model_killed(void)
+{
+    fail_each(model_scenario, "KILL");
+}
+
 static void text_memory(void)
 {
     fail_each(text_scenario, NULL);
@@ -208,6 +213,7 @@ static void teach_files(void)
 static const Test tests[] = {
     {"rules_memory", rules_memory},   {"rules_files", rules_files},
     {"model_memory", model_memory},   {"model_files", model_files},
+    {"model_killed", model_killed},
     {"text_memory", text_memory},     {"command_memory", command_memory},
     {"command_files", command_files}, {"command_killed", command_killed},
     {"teach_memory", teach_memory},   {"teach_files", teach_files},

@@ -266,6 +266,136 @@ static void the_hash_names_all_that_decides(void)
     }
 }
 
+/* ---- verdicts that are kept ---------------------------------------------------------------- */
+
+static size_t lines_of(const char *path)
+{
+    size_t len, n = 0;
+    char *text = files_read(path, &len);
+    for (size_t i = 0; i < len; i++) n += text[i] == '\n';
+    mem_free(text);
+    return n;
+}
+
+static int same_verdict(const Verdict *a, const Verdict *b)
+{
+    return a->action == b->action &&
+           !memcmp(a->probability, b->probability, sizeof a->probability) &&
+           a->orders == b->orders && a->agreeing == b->agreeing && a->unparsed == b->unparsed &&
+           a->cut == b->cut && a->n_evidence == 0 && b->n_evidence == 0;
+}
+
+/* A second judge reads what the first one kept: with a stop asked for, it could not score. */
+static void verdicts_are_kept_to_the_bit(void)
+{
+    static char answers[IO_PATH_MAX + 512];
+    static char longest[6000];
+    memset(longest, 'x', sizeof longest);
+    JudgeCase cases[] = {a_case("a", "one"), a_case("a", "two"), a_case("a", "one"),
+                         {"b", 1, longest, sizeof longest}};
+    snprintf(answers, sizeof answers, "%s", files_path("kept"));
+    for (int mode = JUDGE_LOGPROB; mode <= JUDGE_TEXT; mode++) {
+        Verdict first[4], again[4];
+        JudgeConfig config = self(JUDGE_ORDER_ROTATIONS);
+        config.mode = (JudgeMode)mode;
+        config.answers = answers;
+        remove(answers);
+        decide(&config, cases, 4, first);
+        CHECK(lines_of(answers) == 3); /* equal cases are one */
+        stop_requested = 1;
+        decide(&config, cases, 4, again);
+        stop_requested = 0;
+        for (size_t i = 0; i < 4; i++) CHECK(same_verdict(&first[i], &again[i]));
+        CHECK(first[3].cut && !first[0].cut && first[0].orders == 3);
+        CHECK(first[0].unparsed == (mode == JUDGE_TEXT));
+        CHECK(lines_of(answers) == 3);
+    }
+
+    /* Another judge finds nothing of its own there. */
+    Judge j;
+    Err e = {0};
+    Verdict v;
+    JudgeConfig other = self(JUDGE_ORDER_FIXED);
+    other.answers = answers;
+    CHECK(judge_open(&j, &other, &e) == 0);
+    stop_requested = 1;
+    CHECK(judge_decide(&j, cases, 1, &v, &e) == -1 && e.code == ERR_INTERRUPTED);
+    stop_requested = 0;
+    judge_close(&j);
+}
+
+static void what_is_no_kept_verdict_is_named(void)
+{
+    static char key[65];
+    memset(key, 'a', 64);
+    static const char *const rest[] = {"\"action\":\"maybe\",\"probability\":[0,0,1]",
+                                       "\"action\":\"refuse\",\"probability\":[0,1]",
+                                       "\"action\":\"refuse\",\"probability\":[0,0,2]",
+                                       "\"action\":\"refuse\",\"probability\":1",
+                                       "\"action\":\"refuse\",\"probability\":[0,0,1],\"orders\":4",
+                                       "\"action\":\"refuse\",\"probability\":[0,0,1],\"orders\":1,"
+                                       "\"agreeing\":2"};
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) {
+        Judge j;
+        Err e = {0};
+        char line[256];
+        int n = snprintf(line, sizeof line, "{\"key\":\"%s\",%s}\n", key, rest[i]);
+        files_write("kept", line, (size_t)n);
+        JudgeConfig config = self(JUDGE_ORDER_FIXED);
+        config.answers = files_path("kept");
+        CHECK(judge_open(&j, &config, &e) == -1);
+        CHECK_ERR(e, ERR_DATA, "kept:1: no verdict that was kept");
+    }
+}
+
+/* Asks for a stop whenever more rows are judged than before. */
+static void stop_further_on(void *ctx, size_t done, size_t total)
+{
+    size_t *furthest = ctx;
+    CHECK(done <= total && total == 40);
+    if (done <= *furthest) return;
+    *furthest = done;
+    stop_requested = 1;
+}
+
+static void a_stopped_file_goes_on(void)
+{
+    static char in[IO_PATH_MAX + 512], out[IO_PATH_MAX + 512], answers[IO_PATH_MAX + 512];
+    Text rows = {0};
+    Judge j;
+    JudgeReport r;
+    Err e = {0};
+    static const size_t kept[] = {16, 32, 40, 40}; /* after each run */
+    size_t len, furthest = 0;
+    for (int i = 0; i < 40; i++)
+        text_addf(&rows, &e, "{\"prompt\":\"p%d\",\"response\":\"answer %d\"}\n", i / 4, i);
+    files_write("rows.jsonl", rows.data, rows.len);
+    text_free(&rows);
+    snprintf(in, sizeof in, "%s", files_path("rows.jsonl"));
+    snprintf(out, sizeof out, "%s", files_path("judged.jsonl"));
+    snprintf(answers, sizeof answers, "%s", files_path("stopped"));
+    JudgeConfig config = self(JUDGE_ORDER_FIXED);
+    CHECK(judge_open(&j, &config, &e) == 0 && judge_file(&j, in, out, NULL, &r, &e) == 0);
+    judge_close(&j);
+    char *whole = files_read(out, &len), *again;
+
+    config.answers = answers;
+    config.progress = (JudgeProgress){&furthest, stop_further_on};
+    remove(out);
+    for (size_t run = 0; run < 4; run++) {
+        CHECK(judge_open(&j, &config, &e) == 0);
+        int status = judge_file(&j, in, out, NULL, &r, &e);
+        judge_close(&j);
+        stop_requested = 0;
+        CHECK(run == 3 ? !status : status && e.code == ERR_INTERRUPTED && !io_exists(out));
+        CHECK(lines_of(answers) == kept[run]);
+    }
+    again = files_read(out, &len);
+    CHECK_TEXT(again, whole);
+    mem_free(whole);
+    mem_free(again);
+}
+
 /* ---- words --------------------------------------------------------------------------------- */
 
 static void text_is_read_by_the_official_rule(void)
@@ -425,6 +555,9 @@ static const Test tests[] = {
     {"probabilities_are_the_calibrated_softmax", probabilities_are_the_calibrated_softmax},
     {"a_verdict_is_the_same_in_any_company", a_verdict_is_the_same_in_any_company},
     {"the_hash_names_all_that_decides", the_hash_names_all_that_decides},
+    {"verdicts_are_kept_to_the_bit", verdicts_are_kept_to_the_bit},
+    {"what_is_no_kept_verdict_is_named", what_is_no_kept_verdict_is_named},
+    {"a_stopped_file_goes_on", a_stopped_file_goes_on},
     {"text_is_read_by_the_official_rule", text_is_read_by_the_official_rule},
     {"words_that_say_nothing_are_counted", words_that_say_nothing_are_counted},
     {"training_rows_are_the_questions", training_rows_are_the_questions},

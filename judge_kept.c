@@ -1,0 +1,252 @@
+/* judge_kept.c - verdicts that are kept: what was judged is not judged again.
+ *
+ * A judge that takes its time (a model, a program) leaves each verdict in a file, as a line
+ *     {"key":"...","action":"refuse","probability":[0.1,0.2,0.7]}
+ * of a model also with "orders", "agreeing", "unparsed" and "cut". The key is the SHA-256 of who
+ * judged and of what, so any number of judges may share a file. Doubles are written with all their
+ * digits: a verdict that was read back is the same to the bit. Whatever dies half-way, the next run
+ * asks for the rest only.
+ */
+#include "judge_parts.h"
+
+#include <string.h>
+
+enum { FIRST_SLOTS = 1024 /* of the table */ };
+
+typedef struct {
+    char key[65];
+    int known;
+    int asked; /* stands among the cases that are being judged */
+    Verdict verdict;
+} Entry;
+
+struct Kept {
+    const char *path; /* the caller's */
+    char judge[65];
+    Entry **slots; /* hash table with open addressing, at most half full */
+    size_t cap, count;
+    Pool pool;
+};
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+/* The slot of a key, or the empty one where it belongs. Keys are hashes already. */
+static Entry **slot_of(Entry **slots, size_t cap, const char *key)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < 16; i++) at = at * 31 + (unsigned char)key[i];
+    for (at %= cap; slots[at] && strcmp(slots[at]->key, key); at = (at + 1) % cap) continue;
+    return &slots[at];
+}
+
+static int grow_slots(Kept *k, Err *e)
+{
+    size_t cap = k->cap ? 2 * k->cap : FIRST_SLOTS;
+    Entry **more = mem_calloc(cap, sizeof *more, e);
+    if (!more) return -1;
+    for (size_t i = 0; i < k->cap; i++)
+        if (k->slots[i]) *slot_of(more, cap, k->slots[i]->key) = k->slots[i];
+    mem_free(k->slots);
+    k->slots = more;
+    k->cap = cap;
+    return 0;
+}
+
+/* The entry of a key, made new where there is none. NULL where memory is short. */
+static Entry *entry_of(Kept *k, const char *key, Err *e)
+{
+    if (2 * (k->count + 1) > k->cap && grow_slots(k, e)) return NULL;
+    Entry **slot = slot_of(k->slots, k->cap, key);
+    if (*slot) return *slot;
+    Entry *x = pool_alloc(&k->pool, sizeof *x, e);
+    if (!x) return NULL;
+    memcpy(x->key, key, sizeof x->key);
+    k->count++;
+    return *slot = x;
+}
+
+static Entry *entry_of_case(Kept *k, const JudgeCase *c, Err *e)
+{
+    char key[65];
+    Sha256 s;
+    judge_case_key(c, key);
+    sha256_begin(&s);
+    sha256_add(&s, k->judge, strlen(k->judge));
+    sha256_add(&s, key, strlen(key));
+    sha256_end(&s, key);
+    return entry_of(k, key, e);
+}
+
+/* ---- the file ------------------------------------------------------------------------------ */
+
+static int put_verdict(Text *out, const char *key, const Verdict *v, Err *e)
+{
+    if (text_addf(out, e, "{\"key\":\"%s\",\"action\":\"%s\",\"probability\":[", key,
+                  action_names[v->action]))
+        return -1;
+    for (size_t a = 0; a < ACTION_COUNT; a++)
+        if ((a && text_add(out, ",", 1, e)) || json_put_f64(out, v->probability[a], e)) return -1;
+    if (text_add(out, "]", 1, e) ||
+        (v->orders &&
+         text_addf(out, e, ",\"orders\":%zu,\"agreeing\":%zu", v->orders, v->agreeing)) ||
+        (v->unparsed && text_addf(out, e, ",\"unparsed\":true")) ||
+        (v->cut && text_addf(out, e, ",\"cut\":true")))
+        return -1;
+    return text_add(out, "}", 1, e);
+}
+
+/* A whole number of a line, 0 where it is not there. */
+static int read_count(const Json *row, const char *name, size_t *value)
+{
+    uint64_t n = 0;
+    const Json *j = json_get(row, name);
+    if (j && (json_u64(j, &n) || n > JUDGE_MAX_ORDERS)) return -1;
+    *value = (size_t)n;
+    return 0;
+}
+
+static int is_true(const Json *row, const char *name)
+{
+    const Json *j = json_get(row, name);
+    return j && j->type == JSON_TRUE;
+}
+
+static int read_verdict(const Json *row, Verdict *v)
+{
+    int action = action_of(json_get(row, "action"));
+    const Json *list = json_get(row, "probability"), *p = list ? list->child : NULL;
+    *v = (Verdict){.unparsed = is_true(row, "unparsed"), .cut = is_true(row, "cut")};
+    if (action < 0 || !list || list->type != JSON_ARRAY || list->len != ACTION_COUNT) return -1;
+    v->action = (Action)action;
+    for (size_t a = 0; a < ACTION_COUNT; a++, p = p->next)
+        if (json_f64(p, &v->probability[a]) || v->probability[a] < 0 || v->probability[a] > 1)
+            return -1;
+    return read_count(row, "orders", &v->orders) || read_count(row, "agreeing", &v->agreeing) ||
+                   v->agreeing > v->orders
+               ? -1
+               : 0;
+}
+
+static int load_verdict(Kept *k, const Json *row, Err *e)
+{
+    Verdict v;
+    const Json *key = json_get(row, "key");
+    if (!key || key->type != JSON_STRING || key->len != sizeof((Entry){0}).key - 1 ||
+        strlen(key->text) != key->len || read_verdict(row, &v))
+        return err_set(e, ERR_DATA,
+                       "no verdict that was kept, {\"key\",\"action\",\"probability\"}; is this a "
+                       "file of --answers?");
+    Entry *x = entry_of(k, key->text, e);
+    if (!x) return -1;
+    x->verdict = v;
+    x->known = 1;
+    return 0;
+}
+
+/* A last line without its end was cut off by a crash: it goes. */
+static int cut_torn_line(const char *path, Err *e)
+{
+    char *text;
+    size_t len;
+    if (io_read_file(path, 0, &text, &len, e)) return -1;
+    size_t keep = len;
+    while (keep && text[keep - 1] != '\n') keep--;
+    int status = keep < len ? io_write_file(path, text, keep, e) : 0;
+    mem_free(text);
+    return status;
+}
+
+static int load_verdicts(Kept *k, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (!io_exists(k->path)) return 0;
+    if (cut_torn_line(k->path, e) || jsonl_open(&lines, k->path, e)) return -1;
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && load_verdict(k, row, e))
+            more = err_prefix(e, "%s:%zu", k->path, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    return more;
+}
+
+Kept *judge_kept_open(const char *path, const char judge[65], Err *e)
+{
+    Kept *k = mem_calloc(1, sizeof *k, e);
+    if (!k) return NULL;
+    k->path = path;
+    memcpy(k->judge, judge, sizeof k->judge);
+    if (!load_verdicts(k, e)) return k;
+    judge_kept_close(k);
+    return NULL;
+}
+
+void judge_kept_close(Kept *k)
+{
+    if (!k) return;
+    mem_free(k->slots);
+    pool_free(&k->pool);
+    mem_free(k);
+}
+
+/* ---- judging ------------------------------------------------------------------------------- */
+
+int judge_kept_put(Kept *k, const JudgeCase *c, const Verdict *v, int sync, Err *e)
+{
+    Text line = {0};
+    Entry *x = entry_of_case(k, c, e);
+    if (!x) return -1;
+    if (x->known) return 0;
+    int status = put_verdict(&line, x->key, v, e) ||
+                 io_append_line(k->path, line.data, line.len, sync, e);
+    text_free(&line);
+    if (status) return -1;
+    x->verdict = *v;
+    x->known = 1;
+    return 0;
+}
+
+/* What judge_kept_decide works with. */
+typedef struct {
+    Entry **entries;   /* [n] of all cases */
+    JudgeCase *cases;  /* [n_new] those without a verdict, equal ones once */
+    Verdict *verdicts; /* [n_new] */
+    size_t n_new;
+} Missing;
+
+static int find_missing(Kept *k, const JudgeCase *cases, size_t n, Missing *m, Err *e)
+{
+    m->entries = mem_calloc(n + 1, sizeof *m->entries, e);
+    m->cases = mem_calloc(n + 1, sizeof *m->cases, e);
+    m->verdicts = mem_calloc(n + 1, sizeof *m->verdicts, e);
+    if (!m->entries || !m->cases || !m->verdicts) return -1;
+    for (size_t i = 0; i < n; i++) {
+        Entry *x = m->entries[i] = entry_of_case(k, &cases[i], e);
+        if (!x) return -1;
+        if (x->known || x->asked) continue;
+        x->asked = 1;
+        m->cases[m->n_new++] = cases[i];
+    }
+    return 0;
+}
+
+int judge_kept_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
+{
+    Missing m = {0};
+    int status = find_missing(j->kept, cases, n, &m, e);
+    if (!status && m.n_new) status = j->kind->decide(j, m.cases, m.n_new, m.verdicts, e);
+    for (size_t i = 0; i < m.n_new && !status; i++)
+        status = judge_kept_put(j->kept, &m.cases[i], &m.verdicts[i], i + 1 == m.n_new, e);
+    for (size_t i = 0; i < n && m.entries && m.entries[i]; i++) {
+        m.entries[i]->asked = 0;
+        if (!status) out[i] = m.entries[i]->verdict;
+    }
+    mem_free(m.entries);
+    mem_free(m.cases);
+    mem_free(m.verdicts);
+    return status ? -1 : 0;
+}
