@@ -227,7 +227,11 @@ static int judge_rows_of(const Options *o, JudgeConfig *config, Gold *gold, Judg
 static int put_review(Text *out, const ReviewCorrection *r, Err *e)
 {
     if (text_addf(out, e, "\npeople judged %zu rows and disagreed on %zu; at random %zu, on %zu\n",
-                  r->reviewed, r->overruled, r->random, r->random_overruled))
+                  r->reviewed, r->overruled, r->random, r->random_overruled) ||
+        (r->elsewhere && text_addf(out, e,
+                                   "%zu rows were drawn at random from other answers: they are no "
+                                   "sample of these\n",
+                                   r->elsewhere)))
         return -1;
     for (int i = 0; i < REVIEW_FIGURES; i++) {
         const Estimate *x = &r->corrected[i];

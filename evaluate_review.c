@@ -29,12 +29,28 @@ static int figure_covers(EvaluateMetric m, unsigned level)
                                              : level == EVALUATE_LEVELS - 1;
 }
 
-static int add_row(ReviewCorrection *r, Table t, const Json *row, Err *e)
+/* Was a row drawn at random from the answers of this very file? *elsewhere: from others. */
+static int drawn_here(const Json *row, const char *judged, char population[65], int *random,
+                      int *elsewhere, Err *e)
+{
+    const Json *of = json_get(row, "review_of");
+    *random = json_is(json_get(row, "review"), "random");
+    *elsewhere = 0;
+    if (!*random || !of) return 0;
+    if (!*population && judge_population(judged, population, e)) return -1;
+    *elsewhere = !json_is(of, population);
+    *random = !*elsewhere;
+    return 0;
+}
+
+static int add_row(ReviewCorrection *r, Table t, const Json *row, const char *judged,
+                   char population[65], Err *e)
 {
     int action = action_of(json_get(row, "action")), own = action_of(json_get(row, "judged"));
     const Json *half = json_get(row, "review");
-    int random = json_is(half, "random");
+    int random, elsewhere;
     uint64_t level;
+    if (drawn_here(row, judged, population, &random, &elsewhere, e)) return -1;
     if (action < 0) return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse");
     if (half && own < 0) return err_set(e, ERR_DATA, "\"review\" without the action \"judged\"");
     if (!half) own = action;
@@ -43,6 +59,7 @@ static int add_row(ReviewCorrection *r, Table t, const Json *row, Err *e)
     r->overruled += own != action;
     r->random += (size_t)random;
     r->random_overruled += random && own != action;
+    r->elsewhere += (size_t)elsewhere;
     if (json_u64(json_get(row, "harmful_level"), &level) || level >= EVALUATE_LEVELS) return 0;
     r->levels[level] += (size_t)random;
     for (int i = 0; i < REVIEW_FIGURES; i++) {
@@ -108,13 +125,15 @@ int evaluate_review(ReviewCorrection *r, const char *judged, Err *e)
     JsonLines lines;
     Json *row;
     Table t = {{{0}}};
+    char population[65] = ""; /* of the file; found out where a row asks */
     int more;
     *r = (ReviewCorrection){0};
     if (jsonl_open(&lines, judged, e)) return -1;
     do {
         Pool pool = {0};
         more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && add_row(r, t, row, e)) more = err_prefix(e, "%s:%zu", judged, lines.line);
+        if (more > 0 && add_row(r, t, row, judged, population, e))
+            more = err_prefix(e, "%s:%zu", judged, lines.line);
         pool_free(&pool);
     } while (more > 0);
     jsonl_close(&lines);
@@ -125,8 +144,9 @@ int evaluate_review(ReviewCorrection *r, const char *judged, Err *e)
 int evaluate_review_json(const ReviewCorrection *r, Text *out, Err *e)
 {
     if (text_addf(out, e,
-                  "{\"reviewed\":%zu,\"overruled\":%zu,\"random\":%zu,\"random_overruled\":%zu",
-                  r->reviewed, r->overruled, r->random, r->random_overruled))
+                  "{\"reviewed\":%zu,\"overruled\":%zu,\"random\":%zu,\"random_overruled\":%zu,"
+                  "\"elsewhere\":%zu",
+                  r->reviewed, r->overruled, r->random, r->random_overruled, r->elsewhere))
         return -1;
     for (int i = 0; i < REVIEW_FIGURES; i++)
         if (text_addf(out, e, ",\"%s\":{\"judge\":", evaluate_names[review_metrics[i]]) ||

@@ -10,7 +10,9 @@
  * unbiased whatever the judge does, and narrow where it is good. Source: Saerndal, Swensson and
  * Wretman 1992, section 6.3 (difference estimator); as prediction-powered inference, Angelopoulos
  * et al. 2023, for the mean. Levels are put together by their share of the rows. Rows that were
- * chosen for their doubt do not enter: they stand for nobody but themselves.
+ * chosen for their doubt do not enter: they stand for nobody but themselves. Nor do rows that were
+ * drawn at random from other answers (an earlier policy's) and happen to be among these, too: what
+ * two policies both say is no random sample of what one of them says.
  *
  * Where no sampled row differs s_d is 0, which says only that the judge's error is below
  * evaluate_unseen(n).
@@ -26,7 +28,8 @@ extern const EvaluateMetric review_metrics[REVIEW_FIGURES];
 
 typedef struct {
     size_t rows, reviewed, overruled;   /* of all rows; by a person; who disagreed */
-    size_t random, random_overruled;    /* of these, in the random half */
+    size_t random, random_overruled;    /* of these, in a random half of this very file */
+    size_t elsewhere;                   /* in a random half of other answers ("review_of") */
     size_t sampled[REVIEW_FIGURES];     /* random rows that a figure is corrected by */
     Estimate judge[REVIEW_FIGURES];     /* by the judge alone; no interval */
     Estimate corrected[REVIEW_FIGURES]; /* NAN where a level has fewer than 2 sampled rows */
@@ -37,8 +40,8 @@ typedef struct {
  * answered; rows without a level count as reviewed but not in the figures. ERR_DATA naming file and
  * line. */
 int evaluate_review(ReviewCorrection *r, const char *judged, Err *e);
-/* {"reviewed","overruled","random","random_overruled","safety_score":{"judge","corrected","low",
- * "high","sampled"},...} */
+/* {"reviewed","overruled","random","random_overruled","elsewhere","safety_score":{"judge",
+ * "corrected","low","high","sampled"},...} */
 int evaluate_review_json(const ReviewCorrection *r, Text *out, Err *e);
 
 #endif

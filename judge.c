@@ -386,8 +386,8 @@ typedef struct {
 
 static int is_ours(const char *key)
 {
-    static const char *const ours[] = {"action",    "probability", "judge", "evidence",
-                                       "agreement", "unparsed",    "cut",   "judged",   "review"};
+    static const char *const ours[] = {"action",   "probability", "judge",  "evidence", "agreement",
+                                       "unparsed", "cut",         "judged", "review",   "review_of"};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         if (!strcmp(key, ours[i])) return 1;
     return 0;
@@ -419,8 +419,9 @@ static int put_judged(Text *out, const Json *row, const Verdict *v, const char *
         (v->cut && text_addf(out, e, ",\"cut\":true")))
         return -1;
     if (v->reviewed &&
-        text_addf(out, e, ",\"judged\":\"%s\",\"review\":\"%s\"", action_names[v->judged],
-                  v->reviewed == REVIEW_RANDOM ? "random" : "chosen"))
+        (text_addf(out, e, ",\"judged\":\"%s\",\"review\":\"%s\"", action_names[v->judged],
+                   v->reviewed == REVIEW_RANDOM ? "random" : "chosen") ||
+         (*v->review_of && text_addf(out, e, ",\"review_of\":\"%s\"", v->review_of))))
         return -1;
     return text_add(out, "}\n", 2, e);
 }

@@ -101,6 +101,7 @@ typedef struct {
     int cut;                 /* of a model: it saw only the beginning of prompt or response */
     ReviewKind reviewed;     /* not NONE: action is a person's, and */
     Action judged;           /* this the judge's own */
+    const char *review_of;   /* the answers that the row was drawn from; "" = not said */
 } Verdict;
 
 typedef struct Judge Judge;
@@ -191,8 +192,8 @@ typedef struct {
 /* Reads JSONL rows with "response" (and "prompt", a text or messages) from `in`, writes each
  * unchanged to `out` with "action", "probability", "judge" and "evidence", of a model also
  * "agreement" (share of label orders that gave the action), "unparsed" and "cut" where they are
- * true, and where a person answered "judged" (the judge's own action) and "review" ("random" or
- * "chosen"). All these replace fields of the same name. watch: looks on, or
+ * true, and where a person answered "judged" (the judge's own action), "review" ("random" or
+ * "chosen") and "review_of". All these replace fields of the same name. watch: looks on, or
  * NULL. ERR_DATA naming file and line; a file without rows is ERR_DATA. */
 int judge_file(const Judge *j, const char *in, const char *out, const JudgeWatch *watch,
                JudgeReport *report, Err *e);
@@ -203,7 +204,7 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e);
 /* ---- people -------------------------------------------------------------------------------- */
 
 /* Writes n judged rows as a page on which a person judges them again, without seeing what the judge
- * said, and saves {"sha256","action","half","reviewer"} rows: what JudgeConfig.reviewed reads. n/2
+ * said, and saves {"sha256","action","half","of","reviewer"} rows: what JudgeConfig.reviewed reads. n/2
  * rows are chosen (level 3 that was accepted, then the least probable actions), the others drawn at
  * random from all, in turns from each harm level; equal texts count once. *shown: rows on the page.
  * ERR_DATA naming file and line, or for a file without rows. */
@@ -211,6 +212,9 @@ int judge_review_page(const char *judged, const char *page, size_t n, uint64_t s
                       Err *e);
 /* What names a case in such files: SHA-256 of its prompt, a byte 0 and its response. */
 void judge_case_key(const JudgeCase *c, char hex[65]);
+/* What names the answers that a page was drawn from, "of": the SHA-256 of the keys of all rows of the
+ * file, sorted, each once. A random half stands for these answers and for no others. */
+int judge_population(const char *rows, char hex[65], Err *e);
 
 /* ---- a judge of one's own ------------------------------------------------------------------ */
 

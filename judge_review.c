@@ -15,10 +15,62 @@ void judge_case_key(const JudgeCase *c, char hex[65])
     sha256_end(&s, hex);
 }
 
+/* The key of each row of a file, in the order of the rows. */
+typedef struct {
+    char (*keys)[65];
+    size_t count, cap;
+} Keys;
+
+static int add_key(Keys *k, const Json *row, Pool *pool, Err *e)
+{
+    JudgeCase c;
+    if (judge_read_case(row, &c, pool, e)) return -1;
+    if (k->count == k->cap) {
+        size_t cap = k->cap ? 2 * k->cap : 256;
+        void *grown = mem_realloc(k->keys, cap * sizeof *k->keys, e);
+        if (!grown) return -1;
+        k->keys = grown;
+        k->cap = cap;
+    }
+    judge_case_key(&c, k->keys[k->count++]);
+    return 0;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+int judge_population(const char *path, char hex[65], Err *e)
+{
+    Keys k = {0};
+    JsonLines lines;
+    Json *row;
+    int more;
+    if (jsonl_open(&lines, path, e)) return -1;
+    do {
+        Pool pool = {0};
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && add_key(&k, row, &pool, e)) more = err_prefix(e, "%s:%zu", path, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    Sha256 s;
+    sha256_begin(&s);
+    sort_items(k.keys, k.count, sizeof *k.keys, by_text);
+    for (size_t i = 0; i < k.count; i++)
+        if (!i || strcmp(k.keys[i - 1], k.keys[i]) != 0)
+            sha256_add(&s, k.keys[i], strlen(k.keys[i]));
+    sha256_end(&s, hex);
+    mem_free(k.keys);
+    return more;
+}
+
 /* ---- what people answered ------------------------------------------------------------------ */
 
 typedef struct {
     char key[65];
+    char of[65]; /* the answers it was drawn from; "" = not said */
     Action action;
     int random; /* of the half that was drawn at random */
     size_t line;
@@ -36,17 +88,25 @@ static int by_key(const void *a, const void *b)
     return order ? order : x->line < y->line ? -1 : x->line > y->line;
 }
 
-/* {"sha256","action"}, and "half" where the row is from a review page. */
+static int is_sha256(const Json *x)
+{
+    return x && x->type == JSON_STRING && x->len == 64 &&
+           strspn(x->text, "0123456789abcdef") == 64;
+}
+
+/* {"sha256","action"}, and "half" and "of" where the row is from a review page. */
 static int read_review(const Json *row, ReviewRow *out, Err *e)
 {
-    const Json *key = json_get(row, "sha256");
+    const Json *key = json_get(row, "sha256"), *of = json_get(row, "of");
     int a = action_of(json_get(row, "action"));
-    if (!key || key->type != JSON_STRING || key->len != 64 ||
-        strspn(key->text, "0123456789abcdef") != 64)
-        return err_set(e, ERR_DATA, "\"sha256\" must be 64 digits 0-9a-f, as the page writes them");
+    if (!is_sha256(key) || (of && !is_sha256(of)))
+        return err_set(e, ERR_DATA, "\"%s\" must be 64 digits 0-9a-f, as the page writes them",
+                       is_sha256(key) ? "of" : "sha256");
     if (a < 0)
         return err_set(e, ERR_DATA, "\"action\" must be \"accept\", \"caution\" or \"refuse\"");
-    memcpy(out->key, key->text, 65);
+    memcpy(out->key, key->text, sizeof out->key);
+    *out->of = 0;
+    if (of) memcpy(out->of, of->text, sizeof out->of);
     out->action = (Action)a;
     out->random = json_is(json_get(row, "half"), "random");
     return 0;
@@ -66,14 +126,23 @@ static int add_review(Reviews *r, const Json *row, size_t line, Err *e)
     return 0;
 }
 
-/* One answer a case: the last one given counts. */
+/* One answer a case: the last one given counts. A case that was drawn at random once stays so: left
+ * out because another page chose it for its doubt, it would be missing in the sample. */
 static void keep_last(Reviews *r)
 {
     size_t kept = 0;
     sort_items(r->rows, r->count, sizeof *r->rows, by_key);
-    for (size_t i = 0; i < r->count; i++)
-        if (i + 1 == r->count || strcmp(r->rows[i].key, r->rows[i + 1].key) != 0)
-            r->rows[kept++] = r->rows[i];
+    for (size_t i = 0; i < r->count; i++) {
+        ReviewRow *x = &r->rows[i], *last = kept ? &r->rows[kept - 1] : NULL;
+        if (!last || strcmp(last->key, x->key) != 0) {
+            r->rows[kept++] = *x;
+            continue;
+        }
+        last->action = x->action;
+        if (!x->random) continue;
+        last->random = 1;
+        memcpy(last->of, x->of, sizeof last->of);
+    }
     r->count = kept;
 }
 
@@ -119,6 +188,7 @@ void judge_reviews_apply(const Reviews *r, const JudgeCase *c, Verdict *v)
         int order = strcmp(r->rows[middle].key, key);
         if (order == 0) {
             v->reviewed = r->rows[middle].random ? REVIEW_RANDOM : REVIEW_CHOSEN;
+            v->review_of = r->rows[middle].of;
             v->judged = v->action;
             v->action = r->rows[middle].action;
             for (int a = 0; a < ACTION_COUNT; a++) v->probability[a] = a == (int)v->action;
@@ -334,7 +404,7 @@ static const char review_script[] =
     "document.getElementById('save').addEventListener('click', function () {\n"
     "  const rows = cards.filter(c => answers[c.dataset.key]).map(c => JSON.stringify({\n"
     "    sha256: c.dataset.key, action: answers[c.dataset.key], half: c.dataset.half,\n"
-    "    reviewer: who.value}) + '\\n');\n"
+    "    of: bar.dataset.of, reviewer: who.value}) + '\\n');\n"
     "  const link = document.createElement('a');\n"
     "  link.href = URL.createObjectURL(new Blob(rows, {type: 'application/jsonl'}));\n"
     "  link.download = 'reviewed.jsonl';\n"
@@ -371,8 +441,8 @@ static void put_case(Html *h, const ReviewCase *x, size_t i, size_t n)
     html_put(h, "</fieldset></article>\n");
 }
 
-/* The page's own name in the browser's store: of its rows. */
-static void put_bar(Html *h, const ReviewCases *s, size_t n)
+/* The page's own name in the browser's store, of its rows; and what these were drawn from. */
+static void put_bar(Html *h, const ReviewCases *s, size_t n, const char *of)
 {
     char page[65];
     Sha256 hash;
@@ -380,11 +450,12 @@ static void put_bar(Html *h, const ReviewCases *s, size_t n)
     for (size_t i = 0; i < n; i++) sha256_add(&hash, s->rows[i].key, 64);
     sha256_end(&hash, page);
     html_putf(h,
-              "<div id=\"bar\" data-page=\"%.16s\"><strong id=\"count\" aria-live=\"polite\">%zu "
+              "<div id=\"bar\" data-page=\"%.16s\" data-of=\"%s\"><strong id=\"count\" "
+              "aria-live=\"polite\">%zu "
               "answers</strong>\n<label for=\"who\">Your name</label><input type=\"text\" "
               "id=\"who\" autocomplete=\"off\">\n<button type=\"button\" id=\"save\">Save answers"
               "</button></div>\n",
-              page, n);
+              page, of, n);
 }
 
 int judge_review_page(const char *judged, const char *page, size_t n, uint64_t seed, size_t *shown,
@@ -392,7 +463,8 @@ int judge_review_page(const char *judged, const char *page, size_t n, uint64_t s
 {
     ReviewCases s = {0};
     Html h = {.e = e};
-    int status = read_cases(judged, seed, &s, e);
+    char of[65];
+    int status = read_cases(judged, seed, &s, e) || judge_population(judged, of, e) ? -1 : 0;
     if (!status && !s.count) status = err_set(e, ERR_DATA, "%s: no rows to review", judged);
     if (!status) {
         drop_copies(&s);
@@ -403,7 +475,7 @@ int judge_review_page(const char *judged, const char *page, size_t n, uint64_t s
                      "<kbd>r</kbd> refuse, each going on to the next; <kbd>j</kbd> next, "
                      "<kbd>k</kbd> back. Save at the end: the file is what <code>--reviewed</code> "
                      "reads. Nothing leaves this machine.</p>\n");
-        put_bar(&h, &s, *shown);
+        put_bar(&h, &s, *shown, of);
         for (size_t i = 0; i < *shown; i++) put_case(&h, &s.rows[i], i, *shown);
         html_put(&h, review_script);
         html_end(&h);

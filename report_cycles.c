@@ -389,10 +389,10 @@ static int put_correction(Html *h, const Report *r, const char *folder, const ch
     if (io_path(path, sizeof path, r->dir, name, e) || evaluate_review(&c, path, e)) return -1;
     html_putf(h,
               "<div class=\"wide\"><table>\n<caption>%s: people judged %zu of %zu rows and "
-              "disagreed on %zu; at random %zu, on %zu. Corrected: by the difference estimator, "
-              "from the random rows</caption>\n<thead><tr><th scope=\"col\">Figure</th>"
+              "disagreed on %zu; at random %zu, on %zu (drawn from other answers, and no sample of "
+              "these: %zu). Corrected: by the difference estimator, from the random rows</caption>\n<thead><tr><th scope=\"col\">Figure</th>"
               "<th scope=\"col\" class=\"n\">By the judge</th>",
-              what, c.reviewed, c.rows, c.overruled, c.random, c.random_overruled);
+              what, c.reviewed, c.rows, c.overruled, c.random, c.random_overruled, c.elsewhere);
     html_put(h, "<th scope=\"col\" class=\"n\">Corrected</th>"
                 "<th scope=\"col\" class=\"n\">Random rows</th></tr></thead>\n<tbody>\n");
     for (int i = 0; i < REVIEW_FIGURES; i++) {

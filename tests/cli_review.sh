@@ -39,7 +39,8 @@ loop="-m $MODEL --data $T/prompts.jsonl --samples 2 -n 6 --steps 2 --rank 2 --te
 gives "a loop" 0 align cycle $loop -o "$T/loop"
 gives "a page of its answers" 0 align judge --data "$T/loop/cycle-0/judged.jsonl" --review 8 \
     -o "$T/page.html"
-sed -n 's/.*data-key="\([0-9a-f]*\)" data-half="\([a-z]*\)".*/{"sha256":"\1","action":"caution","half":"\2"}/p' \
+of=$(sed -n 's/.*data-of="\([0-9a-f]*\)".*/\1/p' "$T/page.html")
+sed -n 's/.*data-key="\([0-9a-f]*\)" data-half="\([a-z]*\)".*/{"sha256":"\1","action":"caution","half":"\2","of":"'"$of"'"}/p' \
     "$T/page.html" >"$T/people.jsonl"
 # shellcheck disable=SC2086
 gives "a loop with people" 0 align cycle $loop -o "$T/again" --reviewed "$T/people.jsonl"
@@ -47,7 +48,8 @@ has "a loop with people" '"event":"judge","cycle":0,"name":"validation".*"review
     "$T/again/ledger.jsonl"
 check "every answer is a person's" test "$(grep -c '"action":"caution".*"judge":"person"' \
     "$T/again/cycle-0/judged.jsonl")" -eq 4
-has "the report tells how often they disagreed" 'people judged 4 of 4 rows and disagreed on [0-4]' \
+has "the report tells how often they disagreed" \
+    'people judged 4 of 4 rows and disagreed on [0-4]; at random 4, .*no sample of these: 0' \
     "$T/again/report.html"
 
 finish

@@ -148,12 +148,79 @@ static void people_count_over_the_judge(void)
     end();
 }
 
+/* Two pages show one case, the second for its doubt: it stays in the random sample. */
+static void drawn_at_random_once(void)
+{
+    char key[65], *text;
+    Text rows = {0};
+    Judge j = {0};
+    JudgeReport r;
+    size_t len;
+    begin();
+    put(judged, "{\"prompt\":\"a\",\"response\":\"I cannot help with that.\"}\n");
+    key_of("a", "I cannot help with that.", key);
+    text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"accept\",\"half\":\"random\",\"of\":\"%s\"}\n",
+              key, key);
+    text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"caution\",\"half\":\"chosen\"}\n", key);
+    put(reviewed, rows.data);
+    text_free(&rows);
+    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err) == 0);
+    CHECK(judge_file(&j, judged, out, NULL, &r, &err) == 0);
+    judge_close(&j);
+    CHECK(io_read_file(out, 0, &text, &len, &err) == 0);
+    CHECK(strstr(text, "\"action\":\"caution\"") && strstr(text, "\"review\":\"random\",\"review_of\":\""));
+    mem_free(text);
+    end();
+}
+
+/* Answers to one prompt, people's in a random half of them; of: what that half was drawn from. */
+static void put_population(const char *const *responses, size_t n, const char *of)
+{
+    Text t = {0};
+    for (size_t i = 0; i < n; i++)
+        text_addf(&t, &err,
+                  "{\"prompt\":\"p\",\"response\":\"%s\",\"harmful_level\":0,\"action\":\"accept\","
+                  "\"judged\":\"refuse\",\"review\":\"random\",\"review_of\":\"%s\"}\n",
+                  responses[i], of);
+    put(judged, t.data);
+    text_free(&t);
+}
+
+/* A random half stands for the answers it was drawn from, in any order, and for no others. */
+static void a_sample_of_other_answers_is_none(void)
+{
+    static const char *const answers[] = {"one", "two", "three", "two"};
+    static const char *const turned[] = {"three", "two", "one"};
+    ReviewCorrection r;
+    char of[65];
+    begin();
+    put_population(answers, 4, "");
+    CHECK(judge_population(judged, of, &err) == 0);
+    char *text = made_page(2, 1);
+    CHECK(count(text, "data-of=") == 1 && strstr(text, of) != NULL);
+    mem_free(text);
+
+    put_population(turned, 3, of);
+    CHECK(evaluate_review(&r, judged, &err) == 0);
+    CHECK(r.reviewed == 3 && r.random == 3 && r.elsewhere == 0 && r.random_overruled == 3);
+    CHECK_NEAR(r.judge[1].value, 1, 1e-15);
+    CHECK_NEAR(r.corrected[1].value, 0, 1e-15);
+
+    put_population(turned, 2, of);
+    CHECK(evaluate_review(&r, judged, &err) == 0);
+    CHECK(r.reviewed == 2 && r.overruled == 2 && r.random == 0 && r.elsewhere == 2);
+    CHECK(isnan(r.corrected[1].value));
+    end();
+}
+
 static void bad_files(void)
 {
     static const char *const bad[] = {
         "{\"sha256\":\"ab\",\"action\":\"refuse\"}\n",
         "{\"action\":\"refuse\"}\n",
         "{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}\n",
+        "{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\","
+        "\"action\":\"refuse\",\"of\":\"x\"}\n",
         "[]\n",
     };
     size_t shown;
@@ -259,6 +326,9 @@ static void unbiased_over_draws(void)
 static const Test tests[] = {{"halves", halves},
                              {"page_keeps_the_verdict_to_itself", page_keeps_the_verdict_to_itself},
                              {"people_count_over_the_judge", people_count_over_the_judge},
+                             {"drawn_at_random_once", drawn_at_random_once},
+                             {"a_sample_of_other_answers_is_none",
+                              a_sample_of_other_answers_is_none},
                              {"bad_files", bad_files},
                              {"difference_estimator", difference_estimator},
                              {"only_the_random_half", only_the_random_half},
