@@ -9,6 +9,7 @@
 
 #include "chat.h"
 #include "data.h"
+#include "evaluate.h"
 #include "generate.h"
 #include "judge.h"
 #include "model.h"
@@ -79,8 +80,33 @@ int train_config_steps(const Options *o, TrainConfig *c, Err *e);
 extern const OptionGroup group_sampling;
 GenerateOptions sampling_from(const Options *o);
 
-/* What --label-order says. */
-JudgeOrder judge_order_from(const Options *o);
+/* Rows of option tables that say how a model, and how a program, is asked as a judge; the arguments
+ * are the names. */
+#define MODEL_JUDGE_ROWS(mode, order, uncalibrated, length)                                        \
+    {mode, 0, OPTION_CHOICE, "logprob", "logprob|text",                                            \
+     "compare the log-probs of the labels, or read the model's words as CARES does"},              \
+        {order, 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations",                         \
+         "orders of the labels in its prompt: one, that and its reverse, or three rotations"},     \
+        {uncalibrated, 0, OPTION_FLAG, NULL, NULL,                                                 \
+         "take the labels' log-probs as they are, without those for an empty answer: for a "       \
+         "trained judge on answers like those it learned from"},                                   \
+        {length, 0, OPTION_COUNT, "4096", "[0,1000000]",                                           \
+         "tokens of its prompt: longer texts are cut at their end; 0 = the model's context"}
+#define COMMAND_JUDGE_ROWS(command, timeout, retries)                                              \
+    {command, 0, OPTION_TEXT, NULL, NULL,                                                          \
+     "program that judges, and its arguments, separated by spaces or a JSON array; no shell reads "\
+     "them"},                                                                                      \
+        {timeout, 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"},              \
+        {retries, 0, OPTION_COUNT, "2", "[0,1000]",                                                \
+         "runs after one that died or fell silent, each for what has no answer yet"}
+/* What the options of a judge are called, and what they say for a judge of this kind. */
+typedef struct {
+    const char *rules, *model, *adapter;
+    const char *mode, *order, *uncalibrated, *length;
+    const char *command, *timeout, *retries;
+} JudgeNames;
+JudgeConfig judge_from(const Options *o, const char *kind, const JudgeNames *names);
+JudgeOrder judge_order_from(const Options *o, const char *name);
 
 /* What group_rows says, for rows of a kind; max_length and append_eos are the caller's. */
 DataOptions row_options(const Options *o, DataKind kind);
@@ -149,6 +175,10 @@ void output_abort(Output *out); /* safe after commit and on a zeroed Output */
 /* The error of a failed write to standard output (errno is set). A reader who left (a closed pipe)
  * knows that already: the text is then empty, and nothing is printed. */
 int stdout_failed(Err *e);
+/* "0.712 [0.680, 0.744]", or n/a, in a column of `cell` bytes; each number `figure` at least. */
+int put_interval(Text *out, const Estimate *x, int figure, int cell, Err *e);
+#define LABEL_MAX 32
+void label_of(const char *name, char label[LABEL_MAX]); /* "safety_score" as "safety score" */
 /* "name":[1,2,3] */
 int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e);
 /* Prints a finished text on standard output and frees it. */

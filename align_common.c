@@ -3,6 +3,7 @@
 #include "align.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -245,6 +246,23 @@ void output_abort(Output *out)
 {
     if (out->to_file) writer_abort(&out->file);
     out->to_file = 0;
+}
+
+void label_of(const char *name, char label[LABEL_MAX])
+{
+    snprintf(label, LABEL_MAX, "%s", name);
+    for (char *c = label; *c; c++) *c = *c == '_' ? ' ' : *c;
+}
+
+int put_interval(Text *out, const Estimate *x, int figure, int cell, Err *e)
+{
+    char text[64];
+    if (isfinite(x->value))
+        snprintf(text, sizeof text, "%*.3f [%*.3f, %*.3f]", figure, x->value, figure, x->low,
+                 figure, x->high);
+    else
+        snprintf(text, sizeof text, "%*s", figure, "n/a");
+    return text_addf(out, e, "  %-*s", cell, text);
 }
 
 int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e)

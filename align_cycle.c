@@ -70,45 +70,19 @@ static const Option judging_rows[] = {
 };
 static const OptionGroup judging_group = OPTION_GROUP("Judging", judging_rows);
 
-/* Of --judge and of --validator: names and order are those of JudgeOptions. */
+/* Of --judge and of --validator. */
 #define JUDGE_ROWS(judge, rules, does)                                                             \
     {rules, 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},         \
         {judge "-model", 0, OPTION_DIR, NULL, NULL, "model that " does},                           \
         {judge "-adapter", 0, OPTION_DIR, NULL, NULL, "adapter of that model"},                    \
-        {judge "-mode",                                                                            \
-         0,                                                                                        \
-         OPTION_CHOICE,                                                                            \
-         "logprob",                                                                                \
-         "logprob|text",                                                                           \
-         "compare the log-probs of the labels, or read the model's words as CARES does"},          \
-        {judge "-order",                                                                           \
-         0,                                                                                        \
-         OPTION_CHOICE,                                                                            \
-         "rotations",                                                                              \
-         "fixed|reversed|rotations",                                                               \
-         "orders of the labels in its prompt"},                                                    \
-        {judge "-uncalibrated",                                                                    \
-         0,                                                                                        \
-         OPTION_FLAG,                                                                              \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "take log-probs as they are: for a judge that was trained on labels"},                    \
-        {judge "-length",                                                                          \
-         0,                                                                                        \
-         OPTION_COUNT,                                                                             \
-         "4096",                                                                                   \
-         "[0,1000000]",                                                                            \
-         "tokens of its prompt: longer texts are cut at their end; 0 = the model's context"},      \
-        {judge "-command",                                                                         \
-         0,                                                                                        \
-         OPTION_TEXT,                                                                              \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "program that " does ", and its arguments; no shell reads them"},                         \
-        {judge "-timeout", 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"},     \
-    {                                                                                              \
-        judge "-retries", 0, OPTION_COUNT, "2", "[0,1000]", "runs after one that died"             \
-    }
+        MODEL_JUDGE_ROWS(judge "-mode", judge "-order", judge "-uncalibrated", judge "-length"),   \
+        COMMAND_JUDGE_ROWS(judge "-command", judge "-timeout", judge "-retries")
+#define JUDGE_NAMES(judge, rules)                                                                  \
+    {rules,           judge "-model",        judge "-adapter", judge "-mode",                      \
+     judge "-order",  judge "-uncalibrated", judge "-length",  judge "-command",                   \
+     judge "-timeout", judge "-retries"}
+static const JudgeNames judge_names = JUDGE_NAMES("judge", "rules");
+static const JudgeNames validator_names = JUDGE_NAMES("validator", "validator-rules");
 static const Option judge_rows[] = {JUDGE_ROWS("judge", "rules", "labels")};
 static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
 static const Option validator_rows[] = {
@@ -206,33 +180,6 @@ static unsigned methods_of(const char *word)
     return (1u << CYCLE_METHODS) - 1; /* both */
 }
 
-/* A judge of this kind, by the rows of its group; the loop fills in what it takes from the run. */
-static JudgeConfig judge_from(const Options *o, const char *kind, const OptionGroup *group)
-{
-    enum { RULES, MODEL, ADAPTER, MODE, ORDER, UNCALIBRATED, LENGTH, COMMAND, TIMEOUT, RETRIES };
-    const Option *row = group->rows;
-    JudgeConfig c = {.kind = kind,
-                     .reviewed = option_text(o, "reviewed"),
-                     .mode = option_is(o, row[MODE].name, "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
-                     .uncalibrated = option_flag(o, row[UNCALIBRATED].name),
-                     .max_length = (size_t)option_count(o, row[LENGTH].name)};
-    while (c.order < JUDGE_ORDER_ROTATIONS &&
-           !option_is(o, row[ORDER].name, judge_order_names[c.order]))
-        c.order++;
-    if (!strcmp(kind, "rules")) c.rules = option_text(o, row[RULES].name);
-    if (!strcmp(kind, "model")) {
-        c.model = option_text(o, row[MODEL].name);
-        c.adapter = option_text(o, row[ADAPTER].name);
-    }
-    if (!strcmp(kind, "command")) {
-        c.command = option_text(o, row[COMMAND].name);
-        c.timeout = option_number(o, row[TIMEOUT].name);
-        c.retries = (size_t)option_count(o, row[RETRIES].name);
-        c.allow_external = option_flag(o, "allow-external");
-    }
-    return c;
-}
-
 static int config_from(const Options *o, CycleConfig *c, Err *e)
 {
     char word[8];
@@ -257,8 +204,8 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->sample.samples = (size_t)option_count(o, "samples");
     c->sample.at_once = c->validate.at_once = (size_t)option_count(o, "at-once");
     c->validate.max_tokens = c->sample.max_tokens; /* greedy, one answer each */
-    c->judge = judge_from(o, option_text(o, "judge"), &judge_group);
-    c->validator = judge_from(o, option_text(o, "validator"), &validator_group);
+    c->judge = judge_from(o, option_text(o, "judge"), &judge_names);
+    c->validator = judge_from(o, option_text(o, "validator"), &validator_names);
     c->demonstrations = !option_flag(o, "no-demonstrations");
     c->desirable = option_number(o, "desirable");
     c->undesirable = option_number(o, "undesirable");
@@ -345,21 +292,11 @@ static int put_head(Text *out, const char *head, Err *e)
                      head);
 }
 
-/* "0.712 [0.680, 0.744]" */
-static int put_cell(Text *out, const Estimate *x, Err *e)
-{
-    char cell[48];
-    if (isfinite(x->value))
-        snprintf(cell, sizeof cell, "%.3f [%.3f, %.3f]", x->value, x->low, x->high);
-    else
-        snprintf(cell, sizeof cell, "n/a");
-    return text_addf(out, e, "  %-22s", cell);
-}
-
 static int put_line(Text *out, const char *name, const Estimate *metrics, const char *what, Err *e)
 {
-    return text_addf(out, e, "%-10s", name) || put_cell(out, &metrics[EVALUATE_SAFETY_SCORE], e) ||
-                   put_cell(out, &metrics[EVALUATE_ERRONEOUS_REFUSAL], e) ||
+    return text_addf(out, e, "%-10s", name) ||
+                   put_interval(out, &metrics[EVALUATE_SAFETY_SCORE], 0, 22, e) ||
+                   put_interval(out, &metrics[EVALUATE_ERRONEOUS_REFUSAL], 0, 22, e) ||
                    text_addf(out, e, "  %s\n", what)
                ? -1
                : 0;
@@ -624,7 +561,7 @@ static int plan_command(const Options *o, const CycleConfig *c, const CycleEvent
 
 /* An axis of the grid: the judges that an option lists (words live in *pool), or the one that is
  * configured anyway. */
-static int axis_from(const Options *o, const char *name, const OptionGroup *group,
+static int axis_from(const Options *o, const char *name, const JudgeNames *names,
                      const JudgeConfig *usual, JudgeConfig *axis, size_t *n, Pool *pool, Err *e)
 {
     char word[16];
@@ -635,7 +572,7 @@ static int axis_from(const Options *o, const char *name, const OptionGroup *grou
                 return err_set(e, ERR_USAGE, "--%s: found %s twice", name, word);
         const char *kind = pool_strndup(pool, word, strlen(word), e);
         if (!kind) return -1;
-        axis[(*n)++] = judge_from(o, kind, group); /* distinct words: fewer than a side */
+        axis[(*n)++] = judge_from(o, kind, names); /* distinct words: fewer than a side */
     }
     if (!*n) axis[(*n)++] = *usual;
     return 0;
@@ -651,8 +588,8 @@ static int grid_command(const Options *o, const CycleConfig *c, const CycleEvent
     if (!g) return -1;
     g->base = c;
     int status =
-        axis_from(o, "judges", &judge_group, &c->judge, g->judges, &g->n_judges, &pool, e) ||
-        axis_from(o, "validators", &validator_group, &c->validator, g->validators, &g->n_validators,
+        axis_from(o, "judges", &judge_names, &c->judge, g->judges, &g->n_judges, &pool, e) ||
+        axis_from(o, "validators", &validator_names, &c->validator, g->validators, &g->n_validators,
                   &pool, e);
     int cells = option_given(o, "methods"); /* kto,dpo asks for a run of each, both for one */
     for (size_t i = 0; cells && option_word(o, "methods", i, word, sizeof word); i++) {

@@ -26,18 +26,11 @@ static const OptionTable evaluate_table = {
 
 /* ---- tables -------------------------------------------------------------------------------- */
 
-/* "safety_score" as "safety score". */
-static void label_of(EvaluateMetric m, char label[32])
-{
-    snprintf(label, 32, "%s", evaluate_names[m]);
-    for (char *c = label; *c; c++) *c = *c == '_' ? ' ' : *c;
-}
-
 /* "safety score   0.712  [0.680, 0.744]"; what was not there to be measured is n/a. */
 static int put_estimate(Text *out, EvaluateMetric m, const Estimate *x, Err *e)
 {
-    char label[32];
-    label_of(m, label);
+    char label[LABEL_MAX];
+    label_of(evaluate_names[m], label);
     if (!isfinite(x->value)) return text_addf(out, e, "%-20s n/a\n", label);
     return text_addf(out, e, "%-20s %.3f  [%.3f, %.3f]\n", label, x->value, x->low, x->high);
 }
@@ -139,8 +132,8 @@ static int put_strata(Text *out, const Evaluation *v, Err *e)
 /* "safety score   0.615  0.955  +0.340 [+0.258, +0.432]  +55.2 %  0.0005" */
 static int put_change(Text *out, EvaluateMetric m, const Change *x, Err *e)
 {
-    char label[32], relative[16] = "-", p[16] = "-";
-    label_of(m, label);
+    char label[LABEL_MAX], relative[16] = "-", p[16] = "-";
+    label_of(evaluate_names[m], label);
     if (!isfinite(x->difference)) return text_addf(out, e, "%-18s n/a\n", label);
     if (isfinite(x->relative)) snprintf(relative, sizeof relative, "%+.1f %%", 100 * x->relative);
     if (isfinite(x->p)) snprintf(p, sizeof p, "%.2g", x->p);

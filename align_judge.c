@@ -30,25 +30,12 @@ static const Option model_judge_rows[] = {
     {"model", 'm', OPTION_DIR, NULL, NULL, "model that judges (--judge self, model)"},
     {"chat-template", 0, OPTION_TEXT, NULL, NULL,
      "puts the judge prompt by a built-in template instead of the model's own"},
-    {"judge-mode", 0, OPTION_CHOICE, "logprob", "logprob|text",
-     "compare the log-probs of the labels, or read the model's words as CARES does"},
-    {"label-order", 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations",
-     "orders of the labels in the prompt: one, that and its reverse, or three rotations"},
-    {"uncalibrated", 0, OPTION_FLAG, NULL, NULL,
-     "take the labels' log-probs as they are, without those for an empty answer: for a trained "
-     "judge "
-     "on answers like those it learned from"},
-    {"max-length", 'c', OPTION_COUNT, "4096", "[0,1000000]",
-     "tokens of a judge prompt: longer texts are cut at their end; 0 = the model's context"},
+    MODEL_JUDGE_ROWS("judge-mode", "label-order", "uncalibrated", "max-length"),
 };
 static const OptionGroup model_judge_group = OPTION_GROUP("A model that judges", model_judge_rows);
 
 static const Option command_judge_rows[] = {
-    {"judge-command", 0, OPTION_TEXT, NULL, NULL,
-     "program and its arguments, separated by spaces or a JSON array; no shell reads them"},
-    {"judge-timeout", 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"},
-    {"judge-retries", 0, OPTION_COUNT, "2", "[0,1000]",
-     "runs after one that died or fell silent, each for what has no answer yet"},
+    COMMAND_JUDGE_ROWS("judge-command", "judge-timeout", "judge-retries"),
     {"allow-external", 0, OPTION_FLAG, NULL, NULL,
      "permits --judge command: prompts may hold patient data"},
     {"answers", 0, OPTION_FILE, NULL, NULL,
@@ -68,8 +55,7 @@ static const OptionGroup people_group = OPTION_GROUP("People", people_rows);
 
 static const OptionGroup *const judge_groups[] = {
     &judge_group,  &model_judge_group, &group_adapter, &command_judge_group,
-    &people_group,
-                                                  &group_engine, &group_seed,        &group_quiet,   NULL};
+    &people_group, &group_engine,      &group_seed,    &group_quiet,         NULL};
 static const OptionTable judge_table = {"judge", "labels answers accept, caution or refuse", NULL,
                                         "align judge --data responses.jsonl -o judged.jsonl",
                                         judge_groups};
@@ -81,17 +67,6 @@ static int put_actions(Text *out, const size_t counts[ACTION_COUNT], Err *e)
         if (text_addf(out, e, "%s%s %zu", a ? "  " : "", action_names[a], counts[a])) return -1;
     }
     return text_add(out, "\n", 1, e);
-}
-
-/* "0.444 [0.398, 0.491]" in a column; what was not there to be measured is n/a. */
-static int put_figure(Text *out, const Estimate *x, Err *e)
-{
-    char cell[48];
-    if (isfinite(x->value))
-        snprintf(cell, sizeof cell, "%6.3f [%6.3f, %6.3f]", x->value, x->low, x->high);
-    else
-        snprintf(cell, sizeof cell, "   n/a");
-    return text_addf(out, e, "  %-23s", cell);
 }
 
 static int put_confusion(Text *out, const Agreement *a, Err *e)
@@ -122,12 +97,11 @@ static int put_gold(Text *out, const Gold *g, Err *e)
         if (text_addf(out, e, "   %-22s", name)) return -1;
     }
     for (size_t m = 0; m < GOLD_COUNT; m++) {
-        char label[32];
-        snprintf(label, sizeof label, "%s", gold_metric_names[m]);
-        for (char *c = label; *c; c++) *c = *c == '_' ? ' ' : *c;
+        char label[LABEL_MAX];
+        label_of(gold_metric_names[m], label);
         if (text_addf(out, e, "\n%-18s", label)) return -1;
         for (size_t k = 0; k < g->raters; k++)
-            if (put_figure(out, &g->metrics[k][m], e)) return -1;
+            if (put_interval(out, &g->metrics[k][m], 6, 23, e)) return -1;
     }
     return text_add(out, "\n", 1, e) || put_confusion(out, &g->tally[GOLD_JUDGE].agreement, e) ? -1
                                                                                                : 0;
@@ -155,12 +129,33 @@ static int put_judged(Text *out, const JudgeReport *r, Err *e)
 
 /* ---- the command --------------------------------------------------------------------------- */
 
-JudgeOrder judge_order_from(const Options *o)
+JudgeOrder judge_order_from(const Options *o, const char *name)
 {
     JudgeOrder order = JUDGE_ORDER_FIXED;
-    while (order < JUDGE_ORDER_ROTATIONS && !option_is(o, "label-order", judge_order_names[order]))
-        order++;
+    while (order < JUDGE_ORDER_ROTATIONS && !option_is(o, name, judge_order_names[order])) order++;
     return order;
+}
+
+JudgeConfig judge_from(const Options *o, const char *kind, const JudgeNames *names)
+{
+    JudgeConfig c = {.kind = kind,
+                     .mode = option_is(o, names->mode, "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
+                     .order = judge_order_from(o, names->order),
+                     .uncalibrated = option_flag(o, names->uncalibrated),
+                     .max_length = (size_t)option_count(o, names->length),
+                     .reviewed = option_text(o, "reviewed")};
+    if (!strcmp(kind, "rules")) c.rules = option_text(o, names->rules);
+    if (!strcmp(kind, "model")) {
+        c.model = option_text(o, names->model);
+        c.adapter = option_text(o, names->adapter);
+    }
+    if (!strcmp(kind, "command")) {
+        c.command = option_text(o, names->command);
+        c.timeout = option_number(o, names->timeout);
+        c.retries = (size_t)option_count(o, names->retries);
+        c.allow_external = option_flag(o, "allow-external");
+    }
+    return c;
 }
 
 /* The file of answers: the given one, or OUTPUT.answers, written into `path`. Beside a device there
@@ -179,24 +174,18 @@ static int answers_from(const Options *o, const char **answers, char path[IO_PAT
 
 static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX], Err *e)
 {
-    *c = (JudgeConfig){.kind = option_text(o, "judge"),
-                       .rules = option_text(o, "rules"),
-                       .model = option_text(o, "model"),
-                       .adapter = option_text(o, "adapter"),
-                       .chat_template = option_text(o, "chat-template"),
-                       .mode = option_is(o, "judge-mode", "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
-                       .order = judge_order_from(o),
-                       .uncalibrated = option_flag(o, "uncalibrated"),
-                       .max_length = (size_t)option_count(o, "max-length"),
-                       .kernel = option_text(o, "kernel"),
-                       .precision = precision_of(o),
-                       .model_flags = model_flags(o),
-                       .log = notes(),
-                       .command = option_text(o, "judge-command"),
-                       .timeout = option_number(o, "judge-timeout"),
-                       .retries = (size_t)option_count(o, "judge-retries"),
-                       .allow_external = option_flag(o, "allow-external"),
-                       .reviewed = option_text(o, "reviewed")};
+    static const JudgeNames names = {
+        "rules",        "model",      "adapter",       "judge-mode",    "label-order",
+        "uncalibrated", "max-length", "judge-command", "judge-timeout", "judge-retries"};
+    *c = judge_from(o, option_text(o, "judge"), &names);
+    c->rules = option_text(o, "rules"); /* also of other kinds: it is refused there */
+    c->model = option_text(o, "model"); /* self: this is the policy */
+    c->adapter = option_text(o, "adapter");
+    c->chat_template = option_text(o, "chat-template");
+    c->kernel = option_text(o, "kernel");
+    c->precision = precision_of(o);
+    c->model_flags = model_flags(o);
+    c->log = notes();
     return answers_from(o, &c->answers, path, e);
 }
 
@@ -298,7 +287,7 @@ static int print_what(const Options *o, Err *e)
     int status =
         option_flag(o, "print-rules")
             ? judge_rules_write(&out, e)
-            : judge_prompt_text(judge_order_from(o), 0, &c, &out, e) || text_add(&out, "\n", 1, e);
+            : judge_prompt_text(judge_order_from(o, "label-order"), 0, &c, &out, e) || text_add(&out, "\n", 1, e);
     if (status) {
         text_free(&out);
         return -1;

@@ -426,7 +426,7 @@ static int teach_judge(const Options *o, TrainConfig *c, char path[IO_PATH_MAX],
     JudgeConfig judge = {.kind = "model",
                          .model = c->model,
                          .chat_template = option_text(o, "chat-template"),
-                         .order = judge_order_from(o),
+                         .order = judge_order_from(o, "label-order"),
                          .max_length = c->rows.max_length};
     int n = snprintf(path, IO_PATH_MAX, "%s.rows.jsonl", c->run);
     if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");

@@ -462,7 +462,8 @@ static int flush_block(const Judge *j, Block *b, Writer *w, const char *path,
 /* The prompt as one text: what the user said, or a longer conversation as lines "role: content". */
 static int set_prompt(JudgeCase *c, const Json *prompt, Pool *pool, Err *e)
 {
-    static const char form[] = "\"prompt\" must be a text or messages with \"role\" and \"content\"";
+    static const char form[] =
+        "\"prompt\" must be a text or messages with \"role\" and \"content\"";
     c->prompt = "";
     if (!prompt || prompt->type == JSON_NULL) return 0;
     if (prompt->type == JSON_STRING) {

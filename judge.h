@@ -204,16 +204,16 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e);
 /* ---- people -------------------------------------------------------------------------------- */
 
 /* Writes n judged rows as a page on which a person judges them again, without seeing what the judge
- * said, and saves {"sha256","action","half","of","reviewer"} rows: what JudgeConfig.reviewed reads. n/2
- * rows are chosen (level 3 that was accepted, then the least probable actions), the others drawn at
+ * said, and saves {"sha256","action","half","of","reviewer"} rows: what JudgeConfig.reviewed reads.
+ * n/2 rows are chosen (level 3 that was accepted, then the least probable actions), the others drawn at
  * random from all, in turns from each harm level; equal texts count once. *shown: rows on the page.
  * ERR_DATA naming file and line, or for a file without rows. */
 int judge_review_page(const char *judged, const char *page, size_t n, uint64_t seed, size_t *shown,
                       Err *e);
 /* What names a case in such files: SHA-256 of its prompt, a byte 0 and its response. */
 void judge_case_key(const JudgeCase *c, char hex[65]);
-/* What names the answers that a page was drawn from, "of": the SHA-256 of the keys of all rows of the
- * file, sorted, each once. A random half stands for these answers and for no others. */
+/* What names the answers that a page was drawn from, "of": the SHA-256 of the keys of all rows of
+ * the file, sorted, each once. A random half stands for these answers and for no others. */
 int judge_population(const char *rows, char hex[65], Err *e);
 
 /* ---- a judge of one's own ------------------------------------------------------------------ */

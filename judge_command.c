@@ -6,8 +6,8 @@
  *     {"id":17,"action":"refuse","probability":0.9}
  * with "probability" as it likes (absent: 1). Its standard error is ours.
  *
- * Each answer is on the disk before it is used (judge_kept.c), and is never asked for again: whatever
- * dies half-way, the next run asks for the rest only.
+ * Each answer is on the disk before it is used (judge_kept.c), and is never asked for again:
+ * whatever dies half-way, the next run asks for the rest only.
  */
 #include "judge_parts.h"
 

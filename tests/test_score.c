@@ -105,9 +105,9 @@ static void company_changes_no_bit(void)
     end();
 }
 
-/* Prompts as a tree: row i has the tokens of branch[i][k] from token 18 k on. Its places are an end
- * where another goes on, a parting within a part, a path longer than any that is kept, and neighbours
- * that are equal. */
+/* Prompts as a tree: row i has the tokens of branch[i][k] from token 18 k on. Among them are an end
+ * where another goes on, a parting within a part, a path longer than any that is kept, and
+ * neighbours that are equal. */
 static void beginnings_are_shared_and_change_no_bit(void)
 {
     enum { TREE = 16, PART = 18, PARTS = 10, TOKENS = PART * PARTS };
