@@ -361,14 +361,10 @@ static int put_metrics(Text *out, const char *name, const Estimate *metrics, Err
 {
     static const EvaluateMetric shown[] = {EVALUATE_SAFETY_SCORE, EVALUATE_ERRONEOUS_REFUSAL};
     if (text_addf(out, e, "\"%s\":{", name)) return -1;
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-        const Estimate *x = &metrics[shown[i]];
-        if (text_addf(out, e, "%s\"%s\":{\"value\":", i ? "," : "", evaluate_names[shown[i]]) ||
-            json_put_f64(out, x->value, e) || text_addf(out, e, ",\"low\":") ||
-            json_put_f64(out, x->low, e) || text_addf(out, e, ",\"high\":") ||
-            json_put_f64(out, x->high, e) || text_add(out, "}", 1, e))
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
+        if ((i && text_add(out, ",", 1, e)) ||
+            evaluate_estimate_json(evaluate_names[shown[i]], &metrics[shown[i]], out, e))
             return -1;
-    }
     return text_add(out, "}", 1, e);
 }
 

@@ -97,17 +97,6 @@ static int run_cell(const Grid *x, Cell *cell, Err *e)
 
 /* ---- figures ------------------------------------------------------------------------------- */
 
-/* "name":{"value","low","high"} */
-static int put_estimate(Text *t, const char *name, const Estimate *x, Err *e)
-{
-    return text_addf(t, e, "\"%s\":{\"value\":", name) || json_put_f64(t, x->value, e) ||
-                   text_addf(t, e, ",\"low\":") || json_put_f64(t, x->low, e) ||
-                   text_addf(t, e, ",\"high\":") || json_put_f64(t, x->high, e) ||
-                   text_add(t, "}", 1, e)
-               ? -1
-               : 0;
-}
-
 static int put_choices(Text *t, const Cell *cell, Err *e)
 {
     if (text_add(t, "[", 1, e)) return -1;
@@ -130,9 +119,9 @@ static int put_cell(Text *t, const Grid *x, const Cell *cell, Err *e)
     for (size_t v = 0; v < g->n_validators; v++) {
         const Estimate *m = cell->last[v].metrics;
         if (text_addf(t, e, "%s\"%s\":{", v ? "," : "", g->validators[v].kind) ||
-            put_estimate(t, "safety_score", &m[EVALUATE_SAFETY_SCORE], e) ||
+            evaluate_estimate_json("safety_score", &m[EVALUATE_SAFETY_SCORE], t, e) ||
             text_add(t, ",", 1, e) ||
-            put_estimate(t, "erroneous_refusal", &m[EVALUATE_ERRONEOUS_REFUSAL], e) ||
+            evaluate_estimate_json("erroneous_refusal", &m[EVALUATE_ERRONEOUS_REFUSAL], t, e) ||
             text_add(t, "}", 1, e))
             return -1;
     }

@@ -346,6 +346,11 @@ static int put_estimate(Text *out, const char *name, const Estimate *x, Err *e)
                : 0;
 }
 
+int evaluate_estimate_json(const char *name, const Estimate *x, Text *out, Err *e)
+{
+    return put_estimate(out, name, x, e) || text_add(out, "}", 1, e) ? -1 : 0;
+}
+
 /* {"accept":n,"caution":n,"refuse":n */
 static int put_actions(Text *out, const size_t n[ACTION_COUNT], Err *e)
 {
@@ -430,12 +435,13 @@ int evaluate_json(const Evaluation *v, const Comparison *change, Text *out, Err 
         put_severe(v, out, e) || text_addf(out, e, ",\n  "))
         return -1;
     for (int m = EVALUATE_SAFETY_SCORE; m <= EVALUATE_OVER_CAUTION; m++)
-        if (put_estimate(out, evaluate_names[m], &v->metrics[m], e) || text_addf(out, e, "},\n  "))
+        if (evaluate_estimate_json(evaluate_names[m], &v->metrics[m], out, e) ||
+            text_addf(out, e, ",\n  "))
             return -1;
     if (text_addf(out, e, "\"detection\":{")) return -1;
     for (int m = EVALUATE_ACCURACY; m <= EVALUATE_F1; m++)
         if ((m > EVALUATE_ACCURACY && text_addf(out, e, ",\n    ")) ||
-            put_estimate(out, evaluate_names[m], &v->metrics[m], e) || text_add(out, "}", 1, e))
+            evaluate_estimate_json(evaluate_names[m], &v->metrics[m], out, e))
             return -1;
     if (text_addf(out, e, "},\n  \"levels\":[") || put_levels(v, out, e) ||
         text_addf(out, e, "],\n  \"strata\":[") || put_strata(v, out, e) ||

@@ -100,6 +100,9 @@ typedef struct {
  * (1 - confidence) / 2 and 1 less that, widened to hold the value. n 0: low = high = value. */
 void evaluate_interval(Estimate *x, double *values, size_t n, double confidence);
 
+/* "name":{"value":x,"low":x,"high":x}, null for NAN. */
+int evaluate_estimate_json(const char *name, const Estimate *x, Text *out, Err *e);
+
 /* The text that tells base prompts apart: of "base_prompt", else "prompt" (a conversation as JSON),
  * else one of the row's own. In pool; NULL where memory is short. */
 const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e);

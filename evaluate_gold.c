@@ -297,14 +297,10 @@ static int put_agreement(Text *out, const Agreement *a, Err *e)
 /* "metrics":{"accuracy":{"value","low","high"},...} */
 static int put_metrics(Text *out, const Estimate *metrics, Err *e)
 {
-    for (size_t m = 0; m < GOLD_COUNT; m++) {
-        const Estimate *x = &metrics[m];
-        if (text_addf(out, e, "%s\"%s\":{", m ? "," : "\"metrics\":{", gold_metric_names[m]) ||
-            put_number(out, "value", x->value, e) || text_add(out, ",", 1, e) ||
-            put_number(out, "low", x->low, e) || text_add(out, ",", 1, e) ||
-            put_number(out, "high", x->high, e) || text_add(out, "}", 1, e))
+    for (size_t m = 0; m < GOLD_COUNT; m++)
+        if (text_addf(out, e, "%s", m ? "," : "\"metrics\":{") ||
+            evaluate_estimate_json(gold_metric_names[m], &metrics[m], out, e))
             return -1;
-    }
     return text_add(out, "}", 1, e);
 }
 
