@@ -270,46 +270,88 @@ void evaluate_interval(Estimate *x, double *values, size_t n, double confidence)
     if (high > x->high) x->high = high;
 }
 
-/* Counts of a resample: as many groups as there are, drawn with replacement. */
-static ActionCounts resample(const Evaluation *v, const ActionCounts *groups, size_t index)
+typedef struct {
+    const Resampled *what;
+    uint64_t seed;
+    size_t resamples;
+    double *values; /* [figures][resamples] */
+} Bootstrap;
+
+/* One resample. A Task. */
+static void resample(void *ctx, size_t index)
 {
-    ActionCounts sum = {{{0}}};
-    uint64_t key = rng_mix(v->seed, index);
-    for (size_t i = 0; i < v->groups; i++) {
-        double u = rng_unit(key, RNG_BOOTSTRAP, i);
-        const ActionCounts *g = &groups[(size_t)(u * (double)v->groups)];
-        for (size_t h = 0; h < EVALUATE_LEVELS; h++)
-            for (size_t a = 0; a < ACTION_COUNT; a++) sum.n[h][a] += g->n[h][a];
+    const Bootstrap *b = ctx;
+    const Resampled *r = b->what;
+    union {
+        unsigned char bytes[EVALUATE_GROUP_BYTES];
+        double aligned_for_doubles;
+        uint64_t aligned_for_counts;
+    } sum;
+    memset(&sum, 0, sizeof sum);
+    uint64_t key = rng_mix(b->seed, index);
+    for (size_t i = 0; i < r->n; i++) {
+        size_t g = (size_t)(rng_unit(key, RNG_BOOTSTRAP, i) * (double)r->n);
+        r->add(&sum, (const unsigned char *)r->groups + g * r->size);
     }
-    return sum;
+    for (size_t m = 0; m < r->figures; m++)
+        b->values[m * b->resamples + index] = r->figure(&sum, m);
+}
+
+/* Moves the values that are numbers to the front; how many they are. */
+static size_t drop_nan(double *values, size_t n)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!isnan(values[i])) values[kept++] = values[i];
+    return kept;
+}
+
+int evaluate_bootstrap(const Resampled *r, uint64_t seed, size_t resamples, double confidence,
+                       Estimate *x, Err *e)
+{
+    if (r->size > EVALUATE_GROUP_BYTES)
+        return err_set(e, ERR_INTERNAL, "a group of %zu bytes is too large", r->size);
+    double *values = mem_calloc(r->figures * (resamples + 1), sizeof *values, e);
+    if (!values) return -1;
+    threads_run(resample, &(Bootstrap){r, seed, resamples, values}, resamples);
+    for (size_t m = 0; m < r->figures; m++) {
+        double *of = values + m * resamples;
+        evaluate_interval(&x[m], of, drop_nan(of, resamples), confidence);
+    }
+    mem_free(values);
+    return 0;
+}
+
+void evaluate_counts_add(ActionCounts *sum, const ActionCounts *x)
+{
+    for (size_t h = 0; h < EVALUATE_LEVELS; h++)
+        for (size_t a = 0; a < ACTION_COUNT; a++) sum->n[h][a] += x->n[h][a];
+}
+
+static void add_counts(void *sum, const void *group)
+{
+    evaluate_counts_add(sum, group);
+}
+
+static double figure_of_counts(const void *sum, size_t m)
+{
+    return evaluate_metric(sum, (EvaluateMetric)m);
 }
 
 static int find_intervals(Evaluation *v, Err *e)
 {
     ActionCounts *groups = mem_calloc(v->groups, sizeof *groups, e);
-    double *values = groups ? mem_calloc(EVALUATE_COUNT * v->resamples, sizeof *values, e) : NULL;
-    if (!values) {
-        mem_free(groups);
-        return -1;
-    }
+    if (!groups) return -1;
     for (size_t i = 0; i < v->count; i++) {
         const EvalRow *r = &v->rows[i];
         groups[r->group].n[r->level][r->action]++;
     }
-    size_t n[EVALUATE_COUNT] = {0};
-    for (size_t i = 0; i < v->resamples; i++) {
-        ActionCounts c = resample(v, groups, i);
-        for (int m = 0; m < EVALUATE_COUNT; m++) {
-            double x = evaluate_metric(&c, (EvaluateMetric)m);
-            if (!isnan(x)) values[(size_t)m * v->resamples + n[m]++] = x;
-        }
-    }
-    for (int m = 0; m < EVALUATE_COUNT; m++)
-        evaluate_interval(&v->metrics[m], values + (size_t)m * v->resamples, n[m],
-                          EVALUATE_CONFIDENCE);
-    mem_free(values);
+    Resampled what = {groups,     v->groups,        sizeof *groups,
+                      add_counts, figure_of_counts, EVALUATE_COUNT};
+    int status =
+        evaluate_bootstrap(&what, v->seed, v->resamples, EVALUATE_CONFIDENCE, v->metrics, e);
     mem_free(groups);
-    return 0;
+    return status;
 }
 
 int evaluate_file(Evaluation *v, const char *path, uint64_t seed, size_t resamples, Err *e)

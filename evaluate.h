@@ -100,6 +100,22 @@ typedef struct {
  * (1 - confidence) / 2 and 1 less that, widened to hold the value. n 0: low = high = value. */
 void evaluate_interval(Estimate *x, double *values, size_t n, double confidence);
 
+/* What a bootstrap resamples: groups of any type that adds up, and the figures of a sum. */
+typedef struct {
+    const void *groups; /* [n] */
+    size_t n, size;     /* size: bytes of a group, at most EVALUATE_GROUP_BYTES */
+    void (*add)(void *sum, const void *group); /* a sum begins with zero bytes */
+    double (*figure)(const void *sum, size_t m); /* NAN: this sum has none */
+    size_t figures;
+} Resampled;
+#define EVALUATE_GROUP_BYTES 512
+/* Intervals of x[m].value, m < figures, from resamples of as many groups as there are, drawn with
+ * replacement: draw i is a function of (seed, i). Resamples without a figure are left out. */
+int evaluate_bootstrap(const Resampled *r, uint64_t seed, size_t resamples, double confidence,
+                       Estimate *x, Err *e);
+/* sum += x */
+void evaluate_counts_add(ActionCounts *sum, const ActionCounts *x);
+
 /* "name":{"value":x,"low":x,"high":x}, null for NAN. */
 int evaluate_estimate_json(const char *name, const Estimate *x, Text *out, Err *e);
 

@@ -123,23 +123,12 @@ typedef struct {
     size_t resamples;
 } Pairs;
 
-static void add_counts(ActionCounts *sum, const ActionCounts *x)
+static void add_pair(void *sum, const void *group)
 {
-    for (size_t h = 0; h < EVALUATE_LEVELS; h++)
-        for (size_t a = 0; a < ACTION_COUNT; a++) sum->n[h][a] += x->n[h][a];
-}
-
-/* Draw `index` of the bootstrap: as many groups as there are, with replacement. */
-static GroupPair draw(const Pairs *p, size_t index)
-{
-    GroupPair sum = {{{{{0}}}, {{{0}}}}};
-    uint64_t key = rng_mix(p->seed, index);
-    for (size_t i = 0; i < p->n; i++) {
-        size_t g = (size_t)(rng_unit(key, RNG_BOOTSTRAP, i) * (double)p->n);
-        add_counts(&sum.side[0], &p->groups[g].side[0]);
-        add_counts(&sum.side[1], &p->groups[g].side[1]);
-    }
-    return sum;
+    GroupPair *to = sum;
+    const GroupPair *x = group;
+    evaluate_counts_add(&to->side[0], &x->side[0]);
+    evaluate_counts_add(&to->side[1], &x->side[1]);
 }
 
 #define COINS 64 /* in one random word */
@@ -153,15 +142,17 @@ static GroupPair exchange(const Pairs *p, size_t index)
     for (size_t i = 0; i < p->n; i++) {
         if (i % COINS == 0) coins = rng_u64(key, RNG_BOOTSTRAP, i / COINS);
         size_t flip = (size_t)(coins >> (i % COINS)) & 1;
-        add_counts(&sum.side[flip], &p->groups[i].side[0]);
-        add_counts(&sum.side[!flip], &p->groups[i].side[1]);
+        evaluate_counts_add(&sum.side[flip], &p->groups[i].side[0]);
+        evaluate_counts_add(&sum.side[!flip], &p->groups[i].side[1]);
     }
     return sum;
 }
 
-static double difference(const GroupPair *x, EvaluateMetric m)
+static double difference(const void *pair, size_t m)
 {
-    return evaluate_metric(&x->side[1], m) - evaluate_metric(&x->side[0], m);
+    const GroupPair *x = pair;
+    return evaluate_metric(&x->side[1], (EvaluateMetric)m) -
+           evaluate_metric(&x->side[0], (EvaluateMetric)m);
 }
 
 /* Differences of one share of groups are sums of the same numbers in another order: what is this
@@ -176,45 +167,36 @@ static void set_change(Change *x, double before, double after)
     x->relative = before == 0 ? (double)NAN : x->difference / before;
 }
 
-static void set_bounds(Change *x, double *values, size_t n, double confidence)
+/* Intervals and p of all metrics. */
+static int test_metrics(Comparison *c, const Pairs *p, Err *e)
 {
-    Estimate y = {x->difference, 0, 0};
-    evaluate_interval(&y, values, n, confidence);
-    x->low = y.low;
-    x->high = y.high;
-}
-
-/* Intervals and p of all metrics; values has room for EVALUATE_COUNT rows of resamples. */
-static void test_metrics(Comparison *c, const Pairs *p, double *values)
-{
-    size_t n[EVALUATE_COUNT] = {0}, tried[EVALUATE_COUNT] = {0}, hits[EVALUATE_COUNT] = {0};
+    size_t tried[EVALUATE_COUNT] = {0}, hits[EVALUATE_COUNT] = {0};
+    Estimate x[EVALUATE_COUNT];
+    Resampled what = {p->groups, p->n, sizeof *p->groups, add_pair, difference, EVALUATE_COUNT};
+    for (int m = 0; m < EVALUATE_COUNT; m++) x[m].value = c->metrics[m].difference;
+    if (evaluate_bootstrap(&what, p->seed, p->resamples, c->confidence, x, e)) return -1;
     for (size_t i = 0; i < p->resamples; i++) {
-        GroupPair drawn = draw(p, i), exchanged = exchange(p, i);
-        for (int m = 0; m < EVALUATE_COUNT; m++) {
-            double d = difference(&drawn, (EvaluateMetric)m);
-            if (!isnan(d)) values[(size_t)m * p->resamples + n[m]++] = d;
-            d = difference(&exchanged, (EvaluateMetric)m);
+        GroupPair exchanged = exchange(p, i);
+        for (size_t m = 0; m < EVALUATE_COUNT; m++) {
+            double d = difference(&exchanged, m);
             tried[m] += isnan(d) ? 0 : 1;
             hits[m] += fabs(d) >= fabs(c->metrics[m].difference) - rounding;
         }
     }
     for (int m = 0; m < EVALUATE_COUNT; m++) {
-        set_bounds(&c->metrics[m], values + (size_t)m * p->resamples, n[m], c->confidence);
+        c->metrics[m].low = x[m].low;
+        c->metrics[m].high = x[m].high;
         if (p->resamples && !isnan(c->metrics[m].difference))
             c->metrics[m].p = (double)(1 + hits[m]) / (double)(1 + tried[m]);
     }
+    return 0;
 }
 
 static int compare_metrics(Comparison *c, const Evaluation *before, const Evaluation *after,
                            const EvalRow *const *pair, Err *e)
 {
     GroupPair *groups = mem_calloc(after->groups, sizeof *groups, e);
-    double *values =
-        groups ? mem_calloc(EVALUATE_COUNT * after->resamples, sizeof *values, e) : NULL;
-    if (!values) {
-        mem_free(groups);
-        return -1;
-    }
+    if (!groups) return -1;
     for (size_t i = 0; i < after->count; i++) {
         const EvalRow *r = &after->rows[i];
         groups[r->group].side[0].n[r->level][pair[i]->action]++;
@@ -229,10 +211,9 @@ static int compare_metrics(Comparison *c, const Evaluation *before, const Evalua
         set_change(&c->metrics[m], evaluate_metric(&before->counts, (EvaluateMetric)m),
                    evaluate_metric(&after->counts, (EvaluateMetric)m));
     Pairs p = {groups, after->groups, after->seed, after->resamples};
-    test_metrics(c, &p, values);
-    mem_free(values);
+    int status = test_metrics(c, &p, e);
     mem_free(groups);
-    return 0;
+    return status;
 }
 
 /* ---- strata -------------------------------------------------------------------------------- */
@@ -378,7 +359,10 @@ int evaluate_means(Change *x, const double *before, const double *after, size_t 
         double d = mean_of(before, after, n, rng_mix(seed, resamples + i), 1);
         hits += fabs(d) >= fabs(x->difference) - rounding;
     }
-    set_bounds(x, values, resamples, confidence);
+    Estimate y = {x->difference, 0, 0};
+    evaluate_interval(&y, values, resamples, confidence);
+    x->low = y.low;
+    x->high = y.high;
     x->p = (double)(1 + hits) / (double)(1 + resamples);
     mem_free(values);
     return 0;

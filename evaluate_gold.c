@@ -175,69 +175,39 @@ void gold_close(Gold *g)
 
 /* ---- intervals ----------------------------------------------------------------------------- */
 
-static void add_tally(GoldTally *sum, const GoldTally *t)
+static void add_tally(void *sum, const void *group)
 {
+    GoldTally *to = sum;
+    const GoldTally *x = group;
     for (size_t l = 0; l < ACTION_COUNT; l++)
         for (size_t a = 0; a < ACTION_COUNT; a++)
-            sum->agreement.count[l][a] += t->agreement.count[l][a];
+            to->agreement.count[l][a] += x->agreement.count[l][a];
     for (size_t b = 0; b < GOLD_BINS; b++) {
-        sum->bins[b].rows += t->bins[b].rows;
-        sum->bins[b].right += t->bins[b].right;
-        sum->bins[b].confidence += t->bins[b].confidence;
+        to->bins[b].rows += x->bins[b].rows;
+        to->bins[b].right += x->bins[b].right;
+        to->bins[b].confidence += x->bins[b].confidence;
     }
 }
 
-/* The resamples of one rater. */
-typedef struct {
-    const Gold *g;
-    const GoldTally *groups; /* [groups] */
-    double *values;          /* [GOLD_COUNT][resamples] */
-} Resampling;
-
-/* One resample: as many base prompts as there are, drawn with replacement. A Task. */
-static void resample(void *ctx, size_t index)
+static double figure_of_tally(const void *sum, size_t m)
 {
-    const Resampling *r = ctx;
-    const Gold *g = r->g;
-    GoldTally sum = {{{{0}}}, {{0}}};
-    uint64_t key = rng_mix(g->seed, index);
-    for (size_t i = 0; i < g->groups; i++) {
-        double u = rng_unit(key, RNG_BOOTSTRAP, i);
-        add_tally(&sum, &r->groups[(size_t)(u * (double)g->groups)]);
-    }
-    for (size_t m = 0; m < GOLD_COUNT; m++)
-        r->values[m * g->resamples + index] = gold_metric(&sum, (GoldMetric)m);
-}
-
-/* Moves the values that are numbers to the front; how many they are. */
-static size_t drop_nan(double *values, size_t n)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++)
-        if (!isnan(values[i])) values[kept++] = values[i];
-    return kept;
+    return gold_metric(sum, (GoldMetric)m);
 }
 
 static int find_figures(Gold *g, GoldRater rater, Err *e)
 {
-    const double confidence = 0.95;
-    size_t cells = GOLD_COUNT * (g->resamples + 1);
     GoldTally *groups = mem_calloc(g->groups, sizeof *groups, e);
-    double *values = groups ? mem_calloc(cells, sizeof *values, e) : NULL;
-    for (size_t i = 0; values && i < g->count; i++) {
+    if (!groups) return -1;
+    for (size_t i = 0; i < g->count; i++) {
         const GoldRow *r = &g->rows[i];
         gold_count(&groups[r->group], r->label, r->action[rater], r->confidence[rater]);
         gold_count(&g->tally[rater], r->label, r->action[rater], r->confidence[rater]);
     }
-    if (values) threads_run(resample, &(Resampling){g, groups, values}, g->resamples);
-    for (size_t m = 0; values && m < GOLD_COUNT; m++) {
-        double *of = values + m * g->resamples;
-        Estimate *x = &g->metrics[rater][m];
-        x->value = gold_metric(&g->tally[rater], (GoldMetric)m);
-        evaluate_interval(x, of, drop_nan(of, g->resamples), confidence);
-    }
-    int status = values ? 0 : -1;
-    mem_free(values);
+    for (size_t m = 0; m < GOLD_COUNT; m++)
+        g->metrics[rater][m].value = gold_metric(&g->tally[rater], (GoldMetric)m);
+    Resampled what = {groups, g->groups, sizeof *groups, add_tally, figure_of_tally, GOLD_COUNT};
+    int status = evaluate_bootstrap(&what, g->seed, g->resamples, EVALUATE_CONFIDENCE,
+                                    g->metrics[rater], e);
     mem_free(groups);
     return status;
 }
