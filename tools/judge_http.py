@@ -15,6 +15,10 @@ token (top_logprobs); without it is 1.
 --key-env NAME names the environment variable that holds the key. The key is sent to URL only
 (redirects are not followed) and stands in no message. Neither do prompts and answers: they may hold
 patient data. Only Python's standard library is needed.
+
+`align` ends a program that stays silent for --judge-timeout seconds (60). A request may take
+--timeout seconds (30), and --retries (3) more of them with the pauses in between where the endpoint
+is busy: give `align` as much time as you give the endpoint.
 """
 import argparse
 import concurrent.futures
@@ -61,7 +65,7 @@ Judgment:"""
 
 LABELS = ("accept", "caution", "refuse")
 WORD = re.compile(r"\b(Accept|Caution|Refuse|Reject)\b", re.IGNORECASE)
-USAGE, DATA, IO = 64, 65, 74  # exit codes, as those of align
+USAGE, DATA, NO_INPUT, IO = 64, 65, 66, 74  # exit codes, as those of align
 BUSY = {408, 425, 429, 500, 502, 503, 504}  # worth another try
 LONGEST_WAIT = 60.0  # seconds between two tries
 MOST_BYTES = 1 << 20  # of an answer
@@ -71,6 +75,9 @@ class Failure(Exception):
     def __init__(self, code, text):
         super().__init__(text)
         self.code = code
+
+
+NO_COMPLETION = "the answer is no chat completion"
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -144,7 +151,7 @@ class Judge:
                 after = error.headers.get("Retry-After", "")
                 wait = float(after) if after.isdigit() else wait
             except (ValueError, KeyError, IndexError, TypeError):
-                raise Failure(DATA, "the answer is no chat completion") from None
+                raise Failure(DATA, NO_COMPLETION) from None
             except (OSError, http.client.HTTPException) as error:
                 why = type(error).__name__ + ": " + str(getattr(error, "reason", error))
             if left:
@@ -153,14 +160,18 @@ class Judge:
         raise Failure(IO, f"{why}, {self.options.retries + 1} tries")
 
     def decide(self, case):
+        """The answer to a case, and whether the endpoint named a label."""
         choice = self.ask(fill(self.options.template, case["prompt"], case["response"]))
-        text = (choice.get("message") or {}).get("content") or ""
-        action = read_label(text)
+        try:
+            action = read_label((choice.get("message") or {}).get("content") or "")
+            share = label_share(choice, action) if action and self.options.logprobs else 1.0
+            if not share <= 1:
+                raise ValueError("log-probs that are none")
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise Failure(DATA, NO_COMPLETION) from None
         if action is None:
-            self.unparsed += 1
-            return {"id": case["id"], "action": "caution", "probability": 1 / 3}
-        share = label_share(choice, action) if self.options.logprobs else 1.0
-        return {"id": case["id"], "action": action, "probability": share}
+            return {"id": case["id"], "action": "caution", "probability": 1 / 3}, False
+        return {"id": case["id"], "action": action, "probability": share}, True
 
 
 class Parser(argparse.ArgumentParser):
@@ -190,8 +201,13 @@ def parse(arguments):
         p.error("--max-tokens, --parallel and --timeout must be above 0, --retries not below")
     o.template = PROMPT
     if o.prompt_file:
-        with open(o.prompt_file, encoding="utf-8") as f:
-            o.template = f.read().rstrip("\n")
+        try:
+            with open(o.prompt_file, encoding="utf-8") as f:
+                o.template = f.read().rstrip("\n")
+        except OSError as error:
+            p.exit(NO_INPUT, f"judge_http: --prompt-file: {error}\n")
+        except UnicodeDecodeError as error:
+            p.exit(DATA, f"judge_http: --prompt-file: {error}\n")
         if "{prompt}" not in o.template or "{response}" not in o.template:
             p.error("--prompt-file must hold {prompt} and {response}")
     key = os.environ.get(o.key_env) if o.key_env else None
@@ -215,18 +231,26 @@ def read_cases(lines):
 def run(judge, lines, out):
     """Answers as they come. After a failure no further case is asked, but what was is written."""
     failure = None
+    cases = list(read_cases(lines))
     with concurrent.futures.ThreadPoolExecutor(judge.options.parallel) as pool:
-        waiting = [pool.submit(judge.decide, case) for case in read_cases(lines)]
-        for done in concurrent.futures.as_completed(waiting):
-            if done.cancelled():
-                continue
-            if done.exception():
-                failure = failure or done.exception()
-                for future in waiting:
-                    future.cancel()
-                continue
-            out.write(json.dumps(done.result()) + "\n")
-            out.flush()
+        waiting = [pool.submit(judge.decide, case) for case in cases]
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                if done.cancelled():
+                    continue
+                if done.exception():
+                    failure = failure or done.exception()
+                    for future in waiting:
+                        future.cancel()
+                    continue
+                answer, named = done.result()
+                judge.unparsed += not named
+                out.write(json.dumps(answer) + "\n")
+                out.flush()
+        except OSError:  # nobody reads the answers: nothing more is asked
+            for future in waiting:
+                future.cancel()
+            raise
     if failure:
         raise failure
 
@@ -235,10 +259,14 @@ def main(arguments=None):
     options, key = parse(arguments)
     judge = Judge(options, key)
     try:
-        run(judge, sys.stdin, sys.stdout)
+        run(judge, sys.stdin.buffer, sys.stdout)
     except Failure as failure:
         print(f"judge_http: {failure}", file=sys.stderr)
         return failure.code
+    except OSError as error:  # whoever reads the answers has gone
+        print(f"judge_http: standard input or output: {error}", file=sys.stderr)
+        sys.stdout = None  # nor flush it at the end
+        return IO
     if judge.unparsed:
         print(f"judge_http: {judge.unparsed} answers held no label and count as caution",
               file=sys.stderr)

@@ -182,6 +182,45 @@ def nonsense_is_an_error():
             check("no chat completion" in err, err)
 
 
+def odd_completions_are_an_error():
+    odd = [1, {"message": [1]}, {"message": {"content": ["Accept"]}}, {"message": "Accept"},
+           {"message": {"content": "Accept"}, "logprobs": {"content": [1]}},
+           {"message": {"content": "Accept"}, "logprobs": {"content": [
+               {"top_logprobs": [{"token": "Accept", "logprob": None}]}]}},
+           {"message": {"content": "Accept"}, "logprobs": {"content": [
+               {"top_logprobs": [{"token": "Accept", "logprob": 1e9}]}]}},
+           {"message": {"content": "Accept"}, "logprobs": {"content": [
+               {"top_logprobs": [{"token": "Accept", "logprob": math.inf}]}]}}]
+    for choice in odd:
+        with Server(lambda n, body: (200, {}, {"choices": [choice]})) as s:
+            code, answers, err = run(s, "--logprobs", cases=CASES[:1])
+            equal((code, answers), (65, {}), f"{choice}")
+            equal(err, "judge_http: the answer is no chat completion\n", f"{choice}")
+
+
+def cases_are_utf8_whatever_the_locale():
+    cases = [{"id": 1, "prompt": "Grüße 你好", "response": "I cannot."}]
+    with Server(by_content) as s:
+        done = subprocess.run([sys.executable, TOOL, "--url", s.url, "--model", "m"],
+                              env=environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"),
+                              input=json.dumps(cases[0], ensure_ascii=False).encode() + b"\n",
+                              capture_output=True, timeout=60)
+        equal(done.returncode, 0, "exit code: " + done.stderr.decode())
+        check("Grüße 你好" in s.requests[0][2]["messages"][0]["content"], "the text arrives")
+
+
+def a_reader_who_leaves_is_an_error():
+    with Server(by_content) as s:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([sys.executable, TOOL, "--url", s.url, "--model", "m"],
+                              input=json.dumps(CASES[0]) + "\n", stdout=write, text=True,
+                              stderr=subprocess.PIPE, env=environment(), timeout=60)
+        os.close(write)
+        equal(done.returncode, 74, "exit code")
+        check(len(done.stderr.splitlines()) == 1, "one line: " + done.stderr)
+
+
 def silence_ends():
     release = threading.Event()
 
@@ -224,11 +263,14 @@ def usage_is_checked():
                 ["--url", "http://user:pw@x/v1", "--model", "m"],
                 ["--url", "http://x/v1", "--model", "m", "--key-env", "NO_SUCH_VARIABLE_HERE"],
                 ["--url", "http://x/v1", "--model", "m", "--parallel", "0"],
-                ["--url", "http://x/v1", "--model", "m", "--prompt-file", TOOL]):
+                ["--url", "http://x/v1", "--model", "m", "--prompt-file", TOOL],
+                ["--url", "http://x/v1", "--model", "m", "--prompt-file", "/no/such/file"]):
         done = subprocess.run([sys.executable, TOOL, *bad], capture_output=True, text=True,
                               input="", env=environment())
-        expected = 0 if bad[-1] == TOOL else 64  # the tool's own text holds both words
+        # the tool's own text holds both words
+        expected = {TOOL: 0, "/no/such/file": 66}.get(bad[-1], 64)
         equal(done.returncode, expected, " ".join(bad))
+        check(expected == 0 or done.stderr.splitlines()[-1].startswith("judge_http: "), done.stderr)
     with Server(by_content) as s:
         equal(run(s, cases=[{"id": 1}])[0], 65, "a line that is no case")
 
@@ -265,7 +307,8 @@ def align_judges_through_it():
 
 TESTS = [answers_by_the_official_rule, the_key_goes_in_a_header_only, a_redirect_is_not_followed,
          a_busy_server_is_asked_again, answers_before_a_failure_are_kept,
-         nobody_there_is_an_error, nonsense_is_an_error, silence_ends,
+         nobody_there_is_an_error, nonsense_is_an_error, odd_completions_are_an_error,
+         cases_are_utf8_whatever_the_locale, a_reader_who_leaves_is_an_error, silence_ends,
          an_answer_without_a_label_is_counted, probabilities_are_shares_of_the_labels,
          usage_is_checked, the_prompt_is_the_programs, align_judges_through_it]
 
