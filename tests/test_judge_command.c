@@ -78,6 +78,17 @@ static void no_child_is_left(void)
     CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
 }
 
+/* What the five cases end with where they cannot be judged. */
+static Err refused(const JudgeConfig *config)
+{
+    JudgeCase cases[5];
+    Verdict v[5];
+    Err e;
+    CHECK(decide(config, cases, five(cases), v, &e) == -1);
+    no_child_is_left();
+    return e;
+}
+
 static void a_program_judges_and_is_asked_once(void)
 {
     JudgeCase cases[6];
@@ -140,27 +151,19 @@ static void a_program_that_dies_is_asked_for_the_rest_only(void)
 
 static void a_killed_program_is_named_by_its_signal(void)
 {
-    JudgeCase cases[5];
-    Verdict v[5];
-    Err e;
     JudgeConfig config = script("read -r line\nkill -9 $$\n");
     config.retries = 2;
-    CHECK(decide(&config, cases, five(cases), v, &e) == -1);
+    Err e = refused(&config);
     CHECK_ERR(e, ERR_IO, "was killed by signal 9 after 0 of 4 answers");
     CHECK_ERR(e, ERR_IO, "gave up after 3 runs");
-    no_child_is_left();
 }
 
 static void a_silent_program_is_ended_with_what_it_started(void)
 {
-    JudgeCase cases[5];
-    Verdict v[5];
-    Err e;
     JudgeConfig config = script("dir=${0%/*}\n(sleep 1; : >\"$dir/turn\") &\nwait\nsleep 100\n");
     config.timeout = 0.3;
-    CHECK(decide(&config, cases, five(cases), v, &e) == -1);
+    Err e = refused(&config);
     CHECK_ERR(e, ERR_IO, "gave no answer for 0.3 s");
-    no_child_is_left();
     usleep(1200000);
     CHECK(!io_exists(files_path("turn"))); /* what it had started has not lived to do that */
 }
@@ -192,47 +195,40 @@ static void wrong_answers_are_refused(void)
                {"{\"id\":0,\"action\":\"accept\"}\\n{\"id\":0,\"action\":\"accept\"}",
                 "two answers have id 0"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        JudgeCase cases[5];
-        Verdict v[5];
-        Err e;
         char text[512];
         snprintf(text, sizeof text, "printf '%%b\\n' '%s'\ncat >/dev/null\n", bad[i].say);
         JudgeConfig config = script(text);
         config.retries = 3;
-        CHECK(decide(&config, cases, five(cases), v, &e) == -1);
+        Err e = refused(&config);
         CHECK_ERR(e, ERR_DATA, bad[i].message);
         CHECK(strstr(e.text, "sh: line ") != NULL);
-        no_child_is_left();
     }
 }
 
-static void an_endless_line_is_refused(void)
+static void endless_output_has_an_end(void)
 {
-    JudgeCase cases[5];
-    Verdict v[5];
-    Err e;
     JudgeConfig config = script("yes | tr -d '\\n'\n");
-    CHECK(decide(&config, cases, five(cases), v, &e) == -1);
+    Err e = refused(&config);
     CHECK_ERR(e, ERR_DATA, "bytes is no answer");
-    no_child_is_left();
+    config = script("yes ''\n"); /* empty lines are no sign of life */
+    config.timeout = 0.3;
+    e = refused(&config);
+    CHECK_ERR(e, ERR_IO, "gave no answer for 0.3 s");
 }
 
 static void no_shell_reads_the_command(void)
 {
-    JudgeCase cases[5];
-    Verdict v[5];
-    Err e;
     size_t len;
     char array[IO_PATH_MAX + 512];
     JudgeConfig config = script("printf '%s|' \"$@\" >\"${0%/*}/turn\"\n");
     strcat(command, " $(touch x);  a&b");
-    CHECK(decide(&config, cases, five(cases), v, &e) == -1 && e.code == ERR_IO);
+    CHECK(refused(&config).code == ERR_IO);
     char *arguments = files_read(files_path("turn"), &len);
     CHECK_TEXT(arguments, "$(touch|x);|a&b|");
     mem_free(arguments);
     snprintf(array, sizeof array, " [\"sh\",\"%s\",\"two words\",\"\"]", files_path("judge.sh"));
     config.command = array;
-    CHECK(decide(&config, cases, five(cases), v, &e) == -1 && e.code == ERR_IO);
+    CHECK(refused(&config).code == ERR_IO);
     arguments = files_read(files_path("turn"), &len);
     CHECK_TEXT(arguments, "two words||");
     mem_free(arguments);
@@ -240,30 +236,25 @@ static void no_shell_reads_the_command(void)
 
 static void a_command_that_cannot_run_says_so(void)
 {
-    JudgeCase cases[5];
-    Verdict v[5];
-    Err e;
     JudgeConfig config = script(good);
-    size_t n = five(cases);
     config.retries = 5;
     config.command = "/no/such/program --at all";
-    CHECK(decide(&config, cases, n, v, &e) == -1);
+    Err e = refused(&config);
     CHECK_ERR(e, ERR_NO_INPUT, "/no/such/program: cannot be run");
     config.command = "   ";
-    CHECK(decide(&config, cases, n, v, &e) == -1 && e.code == ERR_USAGE);
+    CHECK(refused(&config).code == ERR_USAGE);
     config.command = "[\"a\",1]";
-    CHECK(decide(&config, cases, n, v, &e) == -1 && e.code == ERR_USAGE);
+    CHECK(refused(&config).code == ERR_USAGE);
     config.command = "[\"a\"";
-    CHECK(decide(&config, cases, n, v, &e) == -1 && e.code == ERR_USAGE);
+    CHECK(refused(&config).code == ERR_USAGE);
     config = script(good);
     config.allow_external = 0;
-    CHECK(decide(&config, cases, n, v, &e) == -1);
+    e = refused(&config);
     CHECK_ERR(e, ERR_USAGE, "patient data");
     CHECK(count_lines("asked") == 0);
     config = script(good);
     config.answers = NULL;
-    CHECK(decide(&config, cases, n, v, &e) == -1 && e.code == ERR_USAGE);
-    no_child_is_left();
+    CHECK(refused(&config).code == ERR_USAGE);
 }
 
 /* More text than pipes hold, for programs that read all first, that answer line by line, and that
@@ -317,14 +308,10 @@ static void a_torn_answer_is_asked_again(void)
 
 static void a_stop_ends_the_program(void)
 {
-    JudgeCase cases[5];
-    Verdict v[5];
-    Err e;
     JudgeConfig config = script("sleep 100\n");
     stop_requested = 1;
-    CHECK(decide(&config, cases, five(cases), v, &e) == -1 && e.code == ERR_INTERRUPTED);
+    CHECK(refused(&config).code == ERR_INTERRUPTED);
     stop_requested = 0;
-    no_child_is_left();
 }
 
 static const Test tests[] = {
@@ -336,7 +323,7 @@ static const Test tests[] = {
      a_silent_program_is_ended_with_what_it_started},
     {"one_that_answers_and_does_not_end_is_ended", one_that_answers_and_does_not_end_is_ended},
     {"wrong_answers_are_refused", wrong_answers_are_refused},
-    {"an_endless_line_is_refused", an_endless_line_is_refused},
+    {"endless_output_has_an_end", endless_output_has_an_end},
     {"no_shell_reads_the_command", no_shell_reads_the_command},
     {"a_command_that_cannot_run_says_so", a_command_that_cannot_run_says_so},
     {"large_texts_block_nobody", large_texts_block_nobody},
