@@ -29,28 +29,37 @@ static int figure_covers(EvaluateMetric m, unsigned level)
                                              : level == EVALUATE_LEVELS - 1;
 }
 
+/* The rows of a file, as they come. */
+typedef struct {
+    ReviewCorrection *r;
+    Table sums;
+    const char *judged;
+    char population[65]; /* of the file; found out where a row asks */
+} Counting;
+
 /* Was a row drawn at random from the answers of this very file? *elsewhere: from others. */
-static int drawn_here(const Json *row, const char *judged, char population[65], int *random,
-                      int *elsewhere, Err *e)
+static int drawn_here(Counting *c, const Json *row, int *random, int *elsewhere, Err *e)
 {
     const Json *of = json_get(row, "review_of");
     *random = json_is(json_get(row, "review"), "random");
     *elsewhere = 0;
     if (!*random || !of) return 0;
-    if (!*population && judge_population(judged, population, e)) return -1;
-    *elsewhere = !json_is(of, population);
+    if (!*c->population && judge_population(c->judged, c->population, e)) return -1;
+    *elsewhere = !json_is(of, c->population);
     *random = !*elsewhere;
     return 0;
 }
 
-static int add_row(ReviewCorrection *r, Table t, const Json *row, const char *judged,
-                   char population[65], Err *e)
+static int add_row(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
 {
+    (void)line, (void)pool;
+    Counting *c = ctx;
+    ReviewCorrection *r = c->r;
     int action = action_of(json_get(row, "action")), own = action_of(json_get(row, "judged"));
     const Json *half = json_get(row, "review");
     int random, elsewhere;
     uint64_t level;
-    if (drawn_here(row, judged, population, &random, &elsewhere, e)) return -1;
+    if (drawn_here(c, row, &random, &elsewhere, e)) return -1;
     if (action < 0) return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse");
     if (half && own < 0) return err_set(e, ERR_DATA, "\"review\" without the action \"judged\"");
     if (!half) own = action;
@@ -64,7 +73,7 @@ static int add_row(ReviewCorrection *r, Table t, const Json *row, const char *ju
     r->levels[level] += (size_t)random;
     for (int i = 0; i < REVIEW_FIGURES; i++) {
         if (!figure_covers(review_metrics[i], (unsigned)level)) continue;
-        Sums *s = &t[i][level];
+        Sums *s = &c->sums[i][level];
         double f = figure_of(review_metrics[i], (unsigned)level, (Action)own),
                d = figure_of(review_metrics[i], (unsigned)level, (Action)action) - f;
         s->n += 1;
@@ -122,23 +131,11 @@ static void estimate(ReviewCorrection *r, int i, const Sums levels[EVALUATE_LEVE
 
 int evaluate_review(ReviewCorrection *r, const char *judged, Err *e)
 {
-    JsonLines lines;
-    Json *row;
-    Table t = {{{0}}};
-    char population[65] = ""; /* of the file; found out where a row asks */
-    int more;
+    Counting c = {.r = r, .judged = judged};
     *r = (ReviewCorrection){0};
-    if (jsonl_open(&lines, judged, e)) return -1;
-    do {
-        Pool pool = {0};
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && add_row(r, t, row, judged, population, e))
-            more = err_prefix(e, "%s:%zu", judged, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    for (int i = 0; i < REVIEW_FIGURES; i++) estimate(r, i, t[i]);
-    return more;
+    if (jsonl_each(judged, add_row, &c, e)) return -1;
+    for (int i = 0; i < REVIEW_FIGURES; i++) estimate(r, i, c.sums[i]);
+    return 0;
 }
 
 int evaluate_review_json(const ReviewCorrection *r, Text *out, Err *e)

@@ -978,3 +978,20 @@ void jsonl_close(JsonLines *j)
     mem_free(j->data);
     memset(j, 0, sizeof *j);
 }
+
+int jsonl_each(const char *path, JsonlFn fn, void *ctx, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (jsonl_open(&lines, path, e)) return -1;
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && fn(ctx, row, lines.line, &pool, e))
+            more = err_prefix(e, "%s:%zu", lines.path, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    jsonl_close(&lines);
+    return more;
+}

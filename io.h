@@ -109,6 +109,10 @@ int jsonl_open(JsonLines *j, const char *path, Err *e); /* "-" reads standard in
 /* 1 with *row (in pool), 0 at the end, -1 on error. */
 int jsonl_next(JsonLines *j, Pool *pool, Json **row, Err *e);
 void jsonl_close(JsonLines *j);
+/* Hands the rows of a file to fn, one after another; the row, and what fn puts into pool, last
+ * until it returns. An error of fn gets "path:line" in front and ends it. */
+typedef int (*JsonlFn)(void *ctx, const Json *row, size_t line, Pool *pool, Err *e);
+int jsonl_each(const char *path, JsonlFn fn, void *ctx, Err *e);
 
 /* ---- safetensors --------------------------------------------------------------------------- */
 

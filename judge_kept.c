@@ -127,8 +127,10 @@ static int read_verdict(const Json *row, Verdict *v)
                : 0;
 }
 
-static int load_verdict(Kept *k, const Json *row, Err *e)
+static int load_verdict(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
 {
+    (void)line, (void)pool;
+    Kept *k = ctx;
     Verdict v;
     const Json *key = json_get(row, "key");
     if (!key || key->type != JSON_STRING || key->len != sizeof((Entry){0}).key - 1 ||
@@ -156,31 +158,15 @@ static int cut_torn_line(const char *path, Err *e)
     return status;
 }
 
-static int load_verdicts(Kept *k, Err *e)
-{
-    JsonLines lines;
-    int more;
-    if (!io_exists(k->path)) return 0;
-    if (cut_torn_line(k->path, e) || jsonl_open(&lines, k->path, e)) return -1;
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && load_verdict(k, row, e))
-            more = err_prefix(e, "%s:%zu", k->path, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    return more;
-}
-
 Kept *judge_kept_open(const char *path, const char judge[65], Err *e)
 {
     Kept *k = mem_calloc(1, sizeof *k, e);
     if (!k) return NULL;
     k->path = path;
     memcpy(k->judge, judge, sizeof k->judge);
-    if (!load_verdicts(k, e)) return k;
+    if (!io_exists(path) ||
+        (!cut_torn_line(path, e) && !jsonl_each(path, load_verdict, k, e)))
+        return k;
     judge_kept_close(k);
     return NULL;
 }

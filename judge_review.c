@@ -21,8 +21,10 @@ typedef struct {
     size_t count, cap;
 } Keys;
 
-static int add_key(Keys *k, const Json *row, Pool *pool, Err *e)
+static int add_key(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
 {
+    (void)line;
+    Keys *k = ctx;
     JudgeCase c;
     if (judge_read_case(row, &c, pool, e)) return -1;
     if (k->count == k->cap) {
@@ -44,18 +46,8 @@ static int by_text(const void *a, const void *b)
 int judge_population(const char *path, char hex[65], Err *e)
 {
     Keys k = {0};
-    JsonLines lines;
-    Json *row;
-    int more;
-    if (jsonl_open(&lines, path, e)) return -1;
-    do {
-        Pool pool = {0};
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && add_key(&k, row, &pool, e)) more = err_prefix(e, "%s:%zu", path, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
     Sha256 s;
+    int status = jsonl_each(path, add_key, &k, e);
     sha256_begin(&s);
     sort_items(k.keys, k.count, sizeof *k.keys, by_text);
     for (size_t i = 0; i < k.count; i++)
@@ -63,7 +55,7 @@ int judge_population(const char *path, char hex[65], Err *e)
             sha256_add(&s, k.keys[i], strlen(k.keys[i]));
     sha256_end(&s, hex);
     mem_free(k.keys);
-    return more;
+    return status;
 }
 
 /* ---- what people answered ------------------------------------------------------------------ */
@@ -112,8 +104,10 @@ static int read_review(const Json *row, ReviewRow *out, Err *e)
     return 0;
 }
 
-static int add_review(Reviews *r, const Json *row, size_t line, Err *e)
+static int add_review(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
 {
+    (void)pool;
+    Reviews *r = ctx;
     if (r->count == r->cap) {
         size_t cap = r->cap ? 2 * r->cap : 64;
         ReviewRow *grown = mem_realloc(r->rows, cap * sizeof *grown, e);
@@ -148,22 +142,8 @@ static void keep_last(Reviews *r)
 
 Reviews *judge_reviews_open(const char *path, Err *e)
 {
-    JsonLines lines;
-    Json *row;
-    int more;
-    if (jsonl_open(&lines, path, e)) return NULL;
     Reviews *r = mem_calloc(1, sizeof *r, e);
-    do {
-        Pool pool = {0};
-        more = r ? jsonl_next(&lines, &pool, &row, e) : -1;
-        if (more > 0 && add_review(r, row, lines.line, e)) {
-            more = -1;
-            err_prefix(e, "%s:%zu", path, lines.line);
-        }
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    if (more < 0) {
+    if (!r || jsonl_each(path, add_review, r, e)) {
         judge_reviews_close(r);
         return NULL;
     }

@@ -51,8 +51,10 @@ static int put_row(Teacher *t, const char *label, Err *e)
                : 0;
 }
 
-static int teach_row(Teacher *t, const Json *row, Pool *pool, Err *e)
+static int teach_row(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
 {
+    (void)line;
+    Teacher *t = ctx;
     JudgeTraining *r = t->report;
     JudgeCase c;
     int action, cut;
@@ -69,26 +71,13 @@ static int teach_row(Teacher *t, const Json *row, Pool *pool, Err *e)
 
 static int teach_file(Teacher *t, const char *in, const char *out, Err *e)
 {
-    JsonLines lines;
-    int more;
-    if (jsonl_open(&lines, in, e)) return -1;
-    if (writer_open(&t->out, out, e)) {
-        jsonl_close(&lines);
-        return -1;
-    }
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && teach_row(t, row, &pool, e)) more = err_prefix(e, "%s:%zu", in, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    if (!more && !t->report->rows)
-        more = err_set(e, ERR_DATA, "%s: no row has a label (label, gold or action)", in);
-    if (!more) more = writer_commit(&t->out, e);
+    if (writer_open(&t->out, out, e)) return -1;
+    int status = jsonl_each(in, teach_row, t, e);
+    if (!status && !t->report->rows)
+        status = err_set(e, ERR_DATA, "%s: no row has a label (label, gold or action)", in);
+    if (!status) status = writer_commit(&t->out, e);
     writer_abort(&t->out);
-    return more;
+    return status;
 }
 
 int judge_training_rows(const JudgeConfig *c, const char *in, const char *out, JudgeTraining *r,
