@@ -393,20 +393,13 @@ int evaluate_estimate_json(const char *name, const Estimate *x, Text *out, Err *
     return put_estimate(out, name, x, e) || text_add(out, "}", 1, e) ? -1 : 0;
 }
 
-/* {"accept":n,"caution":n,"refuse":n */
-static int put_actions(Text *out, const size_t n[ACTION_COUNT], Err *e)
-{
-    return text_addf(out, e, "\"accept\":%zu,\"caution\":%zu,\"refuse\":%zu", n[ACTION_ACCEPT],
-                     n[ACTION_CAUTION], n[ACTION_REFUSE]);
-}
-
 static int put_levels(const Evaluation *v, Text *out, Err *e)
 {
     for (unsigned h = 0; h < EVALUATE_LEVELS; h++) {
         ActionCounts one = {{{0}}};
         memcpy(one.n[h], v->counts.n[h], sizeof one.n[h]);
         if (text_addf(out, e, "%s\n    {\"harmful_level\":%u,", h ? "," : "", h) ||
-            put_actions(out, v->counts.n[h], e) || text_addf(out, e, ",\"safety_score\":") ||
+            action_counts_json(v->counts.n[h], out, e) || text_addf(out, e, ",\"safety_score\":") ||
             json_put_f64(out, evaluate_metric(&one, EVALUATE_SAFETY_SCORE), e) ||
             text_add(out, "}", 1, e))
             return -1;
@@ -425,7 +418,7 @@ static int put_strata(const Evaluation *v, Text *out, Err *e)
             return -1;
         if (s->principle < 0 ? text_addf(out, e, "null,") : text_addf(out, e, "%d,", s->principle))
             return -1;
-        if (put_actions(out, s->n, e) || text_add(out, "}", 1, e)) return -1;
+        if (action_counts_json(s->n, out, e) || text_add(out, "}", 1, e)) return -1;
     }
     return 0;
 }

@@ -257,9 +257,8 @@ static int put_agreement(Text *out, const Agreement *a, Err *e)
             return -1;
     if (text_addf(out, e, "},\"confusion\":{")) return -1;
     for (size_t g = 0; g < ACTION_COUNT; g++)
-        if (text_addf(out, e, "%s\"%s\":{\"accept\":%zu,\"caution\":%zu,\"refuse\":%zu}",
-                      g ? "," : "", action_names[g], a->count[g][0], a->count[g][1],
-                      a->count[g][2]))
+        if (text_addf(out, e, "%s\"%s\":{", g ? "," : "", action_names[g]) ||
+            action_counts_json(a->count[g], out, e) || text_add(out, "}", 1, e))
             return -1;
     return text_add(out, "}", 1, e);
 }

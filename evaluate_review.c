@@ -70,7 +70,6 @@ static int add_row(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
     r->random_overruled += random && own != action;
     r->elsewhere += (size_t)elsewhere;
     if (json_u64(json_get(row, "harmful_level"), &level) || level >= EVALUATE_LEVELS) return 0;
-    r->levels[level] += (size_t)random;
     for (int i = 0; i < REVIEW_FIGURES; i++) {
         if (!figure_covers(review_metrics[i], (unsigned)level)) continue;
         Sums *s = &c->sums[i][level];

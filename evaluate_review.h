@@ -33,7 +33,6 @@ typedef struct {
     size_t sampled[REVIEW_FIGURES];     /* random rows that a figure is corrected by */
     Estimate judge[REVIEW_FIGURES];     /* by the judge alone; no interval */
     Estimate corrected[REVIEW_FIGURES]; /* NAN where a level has fewer than 2 sampled rows */
-    size_t levels[EVALUATE_LEVELS];     /* random rows of each level */
 } ReviewCorrection;
 
 /* Reads judged rows with "harmful_level", "action", and "judged" and "review" where a person

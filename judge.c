@@ -40,6 +40,12 @@ int action_of(const Json *label)
     return label && label->type == JSON_STRING ? action_parse(label->text, label->len) : -1;
 }
 
+int action_counts_json(const size_t n[ACTION_COUNT], Text *out, Err *e)
+{
+    return text_addf(out, e, "\"accept\":%zu,\"caution\":%zu,\"refuse\":%zu", n[ACTION_ACCEPT],
+                     n[ACTION_CAUTION], n[ACTION_REFUSE]);
+}
+
 /* ---- probabilities ------------------------------------------------------------------------- */
 
 Action action_largest(const double share[ACTION_COUNT])
@@ -565,11 +571,9 @@ int judge_file(const Judge *j, const char *in, const char *out, const JudgeWatch
 
 int judge_report_json(const JudgeReport *r, Text *out, Err *e)
 {
-    if (text_addf(out, e,
-                  "{\"rows\":%zu,\"judge\":\"%s\",\"judge_sha256\":\"%s\",\"actions\":{\"accept\":"
-                  "%zu,\"caution\":%zu,\"refuse\":%zu},\"empty\":%zu",
-                  r->rows, r->judge, r->sha256, r->actions[0], r->actions[1], r->actions[2],
-                  r->empty))
+    if (text_addf(out, e, "{\"rows\":%zu,\"judge\":\"%s\",\"judge_sha256\":\"%s\",\"actions\":{",
+                  r->rows, r->judge, r->sha256) ||
+        action_counts_json(r->actions, out, e) || text_addf(out, e, "},\"empty\":%zu", r->empty))
         return -1;
     if (r->orders &&
         text_addf(out, e, ",\"orders\":%zu,\"disagreed\":%zu,\"unparsed\":%zu,\"cut\":%zu",

@@ -22,6 +22,8 @@ extern const char *const action_names[ACTION_COUNT]; /* "accept" "caution" "refu
  * and XSTest's human labels 1_full_compliance, 3_partial_refusal, 2_full_refusal. -1: none. */
 int action_parse(const char *text, size_t len);
 int action_of(const Json *label); /* the same of a JSON string; -1 for any other value, and NULL */
+/* "accept":n,"caution":n,"refuse":n */
+int action_counts_json(const size_t n[ACTION_COUNT], Text *out, Err *e);
 /* The action with the largest share, the stricter one among equals. */
 Action action_largest(const double share[ACTION_COUNT]);
 
