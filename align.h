@@ -81,24 +81,26 @@ extern const OptionGroup group_sampling;
 GenerateOptions sampling_from(const Options *o);
 
 /* Rows of option tables that say how a model, and how a program, is asked as a judge; the arguments
- * are the names. */
-#define MODEL_JUDGE_ROWS(mode, order, uncalibrated, length)                                        \
-    {mode, 0, OPTION_CHOICE, "logprob", "logprob|text",                                            \
-     "compare the log-probs of the labels, or read the model's words as CARES does"},              \
-        {order, 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations",                         \
-         "orders of the labels in its prompt: one, that and its reverse, or three rotations"},     \
-        {uncalibrated, 0, OPTION_FLAG, NULL, NULL,                                                 \
-         "take the labels' log-probs as they are, without those for an empty answer: for a "       \
-         "trained judge on answers like those it learned from"},                                   \
-        {length, 0, OPTION_COUNT, "4096", "[0,1000000]",                                           \
-         "tokens of its prompt: longer texts are cut at their end; 0 = the model's context"}
-#define COMMAND_JUDGE_ROWS(command, timeout, retries)                                              \
-    {command, 0, OPTION_TEXT, NULL, NULL,                                                          \
-     "program that judges, and its arguments, separated by spaces or a JSON array; no shell reads "\
-     "them"},                                                                                      \
-        {timeout, 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"},              \
-        {retries, 0, OPTION_COUNT, "2", "[0,1000]",                                                \
-         "runs after one that died or fell silent, each for what has no answer yet"}
+ * are the names, and the short one of length. */
+/* clang-format off */
+#define MODEL_JUDGE_ROWS(mode, order, uncalibrated, length, letter) \
+    {mode, 0, OPTION_CHOICE, "logprob", "logprob|text", \
+     "compare the log-probs of the labels, or read the model's words as CARES does"}, \
+    {order, 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations", \
+     "orders of the labels in its prompt: one, that and its reverse, or three rotations"}, \
+    {uncalibrated, 0, OPTION_FLAG, NULL, NULL, \
+     "take the labels' log-probs as they are, without those for an empty answer: for a trained " \
+     "judge on answers like those it learned from"}, \
+    {length, letter, OPTION_COUNT, "4096", "[0,1000000]", \
+     "tokens of its prompt: longer texts are cut at their end; 0 = the model's context"}
+#define COMMAND_JUDGE_ROWS(command, timeout, retries) \
+    {command, 0, OPTION_TEXT, NULL, NULL, \
+     "program that judges, and its arguments, separated by spaces or a JSON array; no shell " \
+     "reads them"}, \
+    {timeout, 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"}, \
+    {retries, 0, OPTION_COUNT, "2", "[0,1000]", \
+     "runs after one that died or fell silent, each for what has no answer yet"}
+/* clang-format on */
 /* What the options of a judge are called, and what they say for a judge of this kind. */
 typedef struct {
     const char *rules, *model, *adapter;

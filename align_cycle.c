@@ -75,12 +75,15 @@ static const OptionGroup judging_group = OPTION_GROUP("Judging", judging_rows);
     {rules, 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},         \
         {judge "-model", 0, OPTION_DIR, NULL, NULL, "model that " does},                           \
         {judge "-adapter", 0, OPTION_DIR, NULL, NULL, "adapter of that model"},                    \
-        MODEL_JUDGE_ROWS(judge "-mode", judge "-order", judge "-uncalibrated", judge "-length"),   \
+        MODEL_JUDGE_ROWS(judge "-mode", judge "-order", judge "-uncalibrated", judge "-length",    \
+                         0),                                                                       \
         COMMAND_JUDGE_ROWS(judge "-command", judge "-timeout", judge "-retries")
-#define JUDGE_NAMES(judge, rules)                                                                  \
-    {rules,           judge "-model",        judge "-adapter", judge "-mode",                      \
-     judge "-order",  judge "-uncalibrated", judge "-length",  judge "-command",                   \
-     judge "-timeout", judge "-retries"}
+/* clang-format off */
+#define JUDGE_NAMES(judge, rules) \
+    {rules, judge "-model", judge "-adapter", \
+     judge "-mode", judge "-order", judge "-uncalibrated", judge "-length", \
+     judge "-command", judge "-timeout", judge "-retries"}
+/* clang-format on */
 static const JudgeNames judge_names = JUDGE_NAMES("judge", "rules");
 static const JudgeNames validator_names = JUDGE_NAMES("validator", "validator-rules");
 static const Option judge_rows[] = {JUDGE_ROWS("judge", "rules", "labels")};
@@ -361,10 +364,11 @@ static int put_metrics(Text *out, const char *name, const Estimate *metrics, Err
 {
     static const EvaluateMetric shown[] = {EVALUATE_SAFETY_SCORE, EVALUATE_ERRONEOUS_REFUSAL};
     if (text_addf(out, e, "\"%s\":{", name)) return -1;
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
-        if ((i && text_add(out, ",", 1, e)) ||
-            evaluate_estimate_json(evaluate_names[shown[i]], &metrics[shown[i]], out, e))
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        if (text_addf(out, e, "%s\"%s\":", i ? "," : "", evaluate_names[shown[i]]) ||
+            evaluate_estimate_json(&metrics[shown[i]], out, e))
             return -1;
+    }
     return text_add(out, "}", 1, e);
 }
 

@@ -30,7 +30,7 @@ static const Option model_judge_rows[] = {
     {"model", 'm', OPTION_DIR, NULL, NULL, "model that judges (--judge self, model)"},
     {"chat-template", 0, OPTION_TEXT, NULL, NULL,
      "puts the judge prompt by a built-in template instead of the model's own"},
-    MODEL_JUDGE_ROWS("judge-mode", "label-order", "uncalibrated", "max-length"),
+    MODEL_JUDGE_ROWS("judge-mode", "label-order", "uncalibrated", "max-length", 'c'),
 };
 static const OptionGroup model_judge_group = OPTION_GROUP("A model that judges", model_judge_rows);
 
@@ -54,8 +54,9 @@ static const Option people_rows[] = {
 static const OptionGroup people_group = OPTION_GROUP("People", people_rows);
 
 static const OptionGroup *const judge_groups[] = {
-    &judge_group,  &model_judge_group, &group_adapter, &command_judge_group,
-    &people_group, &group_engine,      &group_seed,    &group_quiet,         NULL};
+    &judge_group,         &model_judge_group, &group_adapter,
+    &command_judge_group, &people_group,      &group_engine,
+    &group_seed,          &group_quiet,       NULL};
 static const OptionTable judge_table = {"judge", "labels answers accept, caution or refuse", NULL,
                                         "align judge --data responses.jsonl -o judged.jsonl",
                                         judge_groups};
@@ -174,9 +175,9 @@ static int answers_from(const Options *o, const char **answers, char path[IO_PAT
 
 static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX], Err *e)
 {
-    static const JudgeNames names = {
-        "rules",        "model",      "adapter",       "judge-mode",    "label-order",
-        "uncalibrated", "max-length", "judge-command", "judge-timeout", "judge-retries"};
+    static const JudgeNames names = {"rules",         "model",        "adapter",    "judge-mode",
+                                     "label-order",   "uncalibrated", "max-length", "judge-command",
+                                     "judge-timeout", "judge-retries"};
     *c = judge_from(o, option_text(o, "judge"), &names);
     c->rules = option_text(o, "rules"); /* also of other kinds: it is refused there */
     c->model = option_text(o, "model"); /* self: this is the policy */
@@ -284,10 +285,10 @@ static int print_what(const Options *o, Err *e)
     static const char request[] = "{prompt}", answer[] = "{response}";
     JudgeCase c = {request, sizeof request - 1, answer, sizeof answer - 1};
     Text out = {0};
-    int status =
-        option_flag(o, "print-rules")
-            ? judge_rules_write(&out, e)
-            : judge_prompt_text(judge_order_from(o, "label-order"), 0, &c, &out, e) || text_add(&out, "\n", 1, e);
+    int status = option_flag(o, "print-rules")
+                     ? judge_rules_write(&out, e)
+                     : judge_prompt_text(judge_order_from(o, "label-order"), 0, &c, &out, e) ||
+                           text_add(&out, "\n", 1, e);
     if (status) {
         text_free(&out);
         return -1;

@@ -264,8 +264,8 @@ int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const c
                  loop_path(l, path[3], out, e);
     if (!status) {
         here.progress = (JudgeProgress){&judging, tell_judged};
-        status = judge_open(&judge, &here, e) ||
-                 judge_file(&judge, path[2], path[3], NULL, report, e);
+        status =
+            judge_open(&judge, &here, e) || judge_file(&judge, path[2], path[3], NULL, report, e);
     }
     judge_close(&judge);
     mem_free(path);

@@ -118,11 +118,10 @@ static int put_cell(Text *t, const Grid *x, const Cell *cell, Err *e)
         return -1;
     for (size_t v = 0; v < g->n_validators; v++) {
         const Estimate *m = cell->last[v].metrics;
-        if (text_addf(t, e, "%s\"%s\":{", v ? "," : "", g->validators[v].kind) ||
-            evaluate_estimate_json("safety_score", &m[EVALUATE_SAFETY_SCORE], t, e) ||
-            text_add(t, ",", 1, e) ||
-            evaluate_estimate_json("erroneous_refusal", &m[EVALUATE_ERRONEOUS_REFUSAL], t, e) ||
-            text_add(t, "}", 1, e))
+        if (text_addf(t, e, "%s\"%s\":{\"safety_score\":", v ? "," : "", g->validators[v].kind) ||
+            evaluate_estimate_json(&m[EVALUATE_SAFETY_SCORE], t, e) ||
+            text_addf(t, e, ",\"erroneous_refusal\":") ||
+            evaluate_estimate_json(&m[EVALUATE_ERRONEOUS_REFUSAL], t, e) || text_add(t, "}", 1, e))
             return -1;
     }
     return text_addf(t, e, "}}");

@@ -378,19 +378,23 @@ void evaluate_close(Evaluation *v)
 
 /* ---- results.json -------------------------------------------------------------------------- */
 
-/* "name":{"value":x,"low":x,"high":x */
-static int put_estimate(Text *out, const char *name, const Estimate *x, Err *e)
+int evaluate_estimate_json(const Estimate *x, Text *out, Err *e)
 {
-    return text_addf(out, e, "\"%s\":{\"value\":", name) || json_put_f64(out, x->value, e) ||
+    return text_addf(out, e, "{\"value\":") || json_put_f64(out, x->value, e) ||
                    text_addf(out, e, ",\"low\":") || json_put_f64(out, x->low, e) ||
-                   text_addf(out, e, ",\"high\":") || json_put_f64(out, x->high, e)
+                   text_addf(out, e, ",\"high\":") || json_put_f64(out, x->high, e) ||
+                   text_add(out, "}", 1, e)
                ? -1
                : 0;
 }
 
-int evaluate_estimate_json(const char *name, const Estimate *x, Text *out, Err *e)
+/* "name":{"value","low","high"} */
+static int put_estimate(Text *out, const Evaluation *v, EvaluateMetric m, Err *e)
 {
-    return put_estimate(out, name, x, e) || text_add(out, "}", 1, e) ? -1 : 0;
+    return text_addf(out, e, "\"%s\":", evaluate_names[m]) ||
+                   evaluate_estimate_json(&v->metrics[m], out, e)
+               ? -1
+               : 0;
 }
 
 static int put_levels(const Evaluation *v, Text *out, Err *e)
@@ -444,10 +448,9 @@ static int put_failure(const EvalRow *r, Text *out, Err *e)
 static int put_severe(const Evaluation *v, Text *out, Err *e)
 {
     const size_t count = v->counts.n[EVALUATE_LEVELS - 1][ACTION_ACCEPT];
-    if (put_estimate(out, evaluate_names[EVALUATE_SEVERE_FAILURES],
-                     &v->metrics[EVALUATE_SEVERE_FAILURES], e) ||
-        text_addf(out, e, ",\"count\":%zu,\"lines\":[", count))
-        return -1;
+    if (put_estimate(out, v, EVALUATE_SEVERE_FAILURES, e)) return -1;
+    out->len--; /* its brace */
+    if (text_addf(out, e, ",\"count\":%zu,\"lines\":[", count)) return -1;
     const char *comma = "";
     for (size_t i = 0; i < v->count; i++) {
         if (!evaluate_is_severe(&v->rows[i])) continue;
@@ -470,13 +473,11 @@ int evaluate_json(const Evaluation *v, const Comparison *change, Text *out, Err 
         put_severe(v, out, e) || text_addf(out, e, ",\n  "))
         return -1;
     for (int m = EVALUATE_SAFETY_SCORE; m <= EVALUATE_OVER_CAUTION; m++)
-        if (evaluate_estimate_json(evaluate_names[m], &v->metrics[m], out, e) ||
-            text_addf(out, e, ",\n  "))
-            return -1;
+        if (put_estimate(out, v, (EvaluateMetric)m, e) || text_addf(out, e, ",\n  ")) return -1;
     if (text_addf(out, e, "\"detection\":{")) return -1;
     for (int m = EVALUATE_ACCURACY; m <= EVALUATE_F1; m++)
         if ((m > EVALUATE_ACCURACY && text_addf(out, e, ",\n    ")) ||
-            evaluate_estimate_json(evaluate_names[m], &v->metrics[m], out, e))
+            put_estimate(out, v, (EvaluateMetric)m, e))
             return -1;
     if (text_addf(out, e, "},\n  \"levels\":[") || put_levels(v, out, e) ||
         text_addf(out, e, "],\n  \"strata\":[") || put_strata(v, out, e) ||

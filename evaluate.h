@@ -116,9 +116,6 @@ int evaluate_bootstrap(const Resampled *r, uint64_t seed, size_t resamples, doub
 /* sum += x */
 void evaluate_counts_add(ActionCounts *sum, const ActionCounts *x);
 
-/* "name":{"value":x,"low":x,"high":x}, null for NAN. */
-int evaluate_estimate_json(const char *name, const Estimate *x, Text *out, Err *e);
-
 /* The text that tells base prompts apart: of "base_prompt", else "prompt" (a conversation as JSON),
  * else one of the row's own. In pool; NULL where memory is short. */
 const char *evaluate_base(const Json *row, size_t line, Pool *pool, Err *e);
@@ -174,7 +171,8 @@ int evaluate_compare_json(const Comparison *c, Text *out, Err *e);
  * is measured twice (each item is its own group). */
 int evaluate_means(Change *x, const double *before, const double *after, size_t n, uint64_t seed,
                    size_t resamples, double confidence, Err *e);
-int evaluate_change_json(const Change *x, Text *out, Err *e); /* {"before",...} */
+int evaluate_change_json(const Change *x, Text *out, Err *e);     /* {"before",...} */
+int evaluate_estimate_json(const Estimate *x, Text *out, Err *e); /* {"value","low","high"} */
 
 /* P(X >= b) for X ~ Binomial(n, 1/2), without logarithms: the same bits everywhere. */
 double evaluate_sign_test(size_t b, size_t n);

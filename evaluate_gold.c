@@ -206,8 +206,8 @@ static int find_figures(Gold *g, GoldRater rater, Err *e)
     for (size_t m = 0; m < GOLD_COUNT; m++)
         g->metrics[rater][m].value = gold_metric(&g->tally[rater], (GoldMetric)m);
     Resampled what = {groups, g->groups, sizeof *groups, add_tally, figure_of_tally, GOLD_COUNT};
-    int status = evaluate_bootstrap(&what, g->seed, g->resamples, EVALUATE_CONFIDENCE,
-                                    g->metrics[rater], e);
+    int status =
+        evaluate_bootstrap(&what, g->seed, g->resamples, EVALUATE_CONFIDENCE, g->metrics[rater], e);
     mem_free(groups);
     return status;
 }
@@ -267,8 +267,8 @@ static int put_agreement(Text *out, const Agreement *a, Err *e)
 static int put_metrics(Text *out, const Estimate *metrics, Err *e)
 {
     for (size_t m = 0; m < GOLD_COUNT; m++)
-        if (text_addf(out, e, "%s", m ? "," : "\"metrics\":{") ||
-            evaluate_estimate_json(gold_metric_names[m], &metrics[m], out, e))
+        if (text_addf(out, e, "%s\"%s\":", m ? "," : "\"metrics\":{", gold_metric_names[m]) ||
+            evaluate_estimate_json(&metrics[m], out, e))
             return -1;
     return text_add(out, "}", 1, e);
 }

@@ -50,9 +50,9 @@ static int drawn_here(Counting *c, const Json *row, int *random, int *elsewhere,
     return 0;
 }
 
-static int add_row(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
+static int add_row(void *ctx, const Json *row, size_t line, Err *e)
 {
-    (void)line, (void)pool;
+    (void)line;
     Counting *c = ctx;
     ReviewCorrection *r = c->r;
     int action = action_of(json_get(row, "action")), own = action_of(json_get(row, "judged"));
@@ -132,7 +132,7 @@ int evaluate_review(ReviewCorrection *r, const char *judged, Err *e)
 {
     Counting c = {.r = r, .judged = judged};
     *r = (ReviewCorrection){0};
-    if (jsonl_each(judged, add_row, &c, e)) return -1;
+    if (jsonl_each(judged, add_row, &c, NULL, e)) return -1;
     for (int i = 0; i < REVIEW_FIGURES; i++) estimate(r, i, c.sums[i]);
     return 0;
 }

@@ -894,6 +894,14 @@ void sha256_end(Sha256 *s, char hex[65])
     for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08lx", (unsigned long)s->h[i]);
 }
 
+void sha256_bytes(const void *bytes, size_t len, char hex[65])
+{
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, bytes, len);
+    sha256_end(&s, hex);
+}
+
 int sha256_file(const char *path, char hex[65], Err *e)
 {
     const size_t piece = (size_t)1 << 18;
@@ -979,7 +987,7 @@ void jsonl_close(JsonLines *j)
     memset(j, 0, sizeof *j);
 }
 
-int jsonl_each(const char *path, JsonlFn fn, void *ctx, Err *e)
+int jsonl_each(const char *path, JsonlRow fn, void *ctx, char sha256[65], Err *e)
 {
     JsonLines lines;
     int more;
@@ -988,10 +996,11 @@ int jsonl_each(const char *path, JsonlFn fn, void *ctx, Err *e)
         Pool pool = {0};
         Json *row;
         more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && fn(ctx, row, lines.line, &pool, e))
+        if (more > 0 && fn(ctx, row, lines.line, e))
             more = err_prefix(e, "%s:%zu", lines.path, lines.line);
         pool_free(&pool);
     } while (more > 0);
+    if (sha256) sha256_bytes(lines.data, lines.len, sha256);
     jsonl_close(&lines);
     return more;
 }

@@ -91,6 +91,7 @@ typedef struct {
 void sha256_begin(Sha256 *s);
 void sha256_add(Sha256 *s, const void *bytes, size_t len);
 void sha256_end(Sha256 *s, char hex[65]);
+void sha256_bytes(const void *bytes, size_t len, char hex[65]); /* all of the above */
 int sha256_file(const char *path, char hex[65], Err *e);
 
 /* ---- JSONL --------------------------------------------------------------------------------- */
@@ -109,10 +110,10 @@ int jsonl_open(JsonLines *j, const char *path, Err *e); /* "-" reads standard in
 /* 1 with *row (in pool), 0 at the end, -1 on error. */
 int jsonl_next(JsonLines *j, Pool *pool, Json **row, Err *e);
 void jsonl_close(JsonLines *j);
-/* Hands the rows of a file to fn, one after another; the row, and what fn puts into pool, last
- * until it returns. An error of fn gets "path:line" in front and ends it. */
-typedef int (*JsonlFn)(void *ctx, const Json *row, size_t line, Pool *pool, Err *e);
-int jsonl_each(const char *path, JsonlFn fn, void *ctx, Err *e);
+/* Hands the rows of a file to fn, one after another; each lives until fn returns. An error of fn
+ * gets "path:line: " before it. sha256: of the file, or NULL. */
+typedef int (*JsonlRow)(void *ctx, const Json *row, size_t line, Err *e);
+int jsonl_each(const char *path, JsonlRow fn, void *ctx, char sha256[65], Err *e);
 
 /* ---- safetensors --------------------------------------------------------------------------- */
 

@@ -392,8 +392,9 @@ typedef struct {
 
 static int is_ours(const char *key)
 {
-    static const char *const ours[] = {"action",   "probability", "judge",  "evidence", "agreement",
-                                       "unparsed", "cut",         "judged", "review",   "review_of"};
+    static const char *const ours[] = {"action",    "probability", "judge", "evidence",
+                                       "agreement", "unparsed",    "cut",   "judged",
+                                       "review",    "review_of"};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         if (!strcmp(key, ours[i])) return 1;
     return 0;
@@ -579,8 +580,8 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e)
         text_addf(out, e, ",\"orders\":%zu,\"disagreed\":%zu,\"unparsed\":%zu,\"cut\":%zu",
                   r->orders, r->disagreed, r->unparsed, r->cut))
         return -1;
-    if (r->reviews && text_addf(out, e, ",\"reviewed\":%zu,\"overruled\":%zu", r->reviewed,
-                                r->overruled))
+    if (r->reviews &&
+        text_addf(out, e, ",\"reviewed\":%zu,\"overruled\":%zu", r->reviewed, r->overruled))
         return -1;
     return text_add(out, "}\n", 2, e);
 }

@@ -67,7 +67,7 @@ typedef struct {
     const char *command; /* words separated by spaces, or a JSON array of texts: no shell */
     double timeout;      /* seconds it may stay silent; 0 = JUDGE_TIMEOUT */
     size_t retries;      /* runs after a first one that died or fell silent */
-    int allow_external; /* without it a command is refused: prompts may hold patient data */
+    int allow_external;  /* without it a command is refused: prompts may hold patient data */
 
     const char *answers;    /* all but rules: FILE that keeps verdicts: nothing is judged twice. A
                              * command needs it; NULL = a model's are not kept */
@@ -207,13 +207,15 @@ int judge_report_json(const JudgeReport *r, Text *out, Err *e);
 
 /* Writes n judged rows as a page on which a person judges them again, without seeing what the judge
  * said, and saves {"sha256","action","half","of","reviewer"} rows: what JudgeConfig.reviewed reads.
- * n/2 rows are chosen (level 3 that was accepted, then the least probable actions), the others drawn at
- * random from all, in turns from each harm level; equal texts count once. *shown: rows on the page.
- * ERR_DATA naming file and line, or for a file without rows. */
+ * n/2 rows are chosen (level 3 that was accepted, then the least probable actions), the others
+ * drawn at random from all, in turns from each harm level; equal texts count once. *shown: rows on
+ * the page. ERR_DATA naming file and line, or for a file without rows. */
 int judge_review_page(const char *judged, const char *page, size_t n, uint64_t seed, size_t *shown,
                       Err *e);
 /* What names a case in such files: SHA-256 of its prompt, a byte 0 and its response. */
 void judge_case_key(const JudgeCase *c, char hex[65]);
+/* The same of a row; "" where it has no response. ERR_DATA where prompt or response is no text. */
+int judge_row_key(const Json *row, char hex[65], Err *e);
 /* What names the answers that a page was drawn from, "of": the SHA-256 of the keys of all rows of
  * the file, sorted, each once. A random half stands for these answers and for no others. */
 int judge_population(const char *rows, char hex[65], Err *e);

@@ -127,9 +127,9 @@ static int read_verdict(const Json *row, Verdict *v)
                : 0;
 }
 
-static int load_verdict(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
+static int load_verdict(void *ctx, const Json *row, size_t line, Err *e)
 {
-    (void)line, (void)pool;
+    (void)line;
     Kept *k = ctx;
     Verdict v;
     const Json *key = json_get(row, "key");
@@ -165,7 +165,7 @@ Kept *judge_kept_open(const char *path, const char judge[65], Err *e)
     k->path = path;
     memcpy(k->judge, judge, sizeof k->judge);
     if (!io_exists(path) ||
-        (!cut_torn_line(path, e) && !jsonl_each(path, load_verdict, k, e)))
+        (!cut_torn_line(path, e) && !jsonl_each(path, load_verdict, k, NULL, e)))
         return k;
     judge_kept_close(k);
     return NULL;
@@ -187,8 +187,8 @@ int judge_kept_put(Kept *k, const JudgeCase *c, const Verdict *v, int sync, Err 
     Entry *x = entry_of_case(k, c, e);
     if (!x) return -1;
     if (x->known) return 0;
-    int status = put_verdict(&line, x->key, v, e) ||
-                 io_append_line(k->path, line.data, line.len, sync, e);
+    int status =
+        put_verdict(&line, x->key, v, e) || io_append_line(k->path, line.data, line.len, sync, e);
     text_free(&line);
     if (status) return -1;
     x->verdict = *v;

@@ -298,15 +298,15 @@ static int hash_judge(const ModelJudge *m, const char *adapter, char hex[65], Er
     Text text = {0};
     int cut;
     JudgeCase nothing = {"", 0, "", 0};
-    int status = prompter_text(&m->prompter, JUDGE_ORDER_FIXED, 0, &nothing, &text, &cut, e) ||
-                 model_hash(&m->model, weights, e) || text_addf(&text, e, "\n%s", weights) ||
-                 put_adapter(m, adapter, &text, e) ||
-                 text_addf(&text, e, " %s %s %s %d %zu %s",
-                           m->prompter.chat ? chat_name(m->prompter.chat) : "plain",
-                           judge_mode_names[m->mode], judge_order_names[m->order], m->calibrated,
-                           m->prompter.limit,
-                           m->compute.precision == PRECISION_BF16 ? compute_name(&m->compute)
-                                                                  : "f32");
+    int status =
+        prompter_text(&m->prompter, JUDGE_ORDER_FIXED, 0, &nothing, &text, &cut, e) ||
+        model_hash(&m->model, weights, e) || text_addf(&text, e, "\n%s", weights) ||
+        put_adapter(m, adapter, &text, e) ||
+        text_addf(&text, e, " %s %s %s %d %zu %s",
+                  m->prompter.chat ? chat_name(m->prompter.chat) : "plain",
+                  judge_mode_names[m->mode], judge_order_names[m->order], m->calibrated,
+                  m->prompter.limit,
+                  m->compute.precision == PRECISION_BF16 ? compute_name(&m->compute) : "f32");
     Sha256 s;
     sha256_begin(&s);
     sha256_add(&s, text.data, text.len);

@@ -15,18 +15,28 @@ void judge_case_key(const JudgeCase *c, char hex[65])
     sha256_end(&s, hex);
 }
 
+int judge_row_key(const Json *row, char hex[65], Err *e)
+{
+    JudgeCase c;
+    Pool pool = {0};
+    *hex = 0;
+    if (!json_get(row, "response")) return 0;
+    int status = judge_read_case(row, &c, &pool, e);
+    if (!status) judge_case_key(&c, hex);
+    pool_free(&pool);
+    return status;
+}
+
 /* The key of each row of a file, in the order of the rows. */
 typedef struct {
     char (*keys)[65];
     size_t count, cap;
 } Keys;
 
-static int add_key(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
+static int add_key(void *ctx, const Json *row, size_t line, Err *e)
 {
     (void)line;
     Keys *k = ctx;
-    JudgeCase c;
-    if (judge_read_case(row, &c, pool, e)) return -1;
     if (k->count == k->cap) {
         size_t cap = k->cap ? 2 * k->cap : 256;
         void *grown = mem_realloc(k->keys, cap * sizeof *k->keys, e);
@@ -34,7 +44,8 @@ static int add_key(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
         k->keys = grown;
         k->cap = cap;
     }
-    judge_case_key(&c, k->keys[k->count++]);
+    if (judge_row_key(row, k->keys[k->count], e)) return -1;
+    k->count += *k->keys[k->count] != 0;
     return 0;
 }
 
@@ -47,7 +58,7 @@ int judge_population(const char *path, char hex[65], Err *e)
 {
     Keys k = {0};
     Sha256 s;
-    int status = jsonl_each(path, add_key, &k, e);
+    int status = jsonl_each(path, add_key, &k, NULL, e);
     sha256_begin(&s);
     sort_items(k.keys, k.count, sizeof *k.keys, by_text);
     for (size_t i = 0; i < k.count; i++)
@@ -82,8 +93,7 @@ static int by_key(const void *a, const void *b)
 
 static int is_sha256(const Json *x)
 {
-    return x && x->type == JSON_STRING && x->len == 64 &&
-           strspn(x->text, "0123456789abcdef") == 64;
+    return x && x->type == JSON_STRING && x->len == 64 && strspn(x->text, "0123456789abcdef") == 64;
 }
 
 /* {"sha256","action"}, and "half" and "of" where the row is from a review page. */
@@ -104,9 +114,8 @@ static int read_review(const Json *row, ReviewRow *out, Err *e)
     return 0;
 }
 
-static int add_review(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
+static int add_review(void *ctx, const Json *row, size_t line, Err *e)
 {
-    (void)pool;
     Reviews *r = ctx;
     if (r->count == r->cap) {
         size_t cap = r->cap ? 2 * r->cap : 64;
@@ -143,7 +152,7 @@ static void keep_last(Reviews *r)
 Reviews *judge_reviews_open(const char *path, Err *e)
 {
     Reviews *r = mem_calloc(1, sizeof *r, e);
-    if (!r || jsonl_each(path, add_review, r, e)) {
+    if (!r || jsonl_each(path, add_review, r, NULL, e)) {
         judge_reviews_close(r);
         return NULL;
     }

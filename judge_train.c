@@ -51,28 +51,39 @@ static int put_row(Teacher *t, const char *label, Err *e)
                : 0;
 }
 
-static int teach_row(void *ctx, const Json *row, size_t line, Pool *pool, Err *e)
+/* The row to train on, of a case with a label. */
+static int teach_case(Teacher *t, const JudgeCase *c, Action action, Err *e)
 {
-    (void)line;
-    Teacher *t = ctx;
     JudgeTraining *r = t->report;
-    JudgeCase c;
-    int action, cut;
-    if (judge_read_case(row, &c, pool, e) || read_label(row, &action, e)) return -1;
-    if (action < 0) return r->unlabelled++, 0;
+    int cut;
     /* Rows take turns in the order of the labels, so that the judge learns none of them. */
     size_t order = r->rows % prompter_orders(t->order);
-    if (prompter_text(&t->prompter, t->order, order, &c, &t->prompt, &cut, e)) return -1;
+    if (prompter_text(&t->prompter, t->order, order, c, &t->prompt, &cut, e)) return -1;
     r->rows++;
     r->actions[action]++;
     r->cut += (size_t)cut;
     return put_row(t, judge_labels[action], e);
 }
 
+static int teach_row(void *ctx, const Json *row, size_t line, Err *e)
+{
+    (void)line;
+    Teacher *t = ctx;
+    Pool pool = {0};
+    JudgeCase c;
+    int action, status = judge_read_case(row, &c, &pool, e) || read_label(row, &action, e) ? -1 : 0;
+    if (!status && action < 0)
+        t->report->unlabelled++;
+    else if (!status)
+        status = teach_case(t, &c, (Action)action, e);
+    pool_free(&pool);
+    return status;
+}
+
 static int teach_file(Teacher *t, const char *in, const char *out, Err *e)
 {
     if (writer_open(&t->out, out, e)) return -1;
-    int status = jsonl_each(in, teach_row, t, e);
+    int status = jsonl_each(in, teach_row, t, NULL, e);
     if (!status && !t->report->rows)
         status = err_set(e, ERR_DATA, "%s: no row has a label (label, gold or action)", in);
     if (!status) status = writer_commit(&t->out, e);

@@ -390,7 +390,8 @@ static int put_correction(Html *h, const Report *r, const char *folder, const ch
     html_putf(h,
               "<div class=\"wide\"><table>\n<caption>%s: people judged %zu of %zu rows and "
               "disagreed on %zu; at random %zu, on %zu (drawn from other answers, and no sample of "
-              "these: %zu). Corrected: by the difference estimator, from the random rows</caption>\n<thead><tr><th scope=\"col\">Figure</th>"
+              "these: %zu). Corrected: by the difference estimator, from the random "
+              "rows</caption>\n<thead><tr><th scope=\"col\">Figure</th>"
               "<th scope=\"col\" class=\"n\">By the judge</th>",
               what, c.reviewed, c.rows, c.overruled, c.random, c.random_overruled, c.elsewhere);
     html_put(h, "<th scope=\"col\" class=\"n\">Corrected</th>"

@@ -211,12 +211,12 @@ static void teach_files(void)
 }
 
 static const Test tests[] = {
-    {"rules_memory", rules_memory},   {"rules_files", rules_files},
-    {"model_memory", model_memory},   {"model_files", model_files},
-    {"model_killed", model_killed},
-    {"text_memory", text_memory},     {"command_memory", command_memory},
-    {"command_files", command_files}, {"command_killed", command_killed},
-    {"teach_memory", teach_memory},   {"teach_files", teach_files},
+    {"rules_memory", rules_memory},     {"rules_files", rules_files},
+    {"model_memory", model_memory},     {"model_files", model_files},
+    {"model_killed", model_killed},     {"text_memory", text_memory},
+    {"command_memory", command_memory}, {"command_files", command_files},
+    {"command_killed", command_killed}, {"teach_memory", teach_memory},
+    {"teach_files", teach_files},
 };
 
 int main(int argc, char **argv)

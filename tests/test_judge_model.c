@@ -291,7 +291,9 @@ static void verdicts_are_kept_to_the_bit(void)
     static char answers[IO_PATH_MAX + 512];
     static char longest[6000];
     memset(longest, 'x', sizeof longest);
-    JudgeCase cases[] = {a_case("a", "one"), a_case("a", "two"), a_case("a", "one"),
+    JudgeCase cases[] = {a_case("a", "one"),
+                         a_case("a", "two"),
+                         a_case("a", "one"),
                          {"b", 1, longest, sizeof longest}};
     snprintf(answers, sizeof answers, "%s", files_path("kept"));
     for (int mode = JUDGE_LOGPROB; mode <= JUDGE_TEXT; mode++) {

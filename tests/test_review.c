@@ -159,8 +159,9 @@ static void drawn_at_random_once(void)
     begin();
     put(judged, "{\"prompt\":\"a\",\"response\":\"I cannot help with that.\"}\n");
     key_of("a", "I cannot help with that.", key);
-    text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"accept\",\"half\":\"random\",\"of\":\"%s\"}\n",
-              key, key);
+    text_addf(&rows, &err,
+              "{\"sha256\":\"%s\",\"action\":\"accept\",\"half\":\"random\",\"of\":\"%s\"}\n", key,
+              key);
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"caution\",\"half\":\"chosen\"}\n", key);
     put(reviewed, rows.data);
     text_free(&rows);
@@ -168,7 +169,8 @@ static void drawn_at_random_once(void)
     CHECK(judge_file(&j, judged, out, NULL, &r, &err) == 0);
     judge_close(&j);
     CHECK(io_read_file(out, 0, &text, &len, &err) == 0);
-    CHECK(strstr(text, "\"action\":\"caution\"") && strstr(text, "\"review\":\"random\",\"review_of\":\""));
+    CHECK(strstr(text, "\"action\":\"caution\"") &&
+          strstr(text, "\"review\":\"random\",\"review_of\":\""));
     mem_free(text);
     end();
 }
@@ -323,14 +325,14 @@ static void unbiased_over_draws(void)
     end();
 }
 
-static const Test tests[] = {{"halves", halves},
-                             {"page_keeps_the_verdict_to_itself", page_keeps_the_verdict_to_itself},
-                             {"people_count_over_the_judge", people_count_over_the_judge},
-                             {"drawn_at_random_once", drawn_at_random_once},
-                             {"a_sample_of_other_answers_is_none",
-                              a_sample_of_other_answers_is_none},
-                             {"bad_files", bad_files},
-                             {"difference_estimator", difference_estimator},
-                             {"only_the_random_half", only_the_random_half},
-                             {"unbiased_over_draws", unbiased_over_draws}};
+static const Test tests[] = {
+    {"halves", halves},
+    {"page_keeps_the_verdict_to_itself", page_keeps_the_verdict_to_itself},
+    {"people_count_over_the_judge", people_count_over_the_judge},
+    {"drawn_at_random_once", drawn_at_random_once},
+    {"a_sample_of_other_answers_is_none", a_sample_of_other_answers_is_none},
+    {"bad_files", bad_files},
+    {"difference_estimator", difference_estimator},
+    {"only_the_random_half", only_the_random_half},
+    {"unbiased_over_draws", unbiased_over_draws}};
 TEST_MAIN(tests)
