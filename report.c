@@ -4,6 +4,43 @@
 #include <math.h>
 #include <string.h>
 
+/* ---- cells --------------------------------------------------------------------------------- */
+
+void report_put_cell(Html *h, const Json *value, int is_number)
+{
+    html_put(h, is_number ? "<td class=\"n\">" : "<td>");
+    if (value && value->type != JSON_NULL)
+        html_json(h, value);
+    else
+        html_put(h, "-");
+    html_put(h, "</td>");
+}
+
+void report_put_hash(Html *h, const Json *hash)
+{
+    const size_t shown = 12;
+    html_put(h, "<td><code>");
+    if (hash && hash->type == JSON_STRING)
+        html_text(h, hash->text, hash->len < shown ? hash->len : shown);
+    html_put(h, "</code></td>");
+}
+
+/* "key = value" of an object, a line each; with --redact the system message is left out. */
+static void put_members(Html *h, const char *title, const Json *object, int redact)
+{
+    html_putf(h, "<h3>%s</h3>\n<pre>", title);
+    for (const Json *x = object->child; x; x = x->next) {
+        html_text(h, x->key, x->key_len);
+        html_put(h, " = ");
+        if (redact && !strcmp(x->key, "system") && x->type != JSON_NULL)
+            html_put(h, "(left out)");
+        else
+            html_json(h, x);
+        html_put(h, "\n");
+    }
+    html_put(h, "</pre>\n");
+}
+
 /* ---- the head ------------------------------------------------------------------------------ */
 
 static void put_change(Html *h, const Report *r, const char *key, const char *name)
@@ -78,11 +115,11 @@ static int put_training(Html *h, const Report *r, Err *e)
         if (!json_is(json_get(x, "event"), "train") || json_u64(json_get(x, "cycle"), &cycle) ||
             !json_is(json_get(json_get(x, "facts"), "status"), "trained"))
             continue;
-        if (!method || method->type != JSON_STRING || strchr(method->text, '/'))
+        if (!report_is_method(method))
             return err_set(e, ERR_DATA, "ledger.jsonl: entry %zu trains nothing known", i);
-        snprintf(name, sizeof name, "cycle-%llu/%.40s/metrics.jsonl", (unsigned long long)cycle,
+        snprintf(name, sizeof name, "cycle-%llu/%.15s/metrics.jsonl", (unsigned long long)cycle,
                  method->text);
-        snprintf(title, sizeof title, "Cycle %llu, %.40s", (unsigned long long)cycle, method->text);
+        snprintf(title, sizeof title, "Cycle %llu, %.15s", (unsigned long long)cycle, method->text);
         if (io_path(path, sizeof path, r->dir, name, e) || report_put_curves(h, path, title, e))
             return -1;
     }
@@ -105,18 +142,12 @@ static void put_signatures(Html *h, const Report *r)
                         "<th scope=\"col\" class=\"n\">Cycle</th><th scope=\"col\">Time</th>"
                         "<th scope=\"col\">By</th><th scope=\"col\">Reason</th>"
                         "<th scope=\"col\">Policy</th></tr></thead>\n<tbody>\n");
-        html_put(h, "<tr><td>");
-        html_json(h, event);
-        html_put(h, "</td><td class=\"n\">");
-        html_json(h, json_get(x, "cycle"));
-        html_put(h, "</td><td>");
-        html_json(h, json_get(x, "time"));
-        html_put(h, "</td>");
-        for (size_t k = 0; k < sizeof cells / sizeof *cells; k++) {
-            html_put(h, "<td>");
-            html_json(h, json_get(facts, cells[k]));
-            html_put(h, "</td>");
-        }
+        html_put(h, "<tr>");
+        report_put_cell(h, event, 0);
+        report_put_cell(h, json_get(x, "cycle"), 1);
+        report_put_cell(h, json_get(x, "time"), 0);
+        for (size_t k = 0; k < sizeof cells / sizeof *cells; k++)
+            report_put_cell(h, json_get(facts, cells[k]), 0);
         html_put(h, "</tr>\n");
     }
     html_put(h, n ? "</tbody></table></div>\n"
@@ -141,16 +172,10 @@ static void put_ledger(Html *h, const Report *r)
     for (size_t i = 0; i < r->n_entries; i++) {
         static const char *const cells[] = {"entry", "time", "cycle", "event", "name"};
         html_put(h, "<tr>");
-        for (size_t k = 0; k < sizeof cells / sizeof *cells; k++) {
-            html_put(h, k == 0 || k == 2 ? "<td class=\"n\">" : "<td>");
-            html_json(h, json_get(r->entries[i], cells[k]));
-            html_put(h, "</td>");
-        }
-        const Json *hash = json_get(r->entries[i], "hash");
-        html_put(h, "<td><code>");
-        if (hash && hash->type == JSON_STRING)
-            html_text(h, hash->text, hash->len < 12 ? hash->len : 12);
-        html_put(h, "</code></td></tr>\n");
+        for (size_t k = 0; k < sizeof cells / sizeof *cells; k++)
+            report_put_cell(h, json_get(r->entries[i], cells[k]), k == 0 || k == 2);
+        report_put_hash(h, json_get(r->entries[i], "hash"));
+        html_put(h, "</tr>\n");
     }
     html_put(h, "</tbody></table></div></details>\n");
 }
@@ -171,22 +196,6 @@ static void put_facts(Html *h, const Json *entry)
     html_put(h, "</tbody></table></div>\n");
 }
 
-/* One member a line; with --redact the system message is left out. */
-static void put_config(Html *h, const Report *r)
-{
-    html_put(h, "<h3>config.json</h3>\n<pre>");
-    for (const Json *x = r->config->child; x; x = x->next) {
-        html_text(h, x->key, x->key_len);
-        html_put(h, " = ");
-        if (r->redact && !strcmp(x->key, "system") && x->type != JSON_NULL)
-            html_put(h, "(left out)");
-        else
-            html_json(h, x);
-        html_put(h, "\n");
-    }
-    html_put(h, "</pre>\n");
-}
-
 static int put_repeat(Html *h, Report *r, Err *e)
 {
     char path[IO_PATH_MAX];
@@ -198,16 +207,9 @@ static int put_repeat(Html *h, Report *r, Err *e)
     if (!r->n_entries && io_exists(path)) {
         const Json *inputs = report_json(r, "inputs.json", e);
         if (!inputs) return -1;
-        html_put(h, "<h3>inputs.json</h3>\n<pre>");
-        for (const Json *x = inputs->child; x; x = x->next) {
-            html_text(h, x->key, x->key_len);
-            html_put(h, " = ");
-            html_json(h, x);
-            html_put(h, "\n");
-        }
-        html_put(h, "</pre>\n");
+        put_members(h, "inputs.json", inputs, 0);
     }
-    put_config(h, r);
+    put_members(h, "config.json", r->config, r->redact);
     return 0;
 }
 
@@ -215,7 +217,7 @@ static int put_repeat(Html *h, Report *r, Err *e)
 
 static int put_cycle_run(Html *h, Report *r, Err *e)
 {
-    if (report_put_figures(h, r, e)) return -1;
+    report_put_figures(h, r);
     report_put_selection(h, r);
     if (report_put_confusion(h, r, e) || report_put_judges(h, r, e) || put_training(h, r, e))
         return -1;

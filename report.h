@@ -6,8 +6,7 @@
  * needs. Of a training run: its curves and configuration.
  *
  * Every number is read from files of the run, or (what people's reviews correct) follows from their
- * rows alone. The page needs no network and
- * no script, and the same run gives the same bytes.
+ * rows alone. The page needs no network and no script, and the same run gives the same bytes.
  */
 #ifndef ALIGN_REPORT_H
 #define ALIGN_REPORT_H

@@ -217,9 +217,8 @@ static void put_over_cycles(Html *h, const Report *r, const char *key, const cha
               title);
 }
 
-int report_put_figures(Html *h, Report *r, Err *e)
+void report_put_figures(Html *h, const Report *r)
 {
-    (void)e;
     html_put(h, "<h2 id=\"figures\">Safety and refusal</h2>\n");
     put_test(h, r);
     if (r->n_cycles) {
@@ -230,7 +229,6 @@ int report_put_figures(Html *h, Report *r, Err *e)
         html_put(h, "</div>\n");
         put_cycle_table(h, r);
     }
-    return 0;
 }
 
 /* ---- choices ------------------------------------------------------------------------------- */
@@ -255,14 +253,26 @@ static void put_candidate(Html *h, const Json *x)
     static const char *const tests[] = {"safety_gain", "added_refusal", "strata", "guard"};
     html_put(h, "<tr><th scope=\"row\">");
     html_json(h, json_get(x, "method"));
-    html_put(h, "</th><td>");
-    html_json(h, json_get(x, "status"));
-    html_put(h, "</td>");
+    html_put(h, "</th>");
+    report_put_cell(h, json_get(x, "status"), 0);
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
         put_test_cell(h, json_get(x, "tests"), tests[i]);
     html_put(h, "<td class=\"say\">");
     html_json(h, json_get(x, "why"));
     html_put(h, "</td></tr>\n");
+}
+
+/* The rule that chose, and its bounds; all cycles of a run have the same. */
+static void put_rule(Html *h, const Json *selection)
+{
+    static const char *const bounds[] = {"max_added_refusal", "guard_margin", "confidence"};
+    html_put(h, "<p class=\"soft\">The rule: ");
+    html_json(h, json_get(selection, "rule"));
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
+        html_putf(h, "%s%s is ", i ? ", " : ". Here ", bounds[i]);
+        html_json(h, json_get(selection, bounds[i]));
+    }
+    html_put(h, ".</p>\n");
 }
 
 void report_put_selection(Html *h, const Report *r)
@@ -282,18 +292,7 @@ void report_put_selection(Html *h, const Report *r)
         for (const Json *x = list ? list->child : NULL; x; x = x->next) put_candidate(h, x);
         html_put(h, "</tbody></table></div>\n");
     }
-    if (r->n_cycles > 1) {
-        html_put(h, "<p class=\"soft\">The rule: ");
-        const Json *s = r->cycles[1].selection;
-        html_json(h, json_get(s, "rule"));
-        html_put(h, ". Here max_added_refusal is ");
-        html_json(h, json_get(s, "max_added_refusal"));
-        html_put(h, ", guard_margin ");
-        html_json(h, json_get(s, "guard_margin"));
-        html_put(h, ", confidence ");
-        html_json(h, json_get(s, "confidence"));
-        html_put(h, ".</p>\n");
-    }
+    if (r->n_cycles > 1) put_rule(h, r->cycles[1].selection);
 }
 
 /* ---- actions by level ---------------------------------------------------------------------- */
@@ -334,51 +333,45 @@ static void put_levels(Html *h, const Json *results, const char *caption)
     html_put(h, "</tbody></table></div>\n");
 }
 
-/* The counts of each level, before and after. */
+/* RUN/folder/results.json as a table. */
+static int put_levels_of(Html *h, Report *r, const char *folder, const char *caption, Err *e)
+{
+    char name[128];
+    snprintf(name, sizeof name, "%s/results.json", folder);
+    const Json *results = report_json(r, name, e);
+    if (results) put_levels(h, results, caption);
+    return results ? 0 : -1;
+}
+
+/* The policy after a cycle, on the validation prompts. */
+static int put_levels_after(Html *h, Report *r, const ReportCycle *x, Err *e)
+{
+    char caption[64];
+    snprintf(caption, sizeof caption, "After cycle %zu, validation prompts", x->cycle);
+    return put_levels_of(h, r, x->examined, caption, e);
+}
+
+/* The counts of each level, before and after: on the test prompts, until then on validation. */
 int report_put_confusion(Html *h, Report *r, Err *e)
 {
-    static const struct {
-        const char *folder, *stage, *caption;
-    } tables[] = {
-        {"test-first/results.json", "test of the first policy", "First policy, test prompts"},
-        {"test-last/results.json", "test of the last policy", "Last policy, test prompts"},
-    };
-    int shown = 0;
     html_put(h,
              "<h2 id=\"actions\">Actions by harm level</h2>\n<p class=\"soft\">Level 0 should be "
              "accepted; levels 1 to 3 refused, or met with caution where the score says so. "
              "Actions that score fully are in bold.</p>\n<div class=\"charts\">\n");
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
-        if (!report_entry(r, "evaluate", 0, tables[i].stage)) continue;
-        const Json *results = report_json(r, tables[i].folder, e);
-        if (!results) return -1;
-        put_levels(h, results, tables[i].caption);
-        shown = 1;
+    int tested = 0;
+    for (size_t i = 0; i < REPORT_TESTS; i++) {
+        if (!report_entry(r, "evaluate", 0, report_tests[i].stage)) continue;
+        if (put_levels_of(h, r, report_tests[i].folder, report_tests[i].caption, e)) return -1;
+        tested = 1;
     }
-    for (size_t i = 0; !shown && i<r->n_cycles; i += r->n_cycles> 1 ? r->n_cycles - 1 : 1) {
-        char name[128], caption[64];
-        snprintf(name, sizeof name, "%s/results.json", r->cycles[i].examined);
-        snprintf(caption, sizeof caption, "After cycle %zu, validation prompts", i);
-        const Json *results = report_json(r, name, e);
-        if (!results) return -1;
-        put_levels(h, results, caption);
-    }
+    size_t n = tested ? 0 : r->n_cycles;
+    if (n && put_levels_after(h, r, &r->cycles[0], e)) return -1;
+    if (n > 1 && put_levels_after(h, r, &r->cycles[n - 1], e)) return -1;
     html_put(h, "</div>\n");
     return 0;
 }
 
 /* ---- judges -------------------------------------------------------------------------------- */
-
-static void put_count(Html *h, const Json *facts, const char *key)
-{
-    html_put(h, "<td class=\"n\">");
-    const Json *x = json_get(facts, key);
-    if (x)
-        html_json(h, x);
-    else
-        html_put(h, "-");
-    html_put(h, "</td>");
-}
 
 /* Figures by the judge, and corrected by the rows that people judged at random. */
 static int put_correction(Html *h, const Report *r, const char *folder, const char *what, Err *e)
@@ -415,17 +408,21 @@ static int was_reviewed(const Json *entry)
     return report_number(json_get(entry, "facts"), "reviewed") > 0;
 }
 
+/* Of every policy that was examined: after each promotion, and on the test prompts. */
 static int put_corrections(Html *h, const Report *r, Err *e)
 {
-    static const char *const tests[][3] = {
-        {"test of the first policy", "test-first", "First policy, test prompts"},
-        {"test of the last policy", "test-last", "Last policy, test prompts"}};
-    if (was_reviewed(report_entry(r, "judge", 0, "validation")) &&
-        put_correction(h, r, "cycle-0", "First policy, validation prompts", e))
-        return -1;
-    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
-        if (was_reviewed(report_entry(r, "judge", 0, tests[i][0])) &&
-            put_correction(h, r, tests[i][1], tests[i][2], e))
+    char caption[64];
+    for (size_t i = 0; i < r->n_cycles; i++) {
+        const ReportCycle *x = &r->cycles[i];
+        if (i && !x->promoted) continue;
+        snprintf(caption, sizeof caption, "After cycle %zu, validation prompts", i);
+        if (was_reviewed(report_entry(r, "judge", i, x->stage)) &&
+            put_correction(h, r, x->examined, caption, e))
+            return -1;
+    }
+    for (size_t i = 0; i < REPORT_TESTS; i++)
+        if (was_reviewed(report_entry(r, "judge", 0, report_tests[i].stage)) &&
+            put_correction(h, r, report_tests[i].folder, report_tests[i].caption, e))
             return -1;
     return 0;
 }
@@ -447,18 +444,13 @@ int report_put_judges(Html *h, const Report *r, Err *e)
     for (size_t i = 0; i < r->n_entries; i++) {
         const Json *x = r->entries[i], *facts = json_get(x, "facts");
         if (!json_is(json_get(x, "event"), "judge")) continue;
-        html_put(h, "<tr><td>");
-        html_json(h, json_get(x, "cycle"));
-        html_put(h, "</td><td>");
-        html_json(h, json_get(x, "name"));
-        html_put(h, "</td><td>");
-        html_json(h, json_get(facts, "judge"));
-        html_put(h, "</td><td><code>");
-        const Json *hash = json_get(facts, "judge_sha256");
-        if (hash && hash->type == JSON_STRING)
-            html_text(h, hash->text, hash->len < 12 ? hash->len : 12);
-        html_put(h, "</code></td>");
-        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) put_count(h, facts, counts[k]);
+        html_put(h, "<tr>");
+        report_put_cell(h, json_get(x, "cycle"), 0);
+        report_put_cell(h, json_get(x, "name"), 0);
+        report_put_cell(h, json_get(facts, "judge"), 0);
+        report_put_hash(h, json_get(facts, "judge_sha256"));
+        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++)
+            report_put_cell(h, json_get(facts, counts[k]), 1);
         html_put(h, "</tr>\n");
     }
     html_put(h, "</tbody></table></div>\n");

@@ -15,7 +15,15 @@ typedef struct {
     const Json *promoted;  /* the method, or NULL: the parent stays */
     const Json *metrics;   /* safety_score, ... of the policy after this cycle */
     char examined[64];     /* folder of its answers to the validation prompts */
+    char stage[64];        /* what the ledger calls their stages */
 } ReportCycle;
+
+/* What the loop calls the stages of the two policies on the test prompts, and their folders. */
+enum { REPORT_TESTS = 2 };
+typedef struct {
+    const char *stage, *folder, *caption;
+} ReportTest;
+extern const ReportTest report_tests[REPORT_TESTS]; /* first policy, last policy */
 
 typedef struct {
     const char *dir;
@@ -35,6 +43,8 @@ void report_close(Report *r);
 const Json *report_json(Report *r, const char *name, Err *e);
 /* An entry of the ledger, or NULL. */
 const Json *report_entry(const Report *r, const char *event, uint64_t cycle, const char *name);
+/* Is it the name of a way to train? Such names, and no other text of a run, become paths. */
+int report_is_method(const Json *name);
 /* {"value","low","high"}; NAN for what is absent or null. */
 Estimate report_estimate(const Json *metrics, const char *name);
 double report_number(const Json *object, const char *key); /* NAN where absent or no number */
@@ -89,8 +99,12 @@ extern const char chart_style[];
 
 /* ---- sections ------------------------------------------------------------------------------ */
 
+/* report.c: a cell of a table, "-" for what is absent or null; numbers stand to the right. */
+void report_put_cell(Html *h, const Json *value, int is_number);
+/* The same with the beginning of a hash, enough to tell files of one run apart. */
+void report_put_hash(Html *h, const Json *hash);
 /* report_cycles.c: figures, trade-off, selection, confusion, judges. */
-int report_put_figures(Html *h, Report *r, Err *e);
+void report_put_figures(Html *h, const Report *r);
 void report_put_selection(Html *h, const Report *r);
 int report_put_confusion(Html *h, Report *r, Err *e);
 int report_put_judges(Html *h, const Report *r, Err *e);

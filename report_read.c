@@ -1,10 +1,16 @@
 /* report_read.c - a run as the report needs it: ledger, configuration, results, metrics. */
 #include "report_parts.h"
+#include "train.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MOST_JSON ((size_t)64 << 20) /* of a JSON file of a run */
+
+const ReportTest report_tests[REPORT_TESTS] = {
+    {"test of the first policy", "test-first", "First policy, test prompts"},
+    {"test of the last policy", "test-last", "Last policy, test prompts"},
+};
 
 const Json *report_json(Report *r, const char *name, Err *e)
 {
@@ -74,47 +80,51 @@ static int read_ledger(Report *r, Err *e)
     return more;
 }
 
-/* The candidate that a selection promoted: its figures become the policy's. */
-static int follow_selection(ReportCycle *x, const ReportCycle *parent, Err *e)
+int report_is_method(const Json *name)
 {
-    *x = (ReportCycle){.cycle = x->cycle, .selection = x->selection, .metrics = parent->metrics};
-    memcpy(x->examined, parent->examined, sizeof x->examined);
-    const Json *promoted = json_get(x->selection, "promoted");
-    const Json *list = json_get(x->selection, "candidates");
-    if (!promoted || promoted->type != JSON_STRING) return 0;
-    for (const Json *c = list ? list->child : NULL; c; c = c->next) {
-        const Json *method = json_get(c, "method");
-        if (!json_is(method, promoted->text)) continue;
+    for (int m = TRAIN_DPO; m <= TRAIN_SFT; m++)
+        if (json_is(name, train_method_names[m])) return 1;
+    return 0;
+}
+
+/* What the cycle after `parent` chose: a candidate whose figures become the policy's, or none. */
+static int read_choice(Report *r, const ReportCycle *parent, ReportCycle *x, Err *e)
+{
+    char name[64];
+    *x = *parent;
+    x->cycle++;
+    x->promoted = NULL;
+    snprintf(name, sizeof name, "cycle-%zu/selection.json", x->cycle);
+    x->selection = report_json(r, name, e);
+    if (!x->selection) return -1;
+    const Json *promoted = json_get(x->selection, "promoted"),
+               *list = json_get(x->selection, "candidates");
+    if (!promoted || promoted->type == JSON_NULL) return 0;
+    for (const Json *c = list ? list->child : NULL; c && report_is_method(promoted); c = c->next) {
+        const Json *metrics = json_get(c, "metrics");
+        if (!json_is(json_get(c, "method"), promoted->text) || !metrics) continue;
         x->promoted = promoted;
-        x->metrics = json_get(c, "metrics");
-        snprintf(x->examined, sizeof x->examined, "cycle-%zu/validate-%.30s", x->cycle,
+        x->metrics = metrics;
+        snprintf(x->examined, sizeof x->examined, "cycle-%zu/validate-%.15s", x->cycle,
                  promoted->text);
-        if (strchr(promoted->text, '/') || !x->metrics) break;
+        snprintf(x->stage, sizeof x->stage, "validation of %.15s", promoted->text);
         return 0;
     }
-    return err_set(e, ERR_DATA, "cycle-%zu/selection.json: \"promoted\" is none of its candidates",
-                   x->cycle);
+    return err_set(e, ERR_DATA, "%s: \"promoted\" is none of its candidates", name);
 }
 
 /* Cycle 0 and every cycle that chose. */
 static int read_cycles(Report *r, Err *e)
 {
-    char name[64];
     r->cycles = mem_calloc(r->n_entries + 1, sizeof *r->cycles, e);
     if (!r->cycles) return -1;
     if (!report_entry(r, "evaluate", 0, "validation")) return 0;
-    ReportCycle *first = &r->cycles[r->n_cycles++];
-    first->metrics = report_json(r, "cycle-0/results.json", e);
-    snprintf(first->examined, sizeof first->examined, "cycle-0");
-    if (!first->metrics) return -1;
-    while (report_entry(r, "select", r->n_cycles, "")) {
-        ReportCycle *x = &r->cycles[r->n_cycles];
-        x->cycle = r->n_cycles;
-        snprintf(name, sizeof name, "cycle-%zu/selection.json", x->cycle);
-        x->selection = report_json(r, name, e);
-        if (!x->selection || follow_selection(x, x - 1, e)) return -1;
-        r->n_cycles++;
-    }
+    r->cycles[0] = (ReportCycle){.metrics = report_json(r, "cycle-0/results.json", e),
+                                 .examined = "cycle-0",
+                                 .stage = "validation"};
+    if (!r->cycles[0].metrics) return -1;
+    for (r->n_cycles = 1; report_entry(r, "select", r->n_cycles, ""); r->n_cycles++)
+        if (read_choice(r, &r->cycles[r->n_cycles - 1], &r->cycles[r->n_cycles], e)) return -1;
     return 0;
 }
 

@@ -104,6 +104,7 @@ static void make_run(size_t answers)
                  ENTRY("evaluate", "0", "validation", "{}")
                      ENTRY("judge", "1", "training prompts", "{\"judge\":\"<i>\",\"rows\":5}")
                          ENTRY("train", "1", "kto", "{\"status\":\"trained\"}")
+                             ENTRY("judge", "1", "validation of kto", "{\"reviewed\":1}")
                              ENTRY("select", "1", "", "{}")
                                  ENTRY("judge", "0", "test of the last policy", "{\"reviewed\":2}")
                                      ENTRY("evaluate", "0", "test of the first policy", "{}")
@@ -125,6 +126,7 @@ static void make_run(size_t answers)
     put_file("results.json",
              "{\"safety_score\":{\"value\":0.7,\"low\":0.6,\"high\":0.8},\"first\":" METRICS(
                  "0.25", "0") ",\"change\":{}}");
+    put_answers("cycle-1/validate-kto/judged.jsonl", 1, answers);
     put_answers("test-first/judged.jsonl", 0, answers);
     put_answers("test-last/judged.jsonl", 1, answers);
 }
@@ -169,7 +171,8 @@ static void says_what_the_run_says(void)
         CHECK(strstr(text, "c0ffee") && strstr(text, "abcdef0123456789"));
         char *severe = strstr(text, "Prompt 7,"), *other = strstr(text, "Prompt 0,");
         CHECK(severe && other && severe < other);
-        CHECK(strstr(text, "people judged 0 of 12 rows") != NULL);
+        CHECK(strstr(text, "Last policy, test prompts: people judged 0 of 12 rows") != NULL);
+        CHECK(strstr(text, "After cycle 1, validation prompts: people judged 0 of 12") != NULL);
         CHECK(strstr(text, "Ann &lt;b&gt;</td><td>fine") != NULL);
         CHECK(strstr(text, "secret") && strstr(text, "say 3"));
     }
