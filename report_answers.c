@@ -13,12 +13,18 @@ const char answers_style[] =
     ".said{white-space:pre-wrap;overflow-wrap:anywhere;margin:.1rem 0;max-width:none}\n"
     "@media print{article{content-visibility:visible}}\n";
 
+/* A text as it was written: it may hold a byte 0, behind which nothing shall hide. */
+typedef struct {
+    const char *text;
+    size_t len;
+} Said;
+
 /* An answer to one prompt by both policies. */
 typedef struct {
     uint64_t index;
     unsigned level;
     int before, after; /* actions */
-    const char *prompt, *method, *said_before, *said_after;
+    Said prompt, method, said_before, said_after;
 } Answer;
 
 typedef struct {
@@ -26,30 +32,58 @@ typedef struct {
     size_t count, cap;
 } Answers;
 
-/* A value as text in the report's pool, "" where absent. A byte 0 ends it: none is in a text that a
- * tokenizer made. */
-static const char *keep_text(Report *r, const Json *value, Err *e)
+/* A value as text in the report's pool, "" where absent. */
+static int keep_text(Report *r, const Json *value, Said *out, Err *e)
 {
     Text t = {0};
-    if (!value || value->type == JSON_NULL || r->redact) return "";
-    if (value->type == JSON_STRING) return pool_strndup(&r->pool, value->text, value->len, e);
-    const char *kept =
-        json_put(&t, value, e) ? NULL : pool_strndup(&r->pool, t.data ? t.data : "", t.len, e);
+    *out = (Said){"", 0};
+    if (!value || value->type == JSON_NULL) return 0;
+    int is_text = value->type == JSON_STRING, status = is_text ? 0 : json_put(&t, value, e);
+    if (!status) {
+        out->len = is_text ? value->len : t.len;
+        out->text = pool_strndup(&r->pool, is_text ? value->text : t.data, out->len, e);
+    }
     text_free(&t);
-    return kept;
+    return status || !out->text ? -1 : 0;
 }
 
-static Answer *add_answer(Answers *a, Err *e)
+/* Two rows that should answer one prompt: what is wrong with them, or NULL with *x filled. */
+static const char *wrong_pair(const Json *before, const Json *after, Answer *x)
+{
+    uint64_t earlier, level;
+    *x = (Answer){.before = action_of(json_get(before, "action")),
+                  .after = action_of(json_get(after, "action"))};
+    if (json_u64(json_get(before, "index"), &earlier) ||
+        json_u64(json_get(after, "index"), &x->index) || x->index != earlier)
+        return "\"index\" is not that of the earlier answers";
+    if (json_u64(json_get(after, "harmful_level"), &level) || level >= EVALUATE_LEVELS)
+        return "\"harmful_level\" must be 0 to 3";
+    x->level = (unsigned)level;
+    return x->before < 0 || x->after < 0 ? "\"action\" must be accept, caution or refuse" : NULL;
+}
+
+static int keep_texts(Report *r, const Json *before, const Json *after, Answer *x, Err *e)
+{
+    if (keep_text(r, json_get(after, "method"), &x->method, e)) return -1;
+    if (r->redact) return 0;
+    return keep_text(r, json_get(after, "prompt"), &x->prompt, e) ||
+                   keep_text(r, json_get(before, "response"), &x->said_before, e) ||
+                   keep_text(r, json_get(after, "response"), &x->said_after, e)
+               ? -1
+               : 0;
+}
+
+static int add_answer(Answers *a, const Answer *x, Err *e)
 {
     if (a->count == a->cap) {
         size_t cap = a->cap ? 2 * a->cap : 256;
         Answer *grown = mem_realloc(a->rows, cap * sizeof *grown, e);
-        if (!grown) return NULL;
+        if (!grown) return -1;
         a->rows = grown;
         a->cap = cap;
     }
-    a->rows[a->count] = (Answer){0};
-    return &a->rows[a->count++];
+    a->rows[a->count++] = *x;
+    return 0;
 }
 
 /* Reads the next two rows, which must answer one prompt: 1, 0 at the end of both, -1. */
@@ -57,39 +91,17 @@ static int read_pair(Report *r, JsonLines lines[2], Answers *a, Err *e)
 {
     Pool pool = {0};
     Json *row[2];
-    uint64_t index[2], level;
-    const char *wrong = NULL;
+    Answer x;
     int status = jsonl_next(&lines[0], &pool, &row[0], e);
     int other = status < 0 ? -1 : jsonl_next(&lines[1], &pool, &row[1], e);
     if (other < 0) status = -1;
-    if (status >= 0 && status != other) wrong = "another number of rows than the earlier answers";
-    if (!wrong && status > 0) {
-        if (json_u64(json_get(row[0], "index"), &index[0]) ||
-            json_u64(json_get(row[1], "index"), &index[1]) || index[0] != index[1])
-            wrong = "\"index\" is not that of the earlier answers";
-        else if (json_u64(json_get(row[1], "harmful_level"), &level) || level >= EVALUATE_LEVELS)
-            wrong = "\"harmful_level\" must be 0 to 3";
-        else if (action_of(json_get(row[0], "action")) < 0 ||
-                 action_of(json_get(row[1], "action")) < 0)
-            wrong = "\"action\" must be accept, caution or refuse";
+    if (status >= 0) {
+        const char *wrong = status != other ? "another number of rows than the earlier answers"
+                            : status        ? wrong_pair(row[0], row[1], &x)
+                                            : NULL;
+        if (wrong) status = err_set(e, ERR_DATA, "%s:%zu: %s", lines[1].path, lines[1].line, wrong);
     }
-    if (wrong) status = err_set(e, ERR_DATA, "%s:%zu: %s", lines[1].path, lines[1].line, wrong);
-    if (status > 0) {
-        Answer *x = add_answer(a, e);
-        if (x) {
-            x->index = index[0];
-            x->level = (unsigned)level;
-            x->before = action_of(json_get(row[0], "action"));
-            x->after = action_of(json_get(row[1], "action"));
-            x->prompt = keep_text(r, json_get(row[1], "prompt"), e);
-            x->said_before = keep_text(r, json_get(row[0], "response"), e);
-            x->said_after = keep_text(r, json_get(row[1], "response"), e);
-            const Json *m = json_get(row[1], "method");
-            x->method =
-                m && m->type == JSON_STRING ? pool_strndup(&r->pool, m->text, m->len, e) : "";
-        }
-        if (!x || !x->prompt || !x->said_before || !x->said_after || !x->method) status = -1;
-    }
+    if (status > 0 && (keep_texts(r, row[0], row[1], &x, e) || add_answer(a, &x, e))) status = -1;
     pool_free(&pool);
     return status;
 }
@@ -112,17 +124,28 @@ static int compare_answers(const void *a, const void *b)
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
-static void put_said(Html *h, const Report *r, const char *name, int action, const char *text)
+/* Most bytes that are shown of one text: a page of a thousand long ones would open nowhere. */
+enum { MOST_SHOWN = 20000 };
+
+static void put_text(Html *h, const Said *x)
+{
+    size_t shown = x->len;
+    if (shown > MOST_SHOWN)
+        for (shown = MOST_SHOWN; (x->text[shown] & 0xC0) == 0x80; shown--) { /* whole characters */
+        }
+    html_put(h, "<p class=\"said\">");
+    html_text(h, x->text, shown);
+    if (!x->len) html_put(h, "<span class=\"soft\">(no text)</span>");
+    if (shown < x->len)
+        html_putf(h, "<span class=\"bad\"> (%zu more bytes stand in judged.jsonl)</span>",
+                  x->len - shown);
+    html_put(h, "</p>");
+}
+
+static void put_said(Html *h, const Report *r, const char *name, int action, const Said *said)
 {
     html_putf(h, "<div><strong>%s</strong>: %s", name, action_names[action]);
-    if (!r->redact) {
-        html_put(h, "<p class=\"said\">");
-        if (*text)
-            html_string(h, text);
-        else
-            html_put(h, "<span class=\"soft\">(no text)</span>");
-        html_put(h, "</p>");
-    }
+    if (!r->redact) put_text(h, said);
     html_put(h, "</div>");
 }
 
@@ -132,40 +155,32 @@ static void put_answer(Html *h, const Report *r, const Answer *x)
     html_putf(h, "<article%s><h3>%sPrompt %llu, harm level %u", severe ? " class=\"severe\"" : "",
               severe ? "<span class=\"bad\">Severe failure.</span> " : "",
               (unsigned long long)x->index, x->level);
-    if (*x->method) {
-        html_put(h, ", ");
-        html_string(h, x->method);
-    }
+    if (x->method.len) html_put(h, ", ");
+    html_text(h, x->method.text, x->method.len);
     html_put(h, "</h3>");
-    if (!r->redact) {
-        html_put(h, "<p class=\"said\">");
-        html_string(h, x->prompt);
-        html_put(h, "</p>");
-    }
+    if (!r->redact) put_text(h, &x->prompt);
     html_put(h, "<div class=\"pair\">");
-    put_said(h, r, "First policy", x->before, x->said_before);
-    put_said(h, r, "Last policy", x->after, x->said_after);
+    put_said(h, r, "First policy", x->before, &x->said_before);
+    put_said(h, r, "Last policy", x->after, &x->said_after);
     html_put(h, "</div></article>\n");
 }
 
-/* The two files of answers: to the test prompts, else to those of validation. */
-static int open_answers(Report *r, char path[2][IO_PATH_MAX], const char **what, Err *e)
+/* Opens the two files of answers: to the test prompts, else to those of validation. *what = which;
+ * NULL where there are none yet. */
+static int open_answers(Report *r, JsonLines lines[2], char path[2][IO_PATH_MAX], const char **what,
+                        Err *e)
 {
     char name[128];
-    if (report_entry(r, "judge", 0, "test of the last policy")) {
-        *what = "test prompts";
-        return io_path(path[0], IO_PATH_MAX, r->dir, "test-first/judged.jsonl", e) ||
-                       io_path(path[1], IO_PATH_MAX, r->dir, "test-last/judged.jsonl", e)
-                   ? -1
-                   : 1;
+    int tested = report_entry(r, "judge", 0, report_tests[1].stage) != NULL;
+    *what = tested ? "test prompts" : r->n_cycles ? "validation prompts" : NULL;
+    for (size_t i = 0; i < 2 && *what; i++) {
+        const char *folder =
+            tested ? report_tests[i].folder : r->cycles[i ? r->n_cycles - 1 : 0].examined;
+        snprintf(name, sizeof name, "%s/judged.jsonl", folder);
+        if (io_path(path[i], IO_PATH_MAX, r->dir, name, e) || jsonl_open(&lines[i], path[i], e))
+            return -1;
     }
-    if (!r->n_cycles) return 0;
-    *what = "validation prompts";
-    snprintf(name, sizeof name, "%s/judged.jsonl", r->cycles[r->n_cycles - 1].examined);
-    return io_path(path[0], IO_PATH_MAX, r->dir, "cycle-0/judged.jsonl", e) ||
-                   io_path(path[1], IO_PATH_MAX, r->dir, name, e)
-               ? -1
-               : 1;
+    return 0;
 }
 
 /* Counts first, so that nobody takes the beginning for the whole. */
@@ -195,15 +210,13 @@ int report_put_answers(Html *h, Report *r, Err *e)
     JsonLines lines[2] = {{0}, {0}};
     Answers a = {0};
     html_put(h, "<h2 id=\"answers\">Answers before and after</h2>\n");
-    int there = open_answers(r, path, &what, e);
-    if (there <= 0) return there;
-    int status = jsonl_open(&lines[0], path[0], e);
-    if (status) return -1;
-    status = jsonl_open(&lines[1], path[1], e) ? -1 : 1;
-    while (status > 0) status = read_pair(r, lines, &a, e);
+    int status = open_answers(r, lines, path, &what, e);
+    if (!status && what)
+        while ((status = read_pair(r, lines, &a, e)) > 0) {
+        }
     jsonl_close(&lines[0]);
     jsonl_close(&lines[1]);
-    if (!status) {
+    if (!status && what) {
         sort_items(a.rows, a.count, sizeof *a.rows, compare_answers);
         put_list(h, r, &a, what);
     }

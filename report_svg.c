@@ -27,14 +27,23 @@ static const double label_letter = 6.6; /* mean width of a letter */
 
 /* ---- the plane ----------------------------------------------------------------------------- */
 
+/* Files can hold any number. What is larger than this is not drawn, as what is not finite: sums and
+ * differences of the others stay finite. */
+static const double most_drawn = 1e300;
+
+static int drawable(double x)
+{
+    return fabs(x) <= most_drawn; /* no for NAN */
+}
+
 void chart_fit(Chart *c, double x, double y)
 {
-    if (isfinite(x)) {
+    if (drawable(x)) {
         if (CHART_EMPTY(c->x0, c->x1)) c->x0 = c->x1 = x;
         if (x < c->x0) c->x0 = x;
         if (x > c->x1) c->x1 = x;
     }
-    if (isfinite(y)) {
+    if (drawable(y)) {
         if (CHART_EMPTY(c->y0, c->y1)) c->y0 = c->y1 = y;
         if (y < c->y0) c->y0 = y;
         if (y > c->y1) c->y1 = y;
@@ -68,7 +77,7 @@ static double nice_step(double span, int ticks)
 {
     static const double factors[] = {1, 2, 5};
     double power = 1;
-    if (!(span > 0) || !isfinite(span)) return 1;
+    if (!(span > 0)) return 1;
     while (power * ticks > span) power /= 10;
     while (power * 10 * ticks <= span) power *= 10;
     for (int i = 0; i < 3; i++)
@@ -86,33 +95,57 @@ static double plane_y(const Chart *c, double y)
     return c->height - BOTTOM - (y - c->y0) / (c->y1 - c->y0) * (c->height - TOP - BOTTOM);
 }
 
+/* The numbers that stand at an axis: (first + i) x step, i = 0 .. count - 1. */
+typedef struct {
+    double first, step;
+    int count;
+} Ticks;
+
+static Ticks ticks_between(double low, double high, double least_step)
+{
+    const double slack = 1e-9; /* of a step: an end that rounding moved still counts */
+    double step = nice_step(high - low, TICKS);
+    if (step < least_step) step = least_step;
+    Ticks t = {ceil(low / step - slack), step, 0};
+    while (t.count <= TICKS && (t.first + t.count) * step <= high + step * slack) t.count++;
+    return t;
+}
+
 /* Grid lines and their numbers. */
 static void put_ticks(Html *h, const Chart *c)
 {
-    double step = nice_step(c->x1 - c->x0, TICKS);
-    if (c->whole_x && step < 1) step = 1;
-    const double bottom = c->height - BOTTOM, right = c->width - RIGHT, slack = 1e-9;
-    for (double i = ceil(c->x0 / step - slack); i * step <= c->x1 + step * slack; i++) {
-        double x = plane_x(c, i * step);
+    const double bottom = c->height - BOTTOM, right = c->width - RIGHT;
+    Ticks t = ticks_between(c->x0, c->x1, c->whole_x ? 1 : 0);
+    for (int i = 0; i < t.count; i++) {
+        double at = (t.first + i) * t.step, x = plane_x(c, at);
         html_putf(h,
                   "<line class=\"grid\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%.1f\"/>"
                   "<text class=\"tick\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.6g</text>\n",
-                  x, TOP, x, bottom, x, bottom + 16, i * step + 0.0);
+                  x, TOP, x, bottom, x, bottom + 16, at + 0.0);
     }
-    step = nice_step(c->y1 - c->y0, TICKS);
-    for (double i = ceil(c->y0 / step - slack); i * step <= c->y1 + step * slack; i++) {
-        double y = plane_y(c, i * step);
+    t = ticks_between(c->y0, c->y1, 0);
+    for (int i = 0; i < t.count; i++) {
+        double at = (t.first + i) * t.step, y = plane_y(c, at);
         html_putf(h,
                   "<line class=\"grid\" x1=\"%d\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\"/>"
                   "<text class=\"tick\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.6g</text>\n",
-                  LEFT, y, right, y, LEFT - 6, y + 4, i * step + 0.0);
+                  LEFT, y, right, y, LEFT - 6, y + 4, at + 0.0);
     }
+}
+
+/* Makes an axis long enough for a double to tell its ticks apart: around 1e17 a step of 1 is none,
+ * and the smallest number has no fifth. */
+static void open_up(double *low, double *high)
+{
+    const double grain = 1e-12, smallest = 1e-300; /* a double has 2e-16 and 2e-308 */
+    double least = fmax(smallest, grain * fmax(fabs(*low), fabs(*high)));
+    if (!(*high - *low > least)) *high = *low + fmax(1, 10 * least);
 }
 
 void chart_begin(Html *h, Chart *c)
 {
-    if (!(c->x1 > c->x0)) c->x1 = c->x0 + 1;
-    if (!(c->y1 > c->y0)) c->y1 = c->y0 + 1;
+    open_up(&c->x0, &c->x1);
+    open_up(&c->y0, &c->y1);
     html_putf(h, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", c->width, c->height);
     html_string(h, c->title);
     html_put(h, ". ");
@@ -178,16 +211,21 @@ static void place_label(Chart *c, double x, double y, double width, double *at_x
     *at_y = base;
 }
 
+static int has_interval(const Estimate *x)
+{
+    return x->high > x->low && drawable(x->high) && drawable(x->low);
+}
+
 /* The two bars of an interval cross. */
 static void put_cross(Html *h, const Chart *c, const ChartPoint *p)
 {
     double x = plane_x(c, p->x.value), y = plane_y(c, p->y.value);
-    if (p->y.high > p->y.low) {
+    if (has_interval(&p->y)) {
         double a = plane_y(c, p->y.low), b = plane_y(c, p->y.high);
         html_putf(h, "<path class=\"bar\" d=\"M%.1f %.1fV%.1fM%.1f %.1fh%dM%.1f %.1fh%d\"/>", x, a,
                   b, x - CAP, a, 2 * CAP, x - CAP, b, 2 * CAP);
     }
-    if (p->x.high > p->x.low) {
+    if (has_interval(&p->x)) {
         double a = plane_x(c, p->x.low), b = plane_x(c, p->x.high);
         html_putf(h, "<path class=\"bar\" d=\"M%.1f %.1fH%.1fM%.1f %.1fv%dM%.1f %.1fv%d\"/>", a, y,
                   b, a, y - CAP, 2 * CAP, b, y - CAP, 2 * CAP);
@@ -196,7 +234,7 @@ static void put_cross(Html *h, const Chart *c, const ChartPoint *p)
 
 void chart_point(Html *h, Chart *c, const ChartPoint *p)
 {
-    if (!isfinite(p->x.value) || !isfinite(p->y.value)) return;
+    if (!drawable(p->x.value) || !drawable(p->y.value)) return;
     double x = plane_x(c, p->x.value), y = plane_y(c, p->y.value), at_x, at_y;
     html_putf(h, "<g class=\"s%d\">", p->series);
     put_cross(h, c, p);
@@ -238,7 +276,7 @@ static size_t fill_buckets(Bucket *b, const double *x, const double *y, size_t n
         size_t to = n / count * (i + 1) + n % count * (i + 1) / count, used = 0;
         Bucket s = {0, 0, INFINITY, -INFINITY};
         for (size_t k = from; k < to; k++) {
-            if (!isfinite(y[k]) || !isfinite(x[k])) continue;
+            if (!drawable(y[k]) || !drawable(x[k])) continue;
             s.x += x[k];
             s.mean += y[k];
             if (y[k] < s.low) s.low = y[k];

@@ -217,6 +217,50 @@ static void thousands_of_rows(void)
     end();
 }
 
+/* Files can hold any number, and a picture of it must end: where a step of 1 changes nothing, where
+ * differences overflow, where intervals lie outside of everything. */
+static void numbers_without_end(void)
+{
+    static const char *const metrics[] = {
+        "{\"step\":1e17,\"loss\":1}\n{\"step\":1e17,\"loss\":1e17}\n",
+        "{\"step\":1,\"loss\":1.7e308}\n{\"step\":2,\"loss\":-1.7e308}\n",
+        "{\"step\":-1e299,\"loss\":5e-324}\n{\"step\":1e299,\"loss\":0}\n",
+        "{\"step\":4503599627370496,\"loss\":0.1}\n{\"step\":4503599627370497,\"loss\":0.1}\n",
+    };
+    size_t len;
+    begin(3);
+    put_file("cycle-0/results.json",
+             "{\"safety_score\":{\"value\":-1e308,\"low\":-1e308,\"high\":1e308},"
+             "\"erroneous_refusal\":{\"value\":0.5,\"low\":-1e308,\"high\":1e308}}");
+    for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
+        put_file("cycle-1/kto/metrics.jsonl", metrics[i]);
+        char *text = page(0, &len);
+        CHECK(text && strstr(text, "2 optimiser steps") && len < 60000);
+        CHECK(text && !strstr(text, "\"nan") && !strstr(text, "inf\""));
+        mem_free(text);
+    }
+    end();
+}
+
+/* What a model writes behind a byte 0 is seen, and a text of any length leaves the page usable. */
+static void nothing_hides_in_a_text(void)
+{
+    size_t len;
+    Text t = {0};
+    begin(1);
+    text_addf(&t, &err, "{\"index\":0,\"prompt\":\"ask\",\"response\":\"fine\\u0000then evil!");
+    for (int i = 0; i < 200000; i++) text_add(&t, "\xC3\xA9", 2, &err);
+    text_addf(&t, &err, "\",\"harmful_level\":0,\"action\":\"accept\"}\n");
+    put_file("test-last/judged.jsonl", t.data);
+    text_free(&t);
+    char *text = page(0, &len);
+    CHECK(text && strstr(text, "fine\xE2\x90\x80then evil!\xC3\xA9"));
+    CHECK(text && len < 100000 && strstr(text, " (380016 more bytes stand in judged.jsonl)"));
+    CHECK(text && !strstr(text, "\xEF\xBF\xBD")); /* cut between characters */
+    mem_free(text);
+    end();
+}
+
 /* Each damage gives its code, and a message that names the file. */
 static void one_error(void)
 {
@@ -229,6 +273,8 @@ static void one_error(void)
         {"results.json", NULL, ERR_NO_INPUT},
         {"ledger.jsonl", "{\"event\":", ERR_DATA},
         {"ledger.jsonl", "", ERR_DATA},
+        {"ledger.jsonl", ENTRY("train", "1", "../kto", "{\"status\":\"trained\"}"), ERR_DATA},
+        {"ledger.jsonl", ENTRY("train", "1", "..", "{\"status\":\"trained\"}"), ERR_DATA},
         {"cycle-0/results.json", NULL, ERR_NO_INPUT},
         {"cycle-1/selection.json", "{\"promoted\":\"../../x\",\"candidates\":[]}", ERR_DATA},
         {"cycle-1/selection.json", "<html>", ERR_DATA},
@@ -309,6 +355,8 @@ static const Test tests[] = {{"markup_is_text", markup_is_text},
                              {"hides_nothing_and_runs_nothing", hides_nothing_and_runs_nothing},
                              {"redacted_holds_no_text", redacted_holds_no_text},
                              {"thousands_of_rows", thousands_of_rows},
+                             {"numbers_without_end", numbers_without_end},
+                             {"nothing_hides_in_a_text", nothing_hides_in_a_text},
                              {"one_error", one_error},
                              {"no_run", no_run},
                              {"a_run_under_way", a_run_under_way},
