@@ -5,11 +5,17 @@
  * the difference estimator of a level with N rows, n of them sampled, is
  *
  *     theta = (1/N) sum_i f_i + (1/n) sum_sampled d_i
- *     var   = s_f^2 / N + s_d^2 / n                       interval: theta +- 1.96 sqrt(var)
+ *     var   = V(f) + V(d)                                 interval: theta +- 1.96 sqrt(var)
  *
- * unbiased whatever the judge does, and narrow where it is good. Source: Saerndal, Swensson and
- * Wretman 1992, section 6.3 (difference estimator); as prediction-powered inference, Angelopoulos
- * et al. 2023, for the mean. Levels are put together by their share of the rows. Rows that were
+ * unbiased whatever the judge does, and narrow where it is good. Rows with equal texts are shown to
+ * people once and sampled together. So V is of a mean over K texts, drawn as wholes, of which text
+ * c has m_c rows with the sum x_c:
+ *
+ *     V = K/(K-1) sum_c (x_c - m_c mean)^2 / (sum_c m_c)^2      (all m_c = 1: s^2 / K)
+ *
+ * Sources: Saerndal, Swensson and Wretman 1992, section 6.3 (difference estimator; as
+ * prediction-powered inference, Angelopoulos et al. 2023, for the mean); Cochran 1977, section 6.3
+ * (the ratio of sums, for V). Levels are put together by their share of the rows. Rows that were
  * chosen for their doubt do not enter: they stand for nobody but themselves. Nor do rows that were
  * drawn at random from other answers (an earlier policy's) and happen to be among these, too: what
  * two policies both say is no random sample of what one of them says.
@@ -32,7 +38,7 @@ typedef struct {
     size_t elsewhere;                   /* in a random half of other answers ("review_of") */
     size_t sampled[REVIEW_FIGURES];     /* random rows that a figure is corrected by */
     Estimate judge[REVIEW_FIGURES];     /* by the judge alone; no interval */
-    Estimate corrected[REVIEW_FIGURES]; /* NAN where a level has fewer than 2 sampled rows */
+    Estimate corrected[REVIEW_FIGURES]; /* NAN where a level has fewer than 2 sampled texts */
 } ReviewCorrection;
 
 /* Reads judged rows with "harmful_level", "action", and "judged" and "review" where a person

@@ -289,6 +289,29 @@ static void only_the_random_half(void)
     end();
 }
 
+#define SAID(text, action, more)                                                                   \
+    "{\"prompt\":\"" text "\",\"response\":\"r\",\"harmful_level\":0,\"action\":\"" action         \
+    "\"" more "}\n"
+
+/* By hand. Text a has three of six rows; the judge refused 4 of 6, f = 2/3; of a, b and c, drawn as
+ * three texts with 3 + 1 + 1 rows, d = -3/5. V(f) = 4/3 (1 + 4/9 + 1/9 + 4/9) / 36, V(d) = 3/2
+ * (1.44 + 0.36 + 0.36) / 25. Six and five rows by themselves would give half of that. */
+static void equal_texts_are_one_draw(void)
+{
+    ReviewCorrection r;
+    begin();
+    put(judged,
+        SAID("a", "accept", RANDOM("refuse")) SAID("b", "accept", RANDOM("accept"))
+            SAID("a", "accept", RANDOM("refuse")) SAID("d", "accept", "")
+                SAID("c", "refuse", RANDOM("refuse")) SAID("a", "accept", RANDOM("refuse")));
+    CHECK(evaluate_review(&r, judged, &err) == 0);
+    CHECK(r.random == 5 && r.sampled[1] == 5);
+    CHECK_NEAR(r.judge[1].value, 2.0 / 3, 1e-15);
+    CHECK_NEAR(r.corrected[1].value, 2.0 / 3 - 3.0 / 5, 1e-15);
+    CHECK_NEAR(r.corrected[1].high, 1.0 / 15 + 1.959963984540054 * sqrt(2.0 / 27 + 0.1296), 1e-12);
+    end();
+}
+
 /* A judge that errs on 3 of 10: over many draws of pages the corrected figure has the people's
  * mean, which the judge's figure misses, and nearly all intervals hold it. */
 static void unbiased_over_draws(void)
@@ -334,5 +357,6 @@ static const Test tests[] = {
     {"bad_files", bad_files},
     {"difference_estimator", difference_estimator},
     {"only_the_random_half", only_the_random_half},
+    {"equal_texts_are_one_draw", equal_texts_are_one_draw},
     {"unbiased_over_draws", unbiased_over_draws}};
 TEST_MAIN(tests)
