@@ -47,6 +47,8 @@ static const Option action_rows[] = {
     {"reason", 0, OPTION_TEXT, NULL, NULL, "why: a signature needs one"},
     {"auto", 0, OPTION_FLAG, NULL, NULL,
      "sign as \"auto\" what the loop promoted: for experiments"},
+    {"redact", 0, OPTION_FLAG, NULL, NULL,
+     "RUN/report.html without prompts, answers and the system message"},
 };
 static const OptionGroup action_group = OPTION_GROUP("This call", action_rows);
 
@@ -393,6 +395,16 @@ static int put_json(Text *out, const CycleResult *r, Err *e)
 
 /* ---- signatures ---------------------------------------------------------------------------- */
 
+/* RUN/report.html, of what the run holds now. */
+static int write_report(const Options *o, const char *run, Err *e)
+{
+    char path[IO_PATH_MAX];
+    return io_path(path, sizeof path, run, REPORT_FILE, e) ||
+                   report_write(run, path, option_flag(o, "redact"), e)
+               ? -1
+               : 0;
+}
+
 static int put_signature(Text *out, const CycleSignature *x, Err *e)
 {
     if (text_addf(out, e, "%s: the policy after cycle %zu is deployed, signed by %s, entry %zu\n",
@@ -416,7 +428,7 @@ static int put_signature_json(Text *out, const CycleSignature *x, Err *e)
                : 0;
 }
 
-/* --approve, --rollback. */
+/* --approve, --rollback: the page then shows who signed. */
 static int sign_command(const Options *o, Err *e)
 {
     Text out = {0};
@@ -428,6 +440,8 @@ static int sign_command(const Options *o, Err *e)
     if (!run) return err_set(e, ERR_USAGE, "--approve: RUN is missing: align cycle RUN --approve");
     if (x.rollback) x.cycle = (size_t)option_count(o, "rollback");
     int status = cycle_sign(run, &x, e);
+    if (!status && write_report(o, run, e))
+        status = err_prefix(e, "the signature stands, but its report does not");
     if (!status)
         status =
             option_flag(o, "json") ? put_signature_json(&out, &x, e) : put_signature(&out, &x, e);
@@ -611,15 +625,6 @@ static int grid_command(const Options *o, const CycleConfig *c, const CycleEvent
 
 /* ---- the command --------------------------------------------------------------------------- */
 
-/* RUN/report.html, of what the finished run holds. */
-static int write_report(const CycleConfig *c, Err *e)
-{
-    char path[IO_PATH_MAX];
-    return io_path(path, sizeof path, c->run, REPORT_FILE, e) || report_write(c->run, path, 0, e)
-               ? -1
-               : 0;
-}
-
 static int cycle_command(const Options *o, Err *e)
 {
     CycleConfig c;
@@ -644,7 +649,7 @@ static int cycle_command(const Options *o, Err *e)
     progress_end(&show.progress);
     progress_end(&show.train.progress);
     if (!status && option_flag(o, "auto")) status = sign_automatically(c.run, &result, e);
-    if (!status) status = write_report(&c, e);
+    if (!status) status = write_report(o, c.run, e);
     if (!status)
         status = option_flag(o, "json") ? put_json(&out, &result, e) : put_table(&out, &result, e);
     if (!status) status = print_text(&out, e);

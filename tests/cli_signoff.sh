@@ -78,6 +78,8 @@ head=$(sed -n 's/^ledger head //p' "$T/out")
 weights=$(sed -n 's/^adapter sha256 //p' "$T/out")
 check "the adapter's hash is the file's" \
     sh -c "sha256sum '$T/run/cycle-1/adapter/adapter_model.safetensors' | grep -q '^$weights '"
+has "the report shows who signed" 'Dr &quot;A&quot;</td><td>read 200 answers' "$T/run/report.html"
+has "the report shows the head" "$head" "$T/run/report.html"
 has "deployed.json names it" "^\{\"cycle\":1,\"by\":\"Dr ..A..\",.*\"method\":\"dpo\".*\"adapter_sha256\":\"$weights\"" \
     "$T/run/deployed.json"
 check "deployed.json is for its owner only" sh -c "ls -l '$T/run/deployed.json' | grep -q '^-rw-------'"
@@ -96,6 +98,11 @@ refuses "a rollback to what is deployed" 64 "found 1, allowed 0 to 0" \
 gives "rollback" 0 align cycle -o "$T/run" --rollback 0 --approve "Dr B" --reason "too cautious" --json
 has "rollback" '"event":"rollback","cycle":0,"by":"Dr B","reason":"too cautious","adapter_sha256":"",' "$T/out"
 has "rollback: the base model" '^\{"cycle":0,"by":"Dr B".*"method":null,"adapter":null' "$T/run/deployed.json"
+has "the report shows the rollback" 'Dr B</td><td>too cautious' "$T/run/report.html"
+gives "a redacted report" 0 align cycle "$T/run" --approve "Dr A" --reason "on second thought" --redact
+has "a redacted report" 'on second thought' "$T/run/report.html"
+check "a redacted report" sh -c "! grep -q '<p class=.said.>' '$T/run/report.html'"
+gives "back again" 0 align cycle "$T/run" --rollback 0 --approve "Dr B" --reason "too cautious"
 gives "two signatures" 0 align inspect "$T/run" --verify
 has "two signatures" '^  rolled back to +cycle 0, by Dr B' "$T/out"
 # shellcheck disable=SC2086
