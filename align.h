@@ -18,8 +18,6 @@
 
 #include <stdio.h>
 
-#define ALIGN_VERSION "0.1.0"
-
 typedef struct {
     const OptionTable *table;
     int (*run)(const Options *o, Err *e);

@@ -37,6 +37,8 @@
 #endif
 typedef REAL real;
 
+#define ALIGN_VERSION "0.1.0"
+
 /* ---- errors -------------------------------------------------------------------------------- */
 
 /* Exit codes of the program (sysexits where one fits). 0 is success. */

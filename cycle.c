@@ -351,21 +351,40 @@ static int check_begun(const Loop *l, const Json *entry, const char *path, const
     return 0;
 }
 
-/* Records the configuration, and the hashes of model and prompts. */
-static int record_begin(Loop *l, const char *path, const Text *config, Err *e)
+/* What a repetition starts from: the hashes of model and prompts, and what computed. The same bits
+ * are promised for one program and kernel, so the program is named by its own bytes ("" where the
+ * system does not show them), beside a version for people. */
+static int begin_facts(const Loop *l, Text *facts, Err *e)
 {
-    char model[65], facts[256];
-    const char *outputs[] = {"config.json", NULL};
+    static const char program_file[] = "/proc/self/exe";
+    char model[65], program[65] = "";
     Policy *p = policy_open(l, &l->policy, e);
     if (!p) return -1;
-    int status = model_hash(&p->model, model, e);
+    int status = (io_exists(program_file) && sha256_file(program_file, program, e)) ||
+                 model_hash(&p->model, model, e) ||
+                 text_addf(facts, e,
+                           "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\",\"align\":\"%s\","
+                           "\"align_sha256\":\"%s\",\"kernel\":\"%s\"}",
+                           model, l->prompts.sha256, ALIGN_VERSION, program,
+                           compute_name(&p->compute));
     policy_close(p);
-    if (status || io_write_file(path, config->data, config->len, e)) return -1;
-    snprintf(facts, sizeof facts, "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\"}", model,
-             l->prompts.sha256);
-    return ledger_append(
-        &l->ledger,
-        &(LedgerEntry){.event = "begin", .name = "", .outputs = outputs, .facts = facts}, e);
+    return status ? -1 : 0;
+}
+
+/* Records the configuration and what the run starts from. */
+static int record_begin(Loop *l, const char *path, const Text *config, Err *e)
+{
+    const char *outputs[] = {"config.json", NULL};
+    Text facts = {0};
+    int status = begin_facts(l, &facts, e) || io_write_file(path, config->data, config->len, e) ||
+                 ledger_append(&l->ledger,
+                               &(LedgerEntry){.event = "begin",
+                                              .name = "",
+                                              .outputs = outputs,
+                                              .facts = facts.data},
+                               e);
+    text_free(&facts);
+    return status ? -1 : 0;
 }
 
 static int begin_stage(Loop *l, Err *e)

@@ -14,6 +14,9 @@ check "the loop writes its report" test -s "$T/loop/report.html"
 has "the report names the ledger's head" "$head" "$T/loop/report.html"
 gives "report" 0 align report "$T/loop" -o "$T/page.html"
 same "the same run, the same page" "$T/loop/report.html" "$T/page.html"
+program=$(sha256sum "${ALIGN##* }" | cut -d' ' -f1)
+has "which program computed" "align_sha256</th><td><code>$program<" "$T/page.html"
+has "with which kernel" 'kernel</th><td><code>[a-z0-9]+<' "$T/page.html"
 has "answers are shown" 'ask [0-9]' "$T/page.html"
 gives "report --redact" 0 align report "$T/loop" -o "$T/redacted.html" --redact
 check "texts are left out" sh -c "! grep -q 'ask [0-9]' '$T/redacted.html'"
