@@ -366,17 +366,6 @@ float maths_expf(float x)
 
 /* ---- number formats of stored weights ------------------------------------------------------ */
 
-size_t dtype_size(Dtype t)
-{
-    switch (t) {
-    case DTYPE_F32: return 4;
-    case DTYPE_BF16:
-    case DTYPE_F16: return 2;
-    case DTYPE_F64: return 8;
-    }
-    return 0;
-}
-
 const char *dtype_name(Dtype t)
 {
     switch (t) {

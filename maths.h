@@ -53,7 +53,10 @@ typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F64 } Dtype;
 #else
 #define DTYPE_REAL DTYPE_F64
 #endif
-size_t dtype_size(Dtype t);
+static inline size_t dtype_size(Dtype t) /* bytes; here, so that kernels know it as a constant */
+{
+    return t == DTYPE_F64 ? 8 : t == DTYPE_F32 ? 4 : 2;
+}
 const char *dtype_name(Dtype t);
 
 /* Values as float or real, whatever the stored type (exact for BF16 and F16); `in` may be

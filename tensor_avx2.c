@@ -20,6 +20,7 @@
 #define INLINE BODY static inline __attribute__((always_inline))
 
 enum { ROWS = 6, COLS = 16, WIDTH = 8, FEW = 4 }; /* of the tile; numbers in a register */
+_Static_assert(ROWS == 6 && FEW == 4, "WITH_... below say so, too");
 
 /* `rows` is a constant at every call, so that the sums live in registers. */
 INLINE void tile_of(float *const *c, const float *a, const float *b, size_t depth, int rows,
@@ -53,14 +54,7 @@ BODY static void avx2_tile(float *const *c, const void *a, const void *b, size_t
                            size_t cols, int add, const Ahead *ahead)
 {
     (void)cols;
-    switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, add, ahead); break;
-    case 2: tile_of(c, a, b, depth, 2, add, ahead); break;
-    case 3: tile_of(c, a, b, depth, 3, add, ahead); break;
-    case 4: tile_of(c, a, b, depth, 4, add, ahead); break;
-    case 5: tile_of(c, a, b, depth, 5, add, ahead); break;
-    default: tile_of(c, a, b, depth, ROWS, add, ahead);
-    }
+    WITH_UP_TO_6(rows, tile_of(c, a, b, depth, fixed, add, ahead));
 }
 
 /* Turns 8 rows of 8 numbers into columns. */
@@ -110,22 +104,14 @@ INLINE void pack_across_of(float *panel, const unsigned char *const *rows, Dtype
                 _mm256_storeu_ps(panel + (k + (size_t)i) * COLS + half * WIDTH, r[i]);
         }
     }
-    for (int j = 0; j < COLS && k < depth; j++) {
-        float rest[WIDTH];
-        dtype_to_float(rest, rows[j] + k * size, t, depth - k);
-        for (size_t i = 0; i < depth - k; i++) panel[(k + i) * COLS + (size_t)j] = rest[i];
-    }
+    pack_rest(panel + k * COLS, COLS, rows, t, k, depth - k);
 }
 
 BODY static void avx2_pack_across(void *panel, const unsigned char *const *rows, Dtype t,
                                   size_t depth, size_t cols)
 {
     (void)cols;
-    switch (t) {
-    case DTYPE_BF16: pack_across_of(panel, rows, DTYPE_BF16, depth); break;
-    case DTYPE_F16: pack_across_of(panel, rows, DTYPE_F16, depth); break;
-    default: pack_across_of(panel, rows, DTYPE_F32, depth);
-    }
+    WITH_DTYPE(t, pack_across_of(panel, rows, fixed, depth));
 }
 
 /* Chains of sixteen outputs for each of `width` rows of A: eight stored rows of eight numbers
@@ -160,33 +146,19 @@ INLINE void few_across_of(float *const *c, const float *a, int width,
         }
     for (int m = 0; m < width; m++)
         for (int half = 0; half < 2; half++) _mm256_storeu_ps(c[m] + half * WIDTH, sum[m][half]);
-    for (int j = 0; j < COLS && k < depth; j++) {
-        float rest[STEPS];
-        dtype_to_float(rest, rows[j] + k * size, t, depth - k);
-        for (int m = 0; m < width; m++)
-            for (int i = 0; i < (int)(depth - k); i++)
-                c[m][j] = fmaf(a[i * width + m], rest[i], c[m][j]);
-    }
+    few_rest(c, COLS, a, (size_t)width, rows, t, k, depth - k);
 }
 
 INLINE void few_across_width(float *const *c, const float *a, size_t width,
                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (width) {
-    case 1: few_across_of(c, a, 1, rows, t, depth, add); break;
-    case 2: few_across_of(c, a, 2, rows, t, depth, add); break;
-    default: few_across_of(c, a, FEW, rows, t, depth, add);
-    }
+    WITH_POWER_TO_4(width, few_across_of(c, a, fixed, rows, t, depth, add));
 }
 
 BODY static void avx2_few_across(float *const *c, const void *a, size_t width,
                                  const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (t) {
-    case DTYPE_BF16: few_across_width(c, a, width, rows, DTYPE_BF16, depth, add); break;
-    case DTYPE_F16: few_across_width(c, a, width, rows, DTYPE_F16, depth, add); break;
-    default: few_across_width(c, a, width, rows, DTYPE_F32, depth, add);
-    }
+    WITH_DTYPE(t, few_across_width(c, a, width, rows, fixed, depth, add));
 }
 
 /* The same where stored rows are rows of B: nothing to turn. */
@@ -219,24 +191,14 @@ INLINE void few_along_width(float *const *c, const float *a, size_t width,
                             const unsigned char *data, size_t stride, Dtype t, size_t depth,
                             size_t cols, int add)
 {
-    switch (width) {
-    case 1: few_along_of(c, a, 1, data, stride, t, depth, cols, add); break;
-    case 2: few_along_of(c, a, 2, data, stride, t, depth, cols, add); break;
-    default: few_along_of(c, a, FEW, data, stride, t, depth, cols, add);
-    }
+    WITH_POWER_TO_4(width, few_along_of(c, a, fixed, data, stride, t, depth, cols, add));
 }
 
 BODY static void avx2_few_along(float *const *c, const void *a, size_t width,
                                 const unsigned char *data, size_t stride, Dtype t, size_t depth,
                                 size_t cols, int add)
 {
-    switch (t) {
-    case DTYPE_BF16:
-        few_along_width(c, a, width, data, stride, DTYPE_BF16, depth, cols, add);
-        break;
-    case DTYPE_F16: few_along_width(c, a, width, data, stride, DTYPE_F16, depth, cols, add); break;
-    default: few_along_width(c, a, width, data, stride, DTYPE_F32, depth, cols, add);
-    }
+    WITH_DTYPE(t, few_along_width(c, a, width, data, stride, fixed, depth, cols, add));
 }
 
 INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride, Dtype t,
@@ -257,11 +219,7 @@ BODY static void avx2_pack_along(void *panel, const unsigned char *data, size_t 
             dtype_to_float((float *)panel + k * COLS, data + k * stride, t, cols);
         return;
     }
-    switch (t) {
-    case DTYPE_BF16: pack_along_of(panel, data, stride, DTYPE_BF16, depth); break;
-    case DTYPE_F16: pack_along_of(panel, data, stride, DTYPE_F16, depth); break;
-    default: pack_along_of(panel, data, stride, DTYPE_F32, depth);
-    }
+    WITH_DTYPE(t, pack_along_of(panel, data, stride, fixed, depth));
 }
 
 /* Stores eight numbers for every six: the next store, or the next tile, covers the two too many,

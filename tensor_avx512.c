@@ -47,34 +47,16 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
 INLINE void tile_rows(float *const *c, const float *a, const float *b, size_t depth, size_t rows,
                       int vectors, int add, const Ahead *ahead)
 {
-    switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, vectors, add, ahead); break;
-    case 2: tile_of(c, a, b, depth, 2, vectors, add, ahead); break;
-    case 3: tile_of(c, a, b, depth, 3, vectors, add, ahead); break;
-    case 4: tile_of(c, a, b, depth, 4, vectors, add, ahead); break;
-    case 5: tile_of(c, a, b, depth, 5, vectors, add, ahead); break;
-    case 6: tile_of(c, a, b, depth, 6, vectors, add, ahead); break;
-    case 7: tile_of(c, a, b, depth, 7, vectors, add, ahead); break;
-    default: tile_of(c, a, b, depth, ROWS, vectors, add, ahead);
-    }
+    WITH_UP_TO_8(rows, tile_of(c, a, b, depth, fixed, vectors, add, ahead));
 }
 
 BODY static void avx512_tile(float *const *c, const void *a, const void *b, size_t depth,
                              size_t rows, size_t cols, int add, const Ahead *ahead)
 {
-    switch (cols / WIDTH) {
-    case 1: tile_rows(c, a, b, depth, rows, 1, add, ahead); break;
-    case 2: tile_rows(c, a, b, depth, rows, 2, add, ahead); break;
-    default: tile_rows(c, a, b, depth, rows, VECTORS, add, ahead);
-    }
+    WITH_UP_TO_3(cols / WIDTH, tile_rows(c, a, b, depth, rows, fixed, add, ahead));
 }
 
 /* ---- stored rows become columns ------------------------------------------------------------ */
-
-INLINE size_t size_of(Dtype t)
-{
-    return t == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-}
 
 /* Terms in sixteen words: floats, or bf16 in pairs; f16 are widened before. */
 INLINE int terms_of(Dtype t)
@@ -129,7 +111,7 @@ INLINE void pack_step(float *panel, const unsigned char *const *rows, size_t at,
 INLINE void pack_across_of(float *panel, const unsigned char *const *rows, Dtype t, size_t depth,
                            size_t cols)
 {
-    size_t size = size_of(t), terms = (size_t)terms_of(t);
+    size_t size = dtype_size(t), terms = (size_t)terms_of(t);
     for (size_t k = 0, n; k < depth; k += n, panel += n * COLS) {
         n = step_terms(rows[0] + k * size, depth - k, terms, size);
         if (n == terms)
@@ -142,11 +124,7 @@ INLINE void pack_across_of(float *panel, const unsigned char *const *rows, Dtype
 BODY static void avx512_pack_across(void *panel, const unsigned char *const *rows, Dtype t,
                                     size_t depth, size_t cols)
 {
-    switch (t) {
-    case DTYPE_BF16: pack_across_of(panel, rows, DTYPE_BF16, depth, cols); break;
-    case DTYPE_F16: pack_across_of(panel, rows, DTYPE_F16, depth, cols); break;
-    default: pack_across_of(panel, rows, DTYPE_F32, depth, cols);
-    }
+    WITH_DTYPE(t, pack_across_of(panel, rows, fixed, depth, cols));
 }
 
 /* ---- stored rows stay rows ----------------------------------------------------------------- */
@@ -163,7 +141,7 @@ INLINE __m512 load_stored(const unsigned char *p, __mmask16 mask, Dtype t)
 INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride, Dtype t,
                           size_t depth, size_t cols)
 {
-    size_t size = size_of(t);
+    size_t size = dtype_size(t);
     for (size_t k = 0; k < depth; k++, data += stride, panel += COLS)
         for (size_t j = 0; j < cols; j += WIDTH)
             _mm512_storeu_ps(panel + j, load_stored(data + j * size, mask16(cols - j), t));
@@ -172,11 +150,7 @@ INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride
 BODY static void avx512_pack_along(void *panel, const unsigned char *data, size_t stride, Dtype t,
                                    size_t depth, size_t cols)
 {
-    switch (t) {
-    case DTYPE_BF16: pack_along_of(panel, data, stride, DTYPE_BF16, depth, cols); break;
-    case DTYPE_F16: pack_along_of(panel, data, stride, DTYPE_F16, depth, cols); break;
-    default: pack_along_of(panel, data, stride, DTYPE_F32, depth, cols);
-    }
+    WITH_DTYPE(t, pack_along_of(panel, data, stride, fixed, depth, cols));
 }
 
 /* ---- rows of A ----------------------------------------------------------------------------- */
@@ -222,13 +196,10 @@ BODY static void avx512_pack_rows(void *packed, size_t width, const float *const
         pack_strided(packed, width, rows, step, depth);
         return;
     }
-    switch (width) {
-    case 1: memcpy(packed, rows[0], depth * sizeof(float)); break;
-    case 2: pack_rows_of(packed, 2, rows, depth); break;
-    case 4: pack_rows_of(packed, 4, rows, depth); break;
-    case 8: pack_rows_of(packed, 8, rows, depth); break;
-    default: pack_rows_of(packed, FEW, rows, depth);
-    }
+    if (width == 1)
+        memcpy(packed, rows[0], depth * sizeof(float));
+    else
+        WITH_POWER_TO_16(width, pack_rows_of(packed, fixed, rows, depth));
 }
 
 /* ---- few rows ------------------------------------------------------------------------------ */
@@ -255,7 +226,7 @@ INLINE void few_step(__m512 sum[FEW], const float *a, int width, const unsigned 
 INLINE void few_across_of(float *const *c, const float *a, int width,
                           const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    size_t size = size_of(t), terms = (size_t)terms_of(t);
+    size_t size = dtype_size(t), terms = (size_t)terms_of(t);
     __m512 sum[FEW];
 #pragma GCC unroll 16
     for (int m = 0; m < width; m++) sum[m] = add ? _mm512_loadu_ps(c[m]) : _mm512_setzero_ps();
@@ -273,23 +244,13 @@ INLINE void few_across_of(float *const *c, const float *a, int width,
 INLINE void few_across_width(float *const *c, const float *a, size_t width,
                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (width) {
-    case 1: few_across_of(c, a, 1, rows, t, depth, add); break;
-    case 2: few_across_of(c, a, 2, rows, t, depth, add); break;
-    case 4: few_across_of(c, a, 4, rows, t, depth, add); break;
-    case 8: few_across_of(c, a, 8, rows, t, depth, add); break;
-    default: few_across_of(c, a, FEW, rows, t, depth, add);
-    }
+    WITH_POWER_TO_16(width, few_across_of(c, a, fixed, rows, t, depth, add));
 }
 
 BODY static void avx512_few_across(float *const *c, const void *a, size_t width,
                                    const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (t) {
-    case DTYPE_BF16: few_across_width(c, a, width, rows, DTYPE_BF16, depth, add); break;
-    case DTYPE_F16: few_across_width(c, a, width, rows, DTYPE_F16, depth, add); break;
-    default: few_across_width(c, a, width, rows, DTYPE_F32, depth, add);
-    }
+    WITH_DTYPE(t, few_across_width(c, a, width, rows, fixed, depth, add));
 }
 
 /* Stored rows are rows of B: nothing to turn. `rows` of the packed `width` rows of A, `vectors` x
@@ -309,7 +270,7 @@ INLINE void few_along_of(float *const *c, const float *a, int width, int rows, i
         if (t == DTYPE_F32) _mm_prefetch(data + AHEAD + CACHE_LINE, _MM_HINT_T0);
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
-            row[v] = load_stored(data + (size_t)v * WIDTH * size_of(t), 0xffff, t);
+            row[v] = load_stored(data + (size_t)v * WIDTH * dtype_size(t), 0xffff, t);
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
 #pragma GCC unroll 2
@@ -329,7 +290,7 @@ INLINE void few_along_cols(float *const *c, const float *a, int width, const uns
     int rows = width < ROWS ? width : ROWS;
     for (size_t j = 0; j < cols; j += FEW_VECTORS * WIDTH)
         for (int m = 0; m < width; m += rows) {
-            const unsigned char *from = data + j * size_of(t);
+            const unsigned char *from = data + j * dtype_size(t);
             float *to[ROWS];
             for (int i = 0; i < rows; i++) to[i] = c[m + i] + j;
             if (cols - j > WIDTH)
@@ -343,26 +304,14 @@ INLINE void few_along_width(float *const *c, const float *a, size_t width,
                             const unsigned char *data, size_t stride, Dtype t, size_t depth,
                             size_t cols, int add)
 {
-    switch (width) {
-    case 1: few_along_cols(c, a, 1, data, stride, t, depth, cols, add); break;
-    case 2: few_along_cols(c, a, 2, data, stride, t, depth, cols, add); break;
-    case 4: few_along_cols(c, a, 4, data, stride, t, depth, cols, add); break;
-    case 8: few_along_cols(c, a, 8, data, stride, t, depth, cols, add); break;
-    default: few_along_cols(c, a, FEW, data, stride, t, depth, cols, add);
-    }
+    WITH_POWER_TO_16(width, few_along_cols(c, a, fixed, data, stride, t, depth, cols, add));
 }
 
 BODY static void avx512_few_along(float *const *c, const void *a, size_t width,
                                   const unsigned char *data, size_t stride, Dtype t, size_t depth,
                                   size_t cols, int add)
 {
-    switch (t) {
-    case DTYPE_BF16:
-        few_along_width(c, a, width, data, stride, DTYPE_BF16, depth, cols, add);
-        break;
-    case DTYPE_F16: few_along_width(c, a, width, data, stride, DTYPE_F16, depth, cols, add); break;
-    default: few_along_width(c, a, width, data, stride, DTYPE_F32, depth, cols, add);
-    }
+    WITH_DTYPE(t, few_along_width(c, a, width, data, stride, fixed, depth, cols, add));
 }
 
 static const Kernels table = {

@@ -20,6 +20,7 @@ enum {
     FEW_VECTORS = 2,       /* registers of columns at a time where stored rows are rows of B */
     AHEAD = 2 * CACHE_LINE /* there, how far before its use a stored row is asked for */
 };
+_Static_assert(ROWS == 8 && VECTORS == 3 && FEW == 16, "WITH_... below say so, too");
 
 /* A mask of the first n of sixteen, or of thirty-two. */
 INLINE __mmask16 mask16(size_t n)

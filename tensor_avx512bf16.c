@@ -66,34 +66,16 @@ INLINE void tile_of(float *const *c, const uint32_t *a, const uint32_t *b, size_
 INLINE void tile_rows(float *const *c, const void *a, const void *b, size_t depth, size_t rows,
                       int vectors, int add, const Ahead *ahead)
 {
-    switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, vectors, add, ahead); break;
-    case 2: tile_of(c, a, b, depth, 2, vectors, add, ahead); break;
-    case 3: tile_of(c, a, b, depth, 3, vectors, add, ahead); break;
-    case 4: tile_of(c, a, b, depth, 4, vectors, add, ahead); break;
-    case 5: tile_of(c, a, b, depth, 5, vectors, add, ahead); break;
-    case 6: tile_of(c, a, b, depth, 6, vectors, add, ahead); break;
-    case 7: tile_of(c, a, b, depth, 7, vectors, add, ahead); break;
-    default: tile_of(c, a, b, depth, ROWS, vectors, add, ahead);
-    }
+    WITH_UP_TO_8(rows, tile_of(c, a, b, depth, fixed, vectors, add, ahead));
 }
 
 BODY static void bf16_tile(float *const *c, const void *a, const void *b, size_t depth, size_t rows,
                            size_t cols, int add, const Ahead *ahead)
 {
-    switch (cols / WIDTH) {
-    case 1: tile_rows(c, a, b, depth, rows, 1, add, ahead); break;
-    case 2: tile_rows(c, a, b, depth, rows, 2, add, ahead); break;
-    default: tile_rows(c, a, b, depth, rows, VECTORS, add, ahead);
-    }
+    WITH_UP_TO_3(cols / WIDTH, tile_rows(c, a, b, depth, rows, fixed, add, ahead));
 }
 
 /* ---- stored rows become columns ------------------------------------------------------------ */
-
-INLINE size_t size_of(Dtype t)
-{
-    return t == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-}
 
 /* Thirty-two numbers as bf16. */
 INLINE __m512i round_both(__m512 first, __m512 second)
@@ -158,7 +140,7 @@ INLINE void pack_step(uint32_t *panel, const unsigned char *const *rows, size_t 
 INLINE void pack_across_of(uint32_t *panel, const unsigned char *const *rows, Dtype t, size_t depth,
                            size_t cols)
 {
-    size_t size = size_of(t);
+    size_t size = dtype_size(t);
     for (size_t k = 0, n; k < depth; k += n, panel += n / PAIR * COLS) {
         n = step_terms(rows[0] + k * size, depth - k, TERMS, size);
         if (n == TERMS)
@@ -171,11 +153,7 @@ INLINE void pack_across_of(uint32_t *panel, const unsigned char *const *rows, Dt
 BODY static void bf16_pack_across(void *panel, const unsigned char *const *rows, Dtype t,
                                   size_t depth, size_t cols)
 {
-    switch (t) {
-    case DTYPE_BF16: pack_across_of(panel, rows, DTYPE_BF16, depth, cols); break;
-    case DTYPE_F16: pack_across_of(panel, rows, DTYPE_F16, depth, cols); break;
-    default: pack_across_of(panel, rows, DTYPE_F32, depth, cols);
-    }
+    WITH_DTYPE(t, pack_across_of(panel, rows, fixed, depth, cols));
 }
 
 /* ---- stored rows stay rows ----------------------------------------------------------------- */
@@ -205,18 +183,14 @@ INLINE void pack_along_of(uint32_t *panel, const unsigned char *data, size_t str
 {
     for (size_t k = 0; k < depth; k += PAIR, data += PAIR * stride, panel += COLS)
         for (size_t j = 0; j < cols; j += WIDTH)
-            _mm512_storeu_si512(panel + j, load_pair(data + j * size_of(t), stride, k + 1 < depth,
-                                                     mask16(cols - j), t));
+            _mm512_storeu_si512(panel + j, load_pair(data + j * dtype_size(t), stride,
+                                                     k + 1 < depth, mask16(cols - j), t));
 }
 
 BODY static void bf16_pack_along(void *panel, const unsigned char *data, size_t stride, Dtype t,
                                  size_t depth, size_t cols)
 {
-    switch (t) {
-    case DTYPE_BF16: pack_along_of(panel, data, stride, DTYPE_BF16, depth, cols); break;
-    case DTYPE_F16: pack_along_of(panel, data, stride, DTYPE_F16, depth, cols); break;
-    default: pack_along_of(panel, data, stride, DTYPE_F32, depth, cols);
-    }
+    WITH_DTYPE(t, pack_along_of(panel, data, stride, fixed, depth, cols));
 }
 
 /* ---- rows of A ----------------------------------------------------------------------------- */
@@ -253,13 +227,7 @@ BODY static void bf16_pack_rows(void *packed, size_t width, const float *const *
                                 size_t depth)
 {
     (void)step; /* 1 where operands are rounded */
-    switch (width) {
-    case 1: pack_rows_of(packed, 1, rows, depth); break;
-    case 2: pack_rows_of(packed, 2, rows, depth); break;
-    case 4: pack_rows_of(packed, 4, rows, depth); break;
-    case 8: pack_rows_of(packed, 8, rows, depth); break;
-    default: pack_rows_of(packed, FEW, rows, depth);
-    }
+    WITH_POWER_TO_16(width, pack_rows_of(packed, fixed, rows, depth));
 }
 
 /* ---- few rows of A, stored bf16 ------------------------------------------------------------ */
@@ -305,13 +273,7 @@ BODY static void bf16_few_across(float *const *c, const void *a, size_t width,
                                  const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
     (void)t;
-    switch (width) {
-    case 1: few_across_of(c, a, 1, rows, depth, add); break;
-    case 2: few_across_of(c, a, 2, rows, depth, add); break;
-    case 4: few_across_of(c, a, 4, rows, depth, add); break;
-    case 8: few_across_of(c, a, 8, rows, depth, add); break;
-    default: few_across_of(c, a, FEW, rows, depth, add);
-    }
+    WITH_POWER_TO_16(width, few_across_of(c, a, fixed, rows, depth, add));
 }
 
 /* Stored rows are rows of B: two of them make a row of words. `rows` of the packed `width` rows of
@@ -367,13 +329,7 @@ BODY static void bf16_few_along(float *const *c, const void *a, size_t width,
                                 size_t cols, int add)
 {
     (void)t;
-    switch (width) {
-    case 1: few_along_cols(c, a, 1, data, stride, depth, cols, add); break;
-    case 2: few_along_cols(c, a, 2, data, stride, depth, cols, add); break;
-    case 4: few_along_cols(c, a, 4, data, stride, depth, cols, add); break;
-    case 8: few_along_cols(c, a, 8, data, stride, depth, cols, add); break;
-    default: few_along_cols(c, a, FEW, data, stride, depth, cols, add);
-    }
+    WITH_POWER_TO_16(width, few_along_cols(c, a, fixed, data, stride, depth, cols, add));
 }
 
 static const ProductBodies bodies = {

@@ -219,6 +219,36 @@ BODY static inline void body_adamw(real *w, const real *g, real *m, real *v, siz
     }
 }
 
+/* ---- the ends of products ------------------------------------------------------------------ */
+
+#if REAL_IS_FLOAT
+enum { REST_MAX = 16 }; /* terms that a step of registers may leave over */
+
+/* The last `count` terms of a panel of `cols` columns, those from stored term k on. */
+BODY static inline void pack_rest(float *panel, size_t cols, const unsigned char *const *rows,
+                                  Dtype t, size_t k, size_t count)
+{
+    float rest[REST_MAX];
+    for (size_t j = 0; j < cols && count; j++) {
+        dtype_to_float(rest, rows[j] + k * dtype_size(t), t, count);
+        for (size_t i = 0; i < count; i++) panel[i * cols + j] = rest[i];
+    }
+}
+
+/* The same terms of few rows: c[m][j] goes on with them; `a` is packed from there on. */
+BODY static inline void few_rest(float *const *c, size_t cols, const float *a, size_t width,
+                                 const unsigned char *const *rows, Dtype t, size_t k, size_t count)
+{
+    float rest[REST_MAX];
+    for (size_t j = 0; j < cols && count; j++) {
+        dtype_to_float(rest, rows[j] + k * dtype_size(t), t, count);
+        for (size_t m = 0; m < width; m++)
+            for (size_t i = 0; i < count; i++)
+                c[m][j] = fmaf(a[i * width + m], rest[i], c[m][j]);
+    }
+}
+#endif
+
 /* The row bodies, for a table. */
 #define BODY_TABLE                                                                                 \
     .round_bf16 = body_round_bf16, .add = body_add, .axpy = body_axpy, .dot = body_dot,            \

@@ -107,6 +107,68 @@ const Kernels *kernels_neon(void);
 const ProductBodies *products_avx512bf16(void);
 const ProductBodies *products_neonbf16(void);
 
+/* ---- constants for inlined bodies ---------------------------------------------------------- */
+
+/* Bodies are inlined once for each dtype and each number of rows, so that sums live in registers.
+ * `call` sees the value as the constant `fixed`. The last case of a number stands for all above. */
+#define FIXED(type, value, call)                                                                   \
+    {                                                                                              \
+        const type fixed = value;                                                                  \
+        call;                                                                                      \
+        break;                                                                                     \
+    }
+#define WITH_DTYPE(t, call)                                                                        \
+    do switch (t) {                                                                                \
+        case DTYPE_BF16: FIXED(Dtype, DTYPE_BF16, call)                                            \
+        case DTYPE_F16: FIXED(Dtype, DTYPE_F16, call)                                              \
+        default: FIXED(Dtype, DTYPE_F32, call)                                                     \
+        }                                                                                          \
+    while (0)
+/* n is 1 .. most, or a power of two up to most. */
+#define WITH_UP_TO_3(n, call)                                                                      \
+    do switch (n) {                                                                                \
+        case 1: FIXED(int, 1, call)                                                                \
+        case 2: FIXED(int, 2, call)                                                                \
+        default: FIXED(int, 3, call)                                                               \
+        }                                                                                          \
+    while (0)
+#define WITH_UP_TO_6(n, call)                                                                      \
+    do switch (n) {                                                                                \
+        case 1: FIXED(int, 1, call)                                                                \
+        case 2: FIXED(int, 2, call)                                                                \
+        case 3: FIXED(int, 3, call)                                                                \
+        case 4: FIXED(int, 4, call)                                                                \
+        case 5: FIXED(int, 5, call)                                                                \
+        default: FIXED(int, 6, call)                                                               \
+        }                                                                                          \
+    while (0)
+#define WITH_UP_TO_8(n, call)                                                                      \
+    do switch (n) {                                                                                \
+        case 7: FIXED(int, 7, call)                                                                \
+        case 8: FIXED(int, 8, call)                                                                \
+        default: WITH_UP_TO_6(n, call);                                                            \
+        }                                                                                          \
+    while (0)
+#define WITH_POWER_TO_4(n, call)                                                                   \
+    do switch (n) {                                                                                \
+        case 1: FIXED(int, 1, call)                                                                \
+        case 2: FIXED(int, 2, call)                                                                \
+        default: FIXED(int, 4, call)                                                               \
+        }                                                                                          \
+    while (0)
+#define WITH_POWER_TO_8(n, call)                                                                   \
+    do switch (n) {                                                                                \
+        case 8: FIXED(int, 8, call)                                                                \
+        default: WITH_POWER_TO_4(n, call);                                                         \
+        }                                                                                          \
+    while (0)
+#define WITH_POWER_TO_16(n, call)                                                                  \
+    do switch (n) {                                                                                \
+        case 16: FIXED(int, 16, call)                                                              \
+        default: WITH_POWER_TO_8(n, call);                                                         \
+        }                                                                                          \
+    while (0)
+
 /* ---- one product, in one thread ------------------------------------------------------------ */
 
 /* Row r of a set of rows starts at (r / group) outer + (r % group) inner: heads within tokens. A

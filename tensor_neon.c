@@ -18,6 +18,7 @@
 
 /* The tile; rows that do without panels; numbers in a register. */
 enum { ROWS = 6, COLS = 16, FEW = 4, WIDTH = 4, PARTS = COLS / WIDTH };
+_Static_assert(ROWS == 6 && FEW == 4, "WITH_... below say so, too");
 
 /* `rows` is a constant at every call, so that the sums live in registers. */
 INLINE void tile_of(float *const *c, const float *a, const float *b, size_t depth, int rows,
@@ -50,14 +51,7 @@ static void neon_tile(float *const *c, const void *a, const void *b, size_t dept
                       size_t cols, int add, const Ahead *ahead)
 {
     (void)cols;
-    switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, add, ahead); break;
-    case 2: tile_of(c, a, b, depth, 2, add, ahead); break;
-    case 3: tile_of(c, a, b, depth, 3, add, ahead); break;
-    case 4: tile_of(c, a, b, depth, 4, add, ahead); break;
-    case 5: tile_of(c, a, b, depth, 5, add, ahead); break;
-    default: tile_of(c, a, b, depth, ROWS, add, ahead);
-    }
+    WITH_UP_TO_6(rows, tile_of(c, a, b, depth, fixed, add, ahead));
 }
 
 /* Turns 4 rows of 4 numbers into columns. */
@@ -96,22 +90,14 @@ INLINE void pack_across_of(float *panel, const unsigned char *const *rows, Dtype
                 vst1q_f32(panel + (k + (size_t)i) * COLS + part * WIDTH, r[i]);
         }
     }
-    for (int j = 0; j < COLS && k < depth; j++) {
-        float rest[WIDTH];
-        dtype_to_float(rest, rows[j] + k * size, t, depth - k);
-        for (size_t i = 0; i < depth - k; i++) panel[(k + i) * COLS + (size_t)j] = rest[i];
-    }
+    pack_rest(panel + k * COLS, COLS, rows, t, k, depth - k);
 }
 
 static void neon_pack_across(void *panel, const unsigned char *const *rows, Dtype t, size_t depth,
                              size_t cols)
 {
     (void)cols;
-    switch (t) {
-    case DTYPE_BF16: pack_across_of(panel, rows, DTYPE_BF16, depth); break;
-    case DTYPE_F16: pack_across_of(panel, rows, DTYPE_F16, depth); break;
-    default: pack_across_of(panel, rows, DTYPE_F32, depth);
-    }
+    WITH_DTYPE(t, pack_across_of(panel, rows, fixed, depth));
 }
 
 /* Chains of sixteen outputs for each of `width` rows of A: four stored rows of four numbers become
@@ -142,33 +128,19 @@ INLINE void few_across_of(float *const *c, const float *a, int width,
     }
     for (int m = 0; m < width; m++)
         for (int part = 0; part < PARTS; part++) vst1q_f32(c[m] + part * WIDTH, sum[m][part]);
-    for (int j = 0; j < COLS && k < depth; j++) {
-        float rest[WIDTH];
-        dtype_to_float(rest, rows[j] + k * size, t, depth - k);
-        for (int m = 0; m < width; m++)
-            for (int i = 0; i < (int)(depth - k); i++)
-                c[m][j] = fmaf(a[i * width + m], rest[i], c[m][j]);
-    }
+    few_rest(c, COLS, a, (size_t)width, rows, t, k, depth - k);
 }
 
 INLINE void few_across_width(float *const *c, const float *a, size_t width,
                              const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (width) {
-    case 1: few_across_of(c, a, 1, rows, t, depth, add); break;
-    case 2: few_across_of(c, a, 2, rows, t, depth, add); break;
-    default: few_across_of(c, a, FEW, rows, t, depth, add);
-    }
+    WITH_POWER_TO_4(width, few_across_of(c, a, fixed, rows, t, depth, add));
 }
 
 static void neon_few_across(float *const *c, const void *a, size_t width,
                             const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
-    switch (t) {
-    case DTYPE_BF16: few_across_width(c, a, width, rows, DTYPE_BF16, depth, add); break;
-    case DTYPE_F16: few_across_width(c, a, width, rows, DTYPE_F16, depth, add); break;
-    default: few_across_width(c, a, width, rows, DTYPE_F32, depth, add);
-    }
+    WITH_DTYPE(t, few_across_width(c, a, width, rows, fixed, depth, add));
 }
 
 /* The same where stored rows are rows of B: nothing to turn. */
@@ -201,23 +173,13 @@ INLINE void few_along_width(float *const *c, const float *a, size_t width,
                             const unsigned char *data, size_t stride, Dtype t, size_t depth,
                             size_t cols, int add)
 {
-    switch (width) {
-    case 1: few_along_of(c, a, 1, data, stride, t, depth, cols, add); break;
-    case 2: few_along_of(c, a, 2, data, stride, t, depth, cols, add); break;
-    default: few_along_of(c, a, FEW, data, stride, t, depth, cols, add);
-    }
+    WITH_POWER_TO_4(width, few_along_of(c, a, fixed, data, stride, t, depth, cols, add));
 }
 
 static void neon_few_along(float *const *c, const void *a, size_t width, const unsigned char *data,
                            size_t stride, Dtype t, size_t depth, size_t cols, int add)
 {
-    switch (t) {
-    case DTYPE_BF16:
-        few_along_width(c, a, width, data, stride, DTYPE_BF16, depth, cols, add);
-        break;
-    case DTYPE_F16: few_along_width(c, a, width, data, stride, DTYPE_F16, depth, cols, add); break;
-    default: few_along_width(c, a, width, data, stride, DTYPE_F32, depth, cols, add);
-    }
+    WITH_DTYPE(t, few_along_width(c, a, width, data, stride, fixed, depth, cols, add));
 }
 
 INLINE void pack_along_of(float *panel, const unsigned char *data, size_t stride, Dtype t,
@@ -238,11 +200,7 @@ static void neon_pack_along(void *panel, const unsigned char *data, size_t strid
             dtype_to_float((float *)panel + k * COLS, data + k * stride, t, cols);
         return;
     }
-    switch (t) {
-    case DTYPE_BF16: pack_along_of(panel, data, stride, DTYPE_BF16, depth); break;
-    case DTYPE_F16: pack_along_of(panel, data, stride, DTYPE_F16, depth); break;
-    default: pack_along_of(panel, data, stride, DTYPE_F32, depth);
-    }
+    WITH_DTYPE(t, pack_along_of(panel, data, stride, fixed, depth));
 }
 
 static void neon_pack_rows(void *to, size_t width, const float *const *rows, size_t step,

@@ -35,14 +35,10 @@
 #define INLINE BODY static inline __attribute__((always_inline))
 
 enum { ROWS = 8, COLS = 12, FOUR = 4, ROW_PAIRS = ROWS / 2, COL_PAIRS = COLS / 2 };
+_Static_assert(ROWS == 8, "WITH_... below say so, too");
 #define HWCAP2_BFMMLA (1ul << 14) /* HWCAP2_BF16 of Linux */
 
 /* ---- loading and rounding ------------------------------------------------------------------ */
-
-INLINE size_t size_of(Dtype t)
-{
-    return t == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-}
 
 /* Four stored numbers as bf16, to the nearest; t is a constant at every call. */
 INLINE uint16x4_t load_whole(const unsigned char *p, Dtype t)
@@ -59,7 +55,7 @@ INLINE uint16x4_t load_four(const unsigned char *p, Dtype t, size_t count)
 {
     if (count >= FOUR) return load_whole(p, t);
     unsigned char some[FOUR * sizeof(float)] = {0};
-    memcpy(some, p, count * size_of(t));
+    memcpy(some, p, count * dtype_size(t));
     return load_whole(some, t);
 }
 
@@ -118,16 +114,7 @@ BODY static void bfmmla_tile(float *const *c, const void *a, const void *b, size
                              size_t rows, size_t cols, int add, const Ahead *ahead)
 {
     (void)cols;
-    switch (rows) {
-    case 1: tile_of(c, a, b, depth, 1, add, ahead); break;
-    case 2: tile_of(c, a, b, depth, 2, add, ahead); break;
-    case 3: tile_of(c, a, b, depth, 3, add, ahead); break;
-    case 4: tile_of(c, a, b, depth, 4, add, ahead); break;
-    case 5: tile_of(c, a, b, depth, 5, add, ahead); break;
-    case 6: tile_of(c, a, b, depth, 6, add, ahead); break;
-    case 7: tile_of(c, a, b, depth, 7, add, ahead); break;
-    default: tile_of(c, a, b, depth, ROWS, add, ahead);
-    }
+    WITH_UP_TO_8(rows, tile_of(c, a, b, depth, fixed, add, ahead));
 }
 
 /* ---- packing ------------------------------------------------------------------------------- */
@@ -138,7 +125,7 @@ INLINE void pack_fours(uint16_t *packed, const unsigned char *const *rows, size_
 {
     for (size_t k = 0; k < depth; k += FOUR)
         for (size_t i = 0; i < count; i++, packed += FOUR)
-            vst1_u16(packed, load_four(rows[i] + k * size_of(t), t, depth - k));
+            vst1_u16(packed, load_four(rows[i] + k * dtype_size(t), t, depth - k));
 }
 
 BODY static void bfmmla_pack_rows(void *packed, size_t width, const float *const *rows, size_t step,
@@ -154,11 +141,7 @@ BODY static void bfmmla_pack_across(void *panel, const unsigned char *const *row
                                     size_t depth, size_t cols)
 {
     (void)cols;
-    switch (t) {
-    case DTYPE_BF16: pack_fours(panel, rows, COLS, DTYPE_BF16, depth); break;
-    case DTYPE_F16: pack_fours(panel, rows, COLS, DTYPE_F16, depth); break;
-    default: pack_fours(panel, rows, COLS, DTYPE_F32, depth);
-    }
+    WITH_DTYPE(t, pack_fours(panel, rows, COLS, fixed, depth));
 }
 
 /* Four rows of four numbers become columns. */
@@ -181,7 +164,7 @@ INLINE void pack_along_of(uint16_t *panel, const unsigned char *data, size_t str
         for (size_t j = 0; j < cols; j += FOUR) {
             uint16x4_t r[FOUR];
             for (size_t i = 0; i < FOUR; i++)
-                r[i] = k + i < depth ? load_four(data + i * stride + j * size_of(t), t, cols - j)
+                r[i] = k + i < depth ? load_four(data + i * stride + j * dtype_size(t), t, cols - j)
                                      : vdup_n_u16(0);
             turn_four(r);
             for (size_t i = 0; i < FOUR; i++) vst1_u16(panel + (j + i) * FOUR, r[i]);
@@ -191,11 +174,7 @@ INLINE void pack_along_of(uint16_t *panel, const unsigned char *data, size_t str
 BODY static void bfmmla_pack_along(void *panel, const unsigned char *data, size_t stride, Dtype t,
                                    size_t depth, size_t cols)
 {
-    switch (t) {
-    case DTYPE_BF16: pack_along_of(panel, data, stride, DTYPE_BF16, depth, cols); break;
-    case DTYPE_F16: pack_along_of(panel, data, stride, DTYPE_F16, depth, cols); break;
-    default: pack_along_of(panel, data, stride, DTYPE_F32, depth, cols);
-    }
+    WITH_DTYPE(t, pack_along_of(panel, data, stride, fixed, depth, cols));
 }
 
 /* ---- few rows of A, stored bf16 ------------------------------------------------------------ */
@@ -235,12 +214,7 @@ BODY static void bfmmla_few_across(float *const *c, const void *a, size_t width,
                                    const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
     (void)t;
-    switch (width) {
-    case 1: few_across_of(c, a, 1, rows, depth, add); break;
-    case 2: few_across_of(c, a, 2, rows, depth, add); break;
-    case 4: few_across_of(c, a, 4, rows, depth, add); break;
-    default: few_across_of(c, a, ROWS, rows, depth, add);
-    }
+    WITH_POWER_TO_8(width, few_across_of(c, a, fixed, rows, depth, add));
 }
 
 static const ProductBodies bodies = {
