@@ -57,8 +57,7 @@ static int flush_tables(Report *r, Err *e)
     return 0;
 }
 
-/* What is being measured: tables tell it by their headings, JSON does not tell at all until the end.
- */
+/* What is being measured. Tables tell it by their headings, JSON not at all until the end. */
 static void tell(const Report *r, const char *what, const char *which)
 {
     if (r->json) log_note(notes(), 'i', "measuring %s%s", what, which);
@@ -320,8 +319,8 @@ static int report_steps(Report *r, Model *m, Err *e)
     int first = 1, wanted = wants(r, "steps");
     if (r->json ? text_addf(&r->out, e, ",\"steps\":[")
                 : wanted && text_addf(&r->out, e,
-                            "\ntraining steps, LoRA of rank 16 on all maps; useful flops: 4 a "
-                            "weight and distinct token, of the head scored ones\n"
+                            "\ntraining steps, LoRA of rank 16 on all maps; shares count the "
+                            "products with weights that no method can save\n"
                             "  %-6s %-5s %5s %11s %7s %10s %9s %7s %10s %8s\n",
                             "method", "rows", "batch", "lengths", "tokens", "seconds", "tokens/s",
                             "share", "reference", "plan MiB"))

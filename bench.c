@@ -80,10 +80,28 @@ static LoraShape map_shapes(const Bench *b)
 
 double bench_layer_weights(const Bench *b)
 {
+    return bench_forward_weights(b, 1, 1);
+}
+
+double bench_forward_weights(const Bench *b, double tokens, double asked)
+{
     LoraShape s = map_shapes(b);
-    double sum = 0;
-    for (int t = 0; t < TARGET_COUNT; t++) sum += (double)s.outputs[t] * (double)s.inputs[t];
-    return sum * (double)b->config.layers;
+    double sum = 0, below = (double)b->config.layers - 1;
+    for (int t = 0; t < TARGET_COUNT; t++) {
+        double last = t == TARGET_K || t == TARGET_V ? tokens : asked;
+        sum += (double)s.outputs[t] * (double)s.inputs[t] * (below * tokens + last);
+    }
+    return sum;
+}
+
+double bench_backward_weights(const Bench *b, double tokens, double asked)
+{
+    LoraShape s = map_shapes(b);
+    double saved = 0;
+    for (int t = TARGET_Q; t <= TARGET_V; t++) /* of the first layer, which may be the last */
+        saved += (double)s.outputs[t] * (double)s.inputs[t] *
+                 (t == TARGET_Q && b->config.layers == 1 ? asked : tokens);
+    return bench_forward_weights(b, tokens, asked) - saved;
 }
 
 double bench_head_weights(const Bench *b)

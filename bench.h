@@ -62,6 +62,12 @@ int bench_open(Bench *b, const char *shape, size_t layers, const char *kernel, P
                int quick, Err *e);
 /* Numbers in the maps of all layers, and in the head. */
 double bench_layer_weights(const Bench *b);
+/* Weight times token that a pass over the layers needs, where something is asked of `asked` of the
+ * tokens at the end: the last layer's keys and values are of all tokens, its other maps work for
+ * those rows alone. Backward: nothing below the first layer is trained, so that the inputs of its
+ * q, k and v have no gradient. */
+double bench_forward_weights(const Bench *b, double tokens, double asked);
+double bench_backward_weights(const Bench *b, double tokens, double asked);
 double bench_head_weights(const Bench *b);
 
 /* ---- the machine ---------------------------------------------------------------------------- */
@@ -125,7 +131,8 @@ enum { BENCH_DECODES = 3 };
 extern const size_t bench_sequences[BENCH_DECODES]; /* 1, 8, 32 */
 int bench_decode(const Bench *b, Model *m, size_t sequences, BenchDecode *out, Err *e);
 
-/* A prompt up to its first new token. share: 2 flops a weight and token. */
+/* A prompt up to its first new token. share: 2 flops for what a pass needs of weights and tokens,
+ * and for the head once. */
 typedef struct {
     size_t tokens;
     double seconds, tokens_per_second, share;
@@ -143,9 +150,10 @@ extern const BenchRows bench_rows[BENCH_ROWS];
 /* A training step: rank 16 on all seven maps. Tokens count as in metrics.jsonl: prompt and
  * completion of every row, for each side of a pair.
  * share: of the precision's peak, by the flops that no method can save:
- *   4 a weight of the layers (2 forward, 2 backward: weights are frozen) and distinct token,
+ *   2 for what the pass forward needs of weights and distinct tokens, 2 for the pass backward
+ *   (weights are frozen); asked are the rows before scored tokens, of a pair the first one once,
  *   4 a weight of the head and scored token,
- *   KTO: 2 of each kind for the tokens of the borrowed completions (no gradient).
+ *   KTO: 2 of each kind, forward, for the tokens of the borrowed completions (no gradient).
  * Adapters, attention, norms and the optimiser take time and count nothing. */
 typedef struct {
     TrainMethod method;

@@ -136,7 +136,7 @@ int bench_prompt(const Bench *b, Model *m, BenchPrompt *out, Err *e)
         times[i] = t.at[0] - began;
     }
     double seconds = bench_median(times, runs);
-    double flops = 2 * (bench_layer_weights(b) * (double)tokens + bench_head_weights(b));
+    double flops = 2 * (bench_forward_weights(b, (double)tokens, 1) + bench_head_weights(b));
     *out = (BenchPrompt){.tokens = tokens,
                          .seconds = seconds,
                          .tokens_per_second = (double)tokens / seconds,
@@ -179,12 +179,14 @@ static int make_rows(const Bench *b, TrainMethod method, const BenchRows *length
 /* The flops that cannot be saved, see bench.h. */
 static double useful_flops(const Bench *b, const BenchStep *s)
 {
-    const double both = 4, forward = 2;
-    double layers = bench_layer_weights(b), head = bench_head_weights(b), n = (double)s->batch;
-    double completion = n * (double)s->rows.completion;
-    double scored = s->method == TRAIN_DPO ? 2 * completion : completion;
-    double flops = both * (layers * (double)s->distinct + head * scored);
-    if (s->method == TRAIN_KTO) flops += forward * (layers + head) * completion;
+    double n = (double)s->batch, sides = s->method == TRAIN_DPO ? 2 : 1;
+    double tokens = (double)s->distinct, length = (double)s->rows.completion;
+    double asked = n * (sides * (length - 1) + 1), head = bench_head_weights(b);
+    double passes = bench_forward_weights(b, tokens, asked) +
+                    bench_backward_weights(b, tokens, asked);
+    double flops = 2 * passes + 4 * head * n * sides * length;
+    if (s->method == TRAIN_KTO) /* its partner's first token is asked of the prompt's last row */
+        flops += 2 * n * (bench_forward_weights(b, length, length - 1) + head * length);
     return flops;
 }
 

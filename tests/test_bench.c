@@ -240,8 +240,21 @@ static void decoding(void)
     CHECK(!bench_prompt(&b, &m, &p, &e));
     CHECK(p.tokens == 256); /* half of the positions there are */
     CHECK_NEAR(p.tokens_per_second * p.seconds, 256, 1e-9);
-    CHECK_NEAR(p.share * 100e9 * p.seconds, 2 * (maps * 256 + head), 1);
+    double kv = 2 * 64 * 128, others = maps - kv; /* of the only layer, which is the last */
+    CHECK_NEAR(p.share * 100e9 * p.seconds, 2 * (kv * 256 + others + head), 1);
     model_close(&m);
+}
+
+/* Two layers: the first has all tokens through all maps. */
+static void useful_weights(void)
+{
+    Bench b = small_bench();
+    b.config.layers = 2;
+    double one = bench_layer_weights(&b) / 2, kv = 2 * 64 * 128, q = 128 * 128;
+    CHECK_NEAR(bench_forward_weights(&b, 10, 10), 20 * one, 0);
+    CHECK_NEAR(bench_forward_weights(&b, 10, 3), 10 * one + 10 * kv + 3 * (one - kv), 0);
+    CHECK_NEAR(bench_backward_weights(&b, 10, 3),
+               10 * (one - kv - q) + 10 * kv + 3 * (one - kv), 0);
 }
 
 /* ---- training steps ------------------------------------------------------------------------- */
@@ -258,9 +271,16 @@ static void steps(void)
     CHECK(!bench_step(&b, &m, TRAIN_KTO, &rows, &kto, &e));
     double maps = bench_layer_weights(&b), head = bench_head_weights(&b);
     CHECK(dpo.batch == 2 && dpo.tokens == 2 * 2 * 8 && dpo.distinct == 2 * (5 + 2 * 3));
-    CHECK_NEAR(dpo.flops, 4 * maps * 22 + 4 * head * 12, 1e-3);
+    /* One layer: keys and values of all tokens, the rest for the rows that are asked for; backward
+     * q, k and v of the first layer need nothing. */
+    double kv = 2 * 64 * 128, q = 128 * 128, others = maps - kv;
+    CHECK_NEAR(dpo.flops, 2 * (kv * 22 + others * 10) + 2 * (others - q) * 10 + 4 * head * 12,
+               1e-3);
     CHECK(kto.tokens == 2 * 8 && kto.distinct == 2 * 8);
-    CHECK_NEAR(kto.flops, 4 * maps * 16 + 4 * head * 6 + 2 * (maps + head) * 6, 1e-3);
+    CHECK_NEAR(kto.flops,
+               2 * (kv * 16 + others * 6) + 2 * (others - q) * 6 + 4 * head * 6 +
+                   2 * (kv * 6 + others * 4 + head * 6),
+               1e-3);
     CHECK_NEAR(dpo.share * 100e9 * dpo.seconds, dpo.flops, 1);
     CHECK_NEAR(kto.tokens_per_second * kto.seconds, 16, 1e-9);
     CHECK(dpo.reference_seconds > 0 && dpo.planned > m.weight_bytes);
@@ -345,6 +365,7 @@ const Test tests[] = {
     {"attention", attention},
     {"random_model", random_model},
     {"decoding", decoding},
+    {"useful_weights", useful_weights},
     {"steps", steps},
     {"a_trial_trains", a_trial_trains},
     {"a_trial_checks_its_start", a_trial_checks_its_start},
