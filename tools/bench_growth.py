@@ -2,10 +2,10 @@
 
     python tools/bench_growth.py [--only tokens,layers,batch,vocabulary,shared] [--steps 6]
 
-One model with random weights (width 1024, 4 layers, 2,048 ids, bf16 operands where the machine has
-them) and made rows; then one thing at a time is changed. Each line: seconds of a step (the median
-without the first), and the slope: how much the time grew for what the count grew, log to log, from
-the line before; 1 is proportional. What is expected:
+One model with random bf16 weights (width 1024, 4 layers, 2,048 ids), bf16 operands, made rows; then
+one thing at a time is changed. Each line: seconds of a step (the median without the first), and the
+slope: how much the time grew for what the count grew, log to log, from the line before; 1 is
+proportional. What is expected:
 
   tokens       of a completion: 1, more where attention's T^2 begins to show
   layers       1, less where the head is a large share
@@ -14,7 +14,6 @@ the line before; 1 is proportional. What is expected:
   shared       the same tokens for TRL, ever more of them in the prompt: the prompt goes through the
                model once, so time falls towards half; "of no sharing" is beside it
 """
-import argparse
 import json
 import math
 import os
@@ -24,14 +23,13 @@ import tempfile
 
 import bench_peers
 
-ROOT = bench_peers.ROOT
 BASE = {"layers": 4, "vocabulary": 2048, "batch": 2, "prompt": 64, "completion": 128}
 
 
 def make_model(args, layers, vocabulary):
-    """A model directory of this size, made once, without torch."""
-    import numpy as np
-    from safetensors.numpy import save_file
+    """A model directory of this size, made once."""
+    import torch
+    from safetensors.torch import save_file
     import tiny_models
     folder = os.path.join(args.work, f"growth-{layers}-{vocabulary}")
     if os.path.exists(os.path.join(folder, "config.json")):
@@ -40,17 +38,18 @@ def make_model(args, layers, vocabulary):
     tiny_models.made_tokenizer(folder)
     _, bos, eos = tiny_models.vocabulary(folder)
     H, F, Q, G, D = 1024, 2816, 16, 4, 64
-    draw = np.random.default_rng(1)
+    torch.manual_seed(1)
 
     def weights(*shape):
-        return (draw.standard_normal(shape, np.float32) * 0.02).astype(np.float16)
+        return (torch.randn(shape) * 0.02).to(torch.bfloat16)
 
+    ones = torch.ones(H, dtype=torch.bfloat16)
     tensors = {"model.embed_tokens.weight": weights(vocabulary, H),
-               "model.norm.weight": np.ones(H, np.float16)}
+               "model.norm.weight": ones.clone()}
     for i in range(layers):
         p = f"model.layers.{i}."
-        tensors |= {p + "input_layernorm.weight": np.ones(H, np.float16),
-                    p + "post_attention_layernorm.weight": np.ones(H, np.float16),
+        tensors |= {p + "input_layernorm.weight": ones.clone(),
+                    p + "post_attention_layernorm.weight": ones.clone(),
                     p + "self_attn.q_proj.weight": weights(Q * D, H),
                     p + "self_attn.k_proj.weight": weights(G * D, H),
                     p + "self_attn.v_proj.weight": weights(G * D, H),
@@ -64,7 +63,7 @@ def make_model(args, layers, vocabulary):
                    "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": Q,
                    "num_key_value_heads": G, "head_dim": D, "vocab_size": vocabulary,
                    "tie_word_embeddings": True, "max_position_embeddings": 8192,
-                   "rms_norm_eps": 1e-5, "rope_theta": 1e4, "torch_dtype": "float16",
+                   "rms_norm_eps": 1e-5, "rope_theta": 1e4, "torch_dtype": "bfloat16",
                    "hidden_act": "silu", "bos_token_id": bos, "eos_token_id": eos}, f)
     return folder
 
@@ -94,10 +93,10 @@ def step(args, layers, vocabulary, batch, prompt, completion):
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         rows, out = os.path.join(folder, "rows.jsonl"), os.path.join(folder, "run")
         make_rows(model, batch * 2, prompt, completion, rows)
-        seen = bench_peers.run([args.align, "dpo", "-m", model, "--data", rows, "-o", out, "--batch",
-                                str(batch), "--steps", str(args.steps), "--threads",
+        seen = bench_peers.run([args.align, "dpo", "-m", model, "--data", rows, "-o", out,
+                                "--batch", str(batch), "--steps", str(args.steps), "--threads",
                                 str(args.threads), "--save-every", "0", "--max-length", "8192",
-                                "--precision", "auto", "--quiet"])
+                                "--precision", "bf16", "--quiet"])
         with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as f:
             log = [json.loads(line) for line in f]
     return (statistics.median(r["seconds"] for r in log[1:]), log[-1]["num_tokens"] / len(log),
@@ -113,7 +112,8 @@ def table(args, name, counts, change):
         slope = ""
         if before:
             slope = f"{math.log(seconds / before[1]) / math.log(count / before[0]):6.2f}"
-        print(f"{count:12} {tokens:8.0f} {seconds:9.4f} {slope:>6} {private / 2**20:7.0f}", flush=True)
+        print(f"{count:12} {tokens:8.0f} {seconds:9.4f} {slope:>6} {private / 2**20:7.0f}",
+              flush=True)
         before = (count, seconds)
 
 
@@ -129,14 +129,10 @@ def shared_table(args, length):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = bench_peers.parser(__doc__)
     p.add_argument("--only", type=lambda t: t.split(","),
                    default=["tokens", "layers", "batch", "vocabulary", "shared"])
     p.add_argument("--steps", type=int, default=6)
-    p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--align", default=os.path.join(ROOT, "align"))
-    p.add_argument("--work", default=os.path.join(ROOT, "build", "bench"))
     args = p.parse_args()
     os.makedirs(args.work, exist_ok=True)
     print("base: " + ", ".join(f"{k} {v}" for k, v in BASE.items()))

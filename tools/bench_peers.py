@@ -588,6 +588,15 @@ WORKERS = {"model": make_model, "rows": make_rows, "trl": trl_worker, "gguf": gg
            "llama": llama_worker, "verify": verify_worker, "gemm": gemm_worker}
 
 
+def parser(text):
+    """Options that all measuring scripts have; text: a docstring for --help."""
+    p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--align", default=os.path.join(ROOT, "align"))
+    p.add_argument("--work", default=os.path.join(ROOT, "build", "bench"))
+    return p
+
+
 def main():
     if len(sys.argv) == 4 and sys.argv[1] == "--worker":
         sys.stdout.flush()
@@ -596,7 +605,7 @@ def main():
         print(json.dumps(result), file=real)
         return
     words = lambda text: text.split(",")
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--what", type=words, default=["steps", "decode", "gemm"])
     p.add_argument("--shape", choices=SHAPES, default="llama-3.2-3b")
     p.add_argument("--layers", type=lambda t: [int(x) for x in words(t)], default=[2])
@@ -609,10 +618,7 @@ def main():
     p.add_argument("--epochs", type=int, default=3)
     p.add_argument("--rank", type=int, default=16)
     p.add_argument("--rounds", type=int, default=1)
-    p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--verify", action="store_true")
-    p.add_argument("--align", default=os.path.join(ROOT, "align"))
-    p.add_argument("--work", default=os.path.join(ROOT, "build", "bench"))
     p.add_argument("--out", help="all figures as JSON")
     args = p.parse_args()
     args.dtypes = args.dtypes or [SHAPES[args.shape][12]]

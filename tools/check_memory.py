@@ -2,12 +2,11 @@
 
     python tools/check_memory.py [--shape llama-3.2-1b] [--layers 2] [--threads N]
 
-Models of bench_peers.py (random weights) and rows of its kinds; for DPO, KTO and SFT, f32 and bf16
-operands, activations kept and (--memory) computed twice: the largest private memory of the process (RssAnon:
-what is no file) against the plan's total without the mapped weights. The design asks for 5 % or
-16 MB; the last line counts what is outside.
+Models of bench_peers.py (random weights) and rows of its kinds; DPO, KTO and SFT, f32 and bf16
+operands, DPO also with a --memory one byte too small to keep activations, and with an adapter on the
+head: the largest private memory of the process (RssAnon: what is no file) against the plan's total
+without the mapped weights. The design asks for 5 % or 16 MB; the last line counts what is outside.
 """
-import argparse
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ import tempfile
 
 import bench_peers
 
-ROOT = bench_peers.ROOT
 SHARE, BYTES = 0.05, 16 << 20
 BATCH, STEPS = 4, 2
 
@@ -36,7 +34,7 @@ def rows_for(method, file, folder):
 
 
 def check(args, model, method, rows, extra):
-    """Plan and peak of one run; 1 where they differ by too much."""
+    """Plan and peak of one run: whether they differ by too much, and the plan's total."""
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         command = [args.align, method, "-m", model, "--data", rows_for(method, rows, folder),
                    "--batch", str(BATCH), "--steps", str(STEPS), "--threads", str(args.threads),
@@ -50,30 +48,28 @@ def check(args, model, method, rows, extra):
     print(f"  {method:4} {' '.join(extra):44} plan {planned / 2**20:8.1f} MiB, peak "
           f"{seen['private'] / 2**20:8.1f}, {gap / 2**20:+6.1f} = {100 * gap / planned:+5.1f} %"
           f"{'' if good else '   OUTSIDE'}", flush=True)
-    return not good
+    return not good, memory["total"]
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = bench_peers.parser(__doc__)
     p.add_argument("--shape", choices=bench_peers.SHAPES, default="llama-3.2-1b")
     p.add_argument("--layers", type=int, default=2)
-    p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--align", default=os.path.join(ROOT, "align"))
-    p.add_argument("--work", default=os.path.join(ROOT, "build", "bench"))
     args = p.parse_args()
     os.makedirs(args.work, exist_ok=True)
     stored, wrong = bench_peers.SHAPES[args.shape][-1], 0
     model = bench_peers.model_folder(args, args.layers, stored)
     for kind in ("short", "long"):
         file = os.path.join(args.work, f"{args.shape}-memory-{kind}.jsonl")
-        bench_peers.work("rows", {"model": model, "shape": args.shape, "rows": kind, "method": "dpo",
-                                  "pairs": 8, "file": file}, args)
+        bench_peers.work("rows", {"model": model, "shape": args.shape, "rows": kind,
+                                  "method": "dpo", "pairs": 8, "file": file}, args)
         print(f"{args.shape} cut to {args.layers} layers, {kind} rows, batch {BATCH}:")
         for method in ("dpo", "kto", "sft"):
-            wrong += check(args, model, method, file, [])
-            wrong += check(args, model, method, file, ["--precision", "bf16"])
-        wrong += check(args, model, "dpo", file, ["--targets", "q_proj,lm_head"])
+            bad, total = check(args, model, method, file, [])
+            wrong += bad + check(args, model, method, file, ["--precision", "bf16"])[0]
+            if method == "dpo":
+                wrong += check(args, model, method, file, ["--memory", str(total - 1)])[0]
+        wrong += check(args, model, "dpo", file, ["--targets", "q_proj,lm_head"])[0]
     print(f"{wrong} outside")
     sys.exit(1 if wrong else 0)
 

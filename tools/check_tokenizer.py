@@ -6,9 +6,10 @@
 
 DIR holds a tokenizer.json; without one, the small tokenizers of golden_tokenizer.py and all of
 ALIGN_DATA (default ../shared/data) are checked, together with the published test vectors there, and
-a tokenizer.model with the sentencepiece library. For each: N random texts (default 100000; a tenth for the small ones) encoded with and without parsing
-of special tokens, and the ids of the first half of them, and random ids, decoded with and without
-skipping special tokens (decoding is also streamed, by the C tool). --align PATH encodes with
+a tokenizer.model with the sentencepiece library. For each: N random texts (default 100000; a tenth
+for the small ones) encoded with and without parsing of special tokens, and the ids of the first half
+of them, and random ids, decoded with and without skipping special tokens (decoding is also streamed,
+by the C tool; a tokenizer.model is encoded only). --align PATH encodes with
 `PATH tokenize` instead of the tool.
 """
 import argparse
