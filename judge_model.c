@@ -32,7 +32,9 @@
 #include <string.h>
 
 enum {
-    TEXT_TOKENS = 8 /* the official judge's 4 end before the label when a model begins anew */
+    TEXT_TOKENS = 8, /* the official judge's 4 end before the label when a model begins anew */
+    PASS_FRAMES = 4 /* a pass has room for so many judge prompts, and computes what they share once:
+                     * at most a quarter of its work */
 };
 
 typedef struct {
@@ -242,10 +244,11 @@ static void decide_text(const ModelJudge *m, const int *said, size_t each, Verdi
 static int decide(ModelJudge *m, Questions *q, const Asked *asked, size_t n, int *said,
                   Verdict *out, Err *e)
 {
-    int status = m->mode == JUDGE_TEXT
-                     ? write_all(m, &m->model, q, said, e)
-                     : score_rows(&m->model, m->adapter, &m->compute, q->rows,
-                                  ACTION_COUNT * q->count, 1, 0, take_score, q, e);
+    int status =
+        m->mode == JUDGE_TEXT
+            ? write_all(m, &m->model, q, said, e)
+            : score_rows(&m->model, m->adapter, &m->compute, q->rows, ACTION_COUNT * q->count, 1,
+                         PASS_FRAMES * m->prompter.frame, take_score, q, e);
     for (size_t i = 0; i < n && !status; i++) {
         Verdict *v = &out[i];
         *v = (Verdict){.orders = m->orders, .cut = asked[i].cut};
