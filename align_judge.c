@@ -310,6 +310,10 @@ static int judge_command(const Options *o, Err *e)
         if (!option_text(o, needed[i]))
             return err_set(e, ERR_USAGE, "--%s FILE is missing", needed[i]);
     }
+    if (!strcmp(option_text(o, "output"), "-"))
+        return err_set(e, ERR_USAGE,
+                       "--output: found -, allowed is a file: what is said of the rows goes to "
+                       "standard output");
     if (option_count(o, "review")) return write_page(o, e);
     if (config_from(o, &config, answers, e)) return -1;
     threads_from(o);

@@ -12,6 +12,8 @@
 #include <string.h>
 
 enum { FIRST_SLOTS = 1024 /* of the table */ };
+#define NO_VERDICT                                                                                 \
+    "no verdict that was kept, {\"key\",\"action\",\"probability\"}; is this a file of --answers?"
 
 typedef struct {
     char key[65];
@@ -127,17 +129,13 @@ static int read_verdict(const Json *row, Verdict *v)
                : 0;
 }
 
-static int load_verdict(void *ctx, const Json *row, size_t line, Err *e)
+static int load_verdict(Kept *k, const Json *row, Err *e)
 {
-    (void)line;
-    Kept *k = ctx;
     Verdict v;
     const Json *key = json_get(row, "key");
     if (!key || key->type != JSON_STRING || key->len != sizeof((Entry){0}).key - 1 ||
         strlen(key->text) != key->len || read_verdict(row, &v))
-        return err_set(e, ERR_DATA,
-                       "no verdict that was kept, {\"key\",\"action\",\"probability\"}; is this a "
-                       "file of --answers?");
+        return err_set(e, ERR_DATA, NO_VERDICT);
     Entry *x = entry_of(k, key->text, e);
     if (!x) return -1;
     x->verdict = v;
@@ -145,17 +143,37 @@ static int load_verdict(void *ctx, const Json *row, size_t line, Err *e)
     return 0;
 }
 
-/* A last line without its end was cut off by a crash: it goes. */
-static int cut_torn_line(const char *path, Err *e)
+/* Is this how a line that a crash cut off begins? What else has no end is nobody's to cut. */
+static int is_torn_verdict(const char *line, size_t len)
 {
-    char *text;
-    size_t len;
-    if (io_read_file(path, 0, &text, &len, e)) return -1;
-    size_t keep = len;
-    while (keep && text[keep - 1] != '\n') keep--;
-    int status = keep < len ? io_write_file(path, text, keep, e) : 0;
-    mem_free(text);
-    return status;
+    static const char begin[] = "{\"key\":\"";
+    size_t n = len < sizeof begin - 1 ? len : sizeof begin - 1;
+    return !memcmp(line, begin, n);
+}
+
+/* Reads whole lines; a last one without its end was cut off by a crash, and goes. */
+static int load_verdicts(Kept *k, Err *e)
+{
+    JsonLines lines;
+    int more;
+    if (jsonl_open(&lines, k->path, e)) return -1;
+    size_t len = lines.len;
+    while (lines.len && lines.data[lines.len - 1] != '\n') lines.len--;
+    do {
+        Pool pool = {0};
+        Json *row;
+        more = jsonl_next(&lines, &pool, &row, e);
+        if (more > 0 && load_verdict(k, row, e))
+            more = err_prefix(e, "%s:%zu", k->path, lines.line);
+        pool_free(&pool);
+    } while (more > 0);
+    const char *torn = lines.data + lines.len;
+    if (!more && len > lines.len)
+        more = is_torn_verdict(torn, len - lines.len)
+                   ? io_write_file(k->path, lines.data, lines.len, e)
+                   : err_set(e, ERR_DATA, "%s: its last line is " NO_VERDICT, k->path);
+    jsonl_close(&lines);
+    return more;
 }
 
 Kept *judge_kept_open(const char *path, const char judge[65], Err *e)
@@ -164,9 +182,7 @@ Kept *judge_kept_open(const char *path, const char judge[65], Err *e)
     if (!k) return NULL;
     k->path = path;
     memcpy(k->judge, judge, sizeof k->judge);
-    if (!io_exists(path) ||
-        (!cut_torn_line(path, e) && !jsonl_each(path, load_verdict, k, NULL, e)))
-        return k;
+    if (!io_exists(path) || !load_verdicts(k, e)) return k;
     judge_kept_close(k);
     return NULL;
 }

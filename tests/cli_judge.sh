@@ -42,6 +42,14 @@ has "a model against people: both baselines" \
     '"baselines":\{"majority":\{"action":"refuse",.*"rules":\{"metrics":\{"accuracy":\{"value":1,' "$T/out"
 has "a model against people: bias" '"bias":\{"value":-?[0-9.]+,"low":-?[0-9.]+,"high":' "$T/out"
 rm "$T/x"
+refuses "rows and report on one output" 64 "standard output" align judge \
+    --data "$T/answers.jsonl" -o -
+gives "a device has no room beside it" 0 align judge --judge self -m "$MODEL" \
+    --data "$T/answers.jsonl" -o /dev/null
+printf '{"theirs":1}' >"$T/theirs"
+refuses "somebody's file for verdicts" 65 "theirs: its last line is no verdict" align judge \
+    --judge self -m "$MODEL" --data "$T/answers.jsonl" -o "$T/x" --answers "$T/theirs"
+check "somebody's file is left alone" test "$(cat "$T/theirs")" = '{"theirs":1}'
 refuses "no model" 64 "-m MODEL" align judge --judge self --data "$T/answers.jsonl" -o "$T/x"
 refuses "no room" 65 "the judge prompt takes" align judge --judge self -m "$MODEL" -c 400 \
     --data "$T/answers.jsonl" -o "$T/x"

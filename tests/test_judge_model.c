@@ -350,6 +350,26 @@ static void what_is_no_kept_verdict_is_named(void)
     }
 }
 
+/* Somebody's file, named by mistake: it stays as it is, whatever its end. */
+static void a_file_of_another_kind_is_left_alone(void)
+{
+    static const char *const theirs[] = {"{\"a\":1}", "{\"a\":1}\n{\"a\":2}", "notes",
+                                         "{\"keys\":1}"};
+    for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++) {
+        Judge j;
+        Err e = {0};
+        size_t len;
+        files_write("theirs", theirs[i], strlen(theirs[i]));
+        JudgeConfig config = self(JUDGE_ORDER_FIXED);
+        config.answers = files_path("theirs");
+        CHECK(judge_open(&j, &config, &e) == -1);
+        CHECK_ERR(e, ERR_DATA, "no verdict that was kept");
+        char *text = files_read(files_path("theirs"), &len);
+        CHECK_TEXT(text, theirs[i]);
+        mem_free(text);
+    }
+}
+
 /* Asks for a stop whenever more rows are judged than before. */
 static void stop_further_on(void *ctx, size_t done, size_t total)
 {
@@ -559,6 +579,7 @@ static const Test tests[] = {
     {"the_hash_names_all_that_decides", the_hash_names_all_that_decides},
     {"verdicts_are_kept_to_the_bit", verdicts_are_kept_to_the_bit},
     {"what_is_no_kept_verdict_is_named", what_is_no_kept_verdict_is_named},
+    {"a_file_of_another_kind_is_left_alone", a_file_of_another_kind_is_left_alone},
     {"a_stopped_file_goes_on", a_stopped_file_goes_on},
     {"text_is_read_by_the_official_rule", text_is_read_by_the_official_rule},
     {"words_that_say_nothing_are_counted", words_that_say_nothing_are_counted},
