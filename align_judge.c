@@ -159,14 +159,35 @@ JudgeConfig judge_from(const Options *o, const char *kind, const JudgeNames *nam
     return c;
 }
 
+static int is_device(const char *path)
+{
+    static const char devices[] = "/dev/";
+    return !strncmp(path, devices, strlen(devices));
+}
+
+/* What cannot take the rows. */
+static int check_output(const Options *o, Err *e)
+{
+    const char *output = option_text(o, "output");
+    if (!strcmp(output, "-"))
+        return err_set(e, ERR_USAGE,
+                       "--output: found -, allowed is a file: what is said of the rows goes to "
+                       "standard output");
+    if (option_text(o, "reviewed") && is_device(output))
+        return err_set(e, ERR_USAGE,
+                       "--output: found %.100s, allowed with --reviewed is a file: its rows are "
+                       "read again",
+                       output);
+    return 0;
+}
+
 /* The file of answers: the given one, or OUTPUT.answers, written into `path`. Beside a device there
  * is none, and a model's verdicts are not kept. */
 static int answers_from(const Options *o, const char **answers, char path[IO_PATH_MAX], Err *e)
 {
-    static const char devices[] = "/dev/";
     const char *output = option_text(o, "output");
     *answers = option_text(o, "answers");
-    if (*answers || !strncmp(output, devices, strlen(devices))) return 0;
+    if (*answers || is_device(output)) return 0;
     int n = snprintf(path, IO_PATH_MAX, "%s.answers", output);
     if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
     *answers = path;
@@ -310,10 +331,7 @@ static int judge_command(const Options *o, Err *e)
         if (!option_text(o, needed[i]))
             return err_set(e, ERR_USAGE, "--%s FILE is missing", needed[i]);
     }
-    if (!strcmp(option_text(o, "output"), "-"))
-        return err_set(e, ERR_USAGE,
-                       "--output: found -, allowed is a file: what is said of the rows goes to "
-                       "standard output");
+    if (check_output(o, e)) return -1;
     if (option_count(o, "review")) return write_page(o, e);
     if (config_from(o, &config, answers, e)) return -1;
     threads_from(o);

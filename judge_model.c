@@ -12,9 +12,7 @@
  *           W p normalised).
  *           A judge that was trained on labels has learned their shares, and --uncalibrated keeps
  *           them: knowledge on answers like those it learned from, misleading on others. Which is
- *           better must be measured. With TinyStories-656K, all weights trained on the XSTest
- *           completions of four models, accuracy was 0.80 calibrated and 0.96 uncalibrated on one
- *           of the four, and on the fifth 0.78 and 0.52 (GPT-4), 0.79 and 0.86 (Mistral).
+ *           better must be measured; LOOP.md shows where calibration helped, and where it did harm.
  *           P of several orders is their mean.
  * text      the model writes a few words, greedily, and the first of Accept, Caution, Refuse and
  *           Reject among them counts, as in the official judge of CARES. Where there is none the

@@ -23,6 +23,8 @@ gives "people's answers as JSON" 0 align judge --data "$T/answers.jsonl" -o "$T/
     --reviewed "$T/reviewed.jsonl" --json
 has "people's answers as JSON" '"reviewed":3,"overruled":3,"people":\{"reviewed":3,' "$T/out"
 check "people's answers in the rows" test "$(grep -c '"judge":"person"' "$T/with.jsonl")" -eq 3
+refuses "rows that are read again" 64 "with --reviewed is a file" align judge \
+    --data "$T/answers.jsonl" -o /dev/null --reviewed "$T/reviewed.jsonl"
 refuses "unjudged rows for people" 65 'answers.jsonl:1: "action"' \
     align judge --data "$T/answers.jsonl" --review 3 -o "$T/none.html"
 refuses "no answers of people" 65 'bad.jsonl:1: "sha256"' \
