@@ -81,6 +81,16 @@ static inline void files_edit(const char *from, const char *name, const char *fi
     mem_free(text);
 }
 
+/* main of a test program that needs the folder, and nothing else before its tests. */
+#define FILES_TEST_MAIN(tests)                                                                     \
+    int main(int argc, char **argv)                                                                \
+    {                                                                                              \
+        files_begin();                                                                             \
+        int status = test_main(tests, sizeof(tests) / sizeof(tests)[0], argc, argv);               \
+        files_end();                                                                               \
+        return status;                                                                             \
+    }
+
 /* A failed call: its code, and a part of its one line. */
 #define CHECK_ERR(e, want, part)                                                                   \
     (CHECK((e).code == (want)), CHECK(strstr((e).text, (part)) != NULL),                           \

@@ -20,6 +20,10 @@ typedef struct {
     void (*run)(void);
 } Test;
 
+/* clang-format off */
+#define TEST(f) {#f, f} /* a row of the table, named as its function */
+/* clang-format on */
+
 static int test_failures; /* of the running test */
 
 #define CHECK(condition) \

@@ -197,10 +197,4 @@ static const Test tests[] = {
     {"bad_labels_are_named_and_nothing_is_written", bad_labels_are_named_and_nothing_is_written},
 };
 
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
-    files_end();
-    return status;
-}
+FILES_TEST_MAIN(tests)

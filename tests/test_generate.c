@@ -550,10 +550,4 @@ static const Test tests[] = {
     {"streamed_text_is_the_decoded_text", streamed_text_is_the_decoded_text},
 };
 
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
-    files_end();
-    return status;
-}
+FILES_TEST_MAIN(tests)

@@ -331,10 +331,4 @@ static const Test tests[] = {
     {"a_stop_ends_the_program", a_stop_ends_the_program},
 };
 
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
-    files_end();
-    return status;
-}
+FILES_TEST_MAIN(tests)

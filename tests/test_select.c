@@ -549,10 +549,6 @@ static void bad_judged_rows_are_named(void)
     }
 }
 
-#define TEST(f)                                                                                    \
-    {                                                                                              \
-#f, f                                                                                      \
-    }
 static const Test tests[] = {
     TEST(the_safer_candidate_that_keeps_the_rule_is_promoted),
     TEST(a_worse_stratum_is_enough_to_stay),
@@ -575,10 +571,4 @@ static const Test tests[] = {
     TEST(bad_judged_rows_are_named),
 };
 
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
-    files_end();
-    return status;
-}
+FILES_TEST_MAIN(tests)

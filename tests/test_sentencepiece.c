@@ -244,10 +244,4 @@ static const Test tests[] = {
     {"cut_anywhere", cut_anywhere},
 };
 
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
-    files_end();
-    return status;
-}
+FILES_TEST_MAIN(tests)
