@@ -678,8 +678,13 @@ int json_put_string(Text *out, const char *text, size_t len, Err *e)
     if (text_add(out, "\"", 1, e)) return -1;
     size_t from = 0;
     char buffer[8];
-    for (size_t i = 0; i < len; i++) {
+    for (size_t i = 0, step; i < len; i += step) {
         const char *escape = escape_of((unsigned char)text[i], buffer);
+        step = utf8_step(text + i, len - i);
+        if (!step) {
+            escape = "\xEF\xBF\xBD"; /* U+FFFD */
+            step = 1;
+        }
         if (!escape) continue;
         if (text_add(out, text + from, i - from, e)) return -1;
         if (text_add(out, escape, strlen(escape), e)) return -1;

@@ -72,9 +72,10 @@ int json_f64(const Json *j, double *value);
 /* Line and column of a byte offset, both from 1; columns count characters. */
 void json_place(const char *bytes, size_t len, size_t at, size_t *line, size_t *column);
 
-/* Writing. json_put_string quotes and escapes; json_put_f64 gives the shortest of %.15g, %.16g,
- * %.17g that reads back the same, json_put_f32 of %.6g .. %.9g; non-finite numbers become null.
- * json_put writes a parsed value back (numbers in their own spelling, strings re-escaped). */
+/* Writing. json_put_string quotes and escapes, and puts U+FFFD for bytes that are no UTF-8 (of a
+ * text that was cut): what was written can be read. json_put_f64 gives the shortest of %.15g,
+ * %.16g, %.17g that reads back the same, json_put_f32 of %.6g .. %.9g; non-finite numbers become
+ * null. json_put writes a parsed value back (numbers in their own spelling, strings re-escaped). */
 int json_put_string(Text *out, const char *text, size_t len, Err *e);
 int json_put_f64(Text *out, double value, Err *e);
 int json_put_f32(Text *out, float value, Err *e);

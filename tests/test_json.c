@@ -403,7 +403,29 @@ static void foreign_files_are_named(void)
     CHECK(json_foreign("\0\0\0\0", 4) == NULL && json_foreign(" ", 1) == NULL);
 }
 
+/* A text cut in the middle of a character, and bytes that are none: what is written can be read. */
+static void what_is_written_can_be_read(void)
+{
+    static const struct {
+        const char *text, *written;
+    } cases[] = {{"caf\xC3\xA9", "\"caf\xC3\xA9\""},
+                 {"caf\xC3", "\"caf\xEF\xBF\xBD\""},
+                 {"\xE2\x82", "\"\xEF\xBF\xBD\xEF\xBF\xBD\""},
+                 {"a\xFF\"b", "\"a\xEF\xBF\xBD\\\"b\""},
+                 {"\xED\xA0\x80", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\""}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Text t = {0};
+        Pool pool = {0};
+        CHECK(json_put_string(&t, cases[i].text, strlen(cases[i].text), &e) == 0);
+        CHECK_TEXT(t.data, cases[i].written);
+        CHECK(json_parse(&pool, t.data, t.len, "t", 0, &e) != NULL);
+        pool_free(&pool);
+        text_free(&t);
+    }
+}
+
 static const Test tests[] = {
+    TEST(what_is_written_can_be_read),
     {"accepts_what_it_must", accepts_what_it_must},
     {"refuses_what_it_must", refuses_what_it_must},
     {"refuses_every_prefix", refuses_every_prefix},
