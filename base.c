@@ -459,6 +459,21 @@ void mem_free(void *p)
     free(p);
 }
 
+int mem_grow(void *array, size_t *cap, size_t count, size_t size, Err *e)
+{
+    const size_t first = 64;
+    size_t more = first, bytes;
+    void *items;
+    if (count < *cap) return 0;
+    if ((*cap && size_mul(*cap, 2, &more)) || size_mul(more, size, &bytes)) bytes = SIZE_MAX;
+    memcpy(&items, array, sizeof items); /* whatever type its items have */
+    items = mem_realloc(items, bytes, e);
+    if (!items) return -1;
+    memcpy(array, &items, sizeof items);
+    *cap = more;
+    return 0;
+}
+
 char *mem_strdup(const char *text, Err *e)
 {
     size_t size = strlen(text) + 1;

@@ -104,6 +104,10 @@ void *mem_calloc(size_t count, size_t size, Err *e);
 void *mem_realloc(void *p, size_t size, Err *e);
 void mem_free(void *p);
 char *mem_strdup(const char *text, Err *e);
+/* Room for one item more in an array that grows. array: the address of the pointer to its items, of
+ * `size` bytes each (NULL at first); `count` of them are used, *cap fit. Where it is full it moves
+ * to twice the room. 0, or -1: everything is as it was. */
+int mem_grow(void *array, size_t *cap, size_t count, size_t size, Err *e);
 
 /* Arena: one block with a moving mark; the memory of a training step. In counting mode it has no
  * block and only measures: arena_alloc then returns a non-NULL pointer that must not be touched,

@@ -67,8 +67,9 @@ typedef struct {
     FeedbackReport *report;
 } Feedback;
 
-static int write_row(Feedback *f, const Json *row, size_t line, Err *e)
+static int write_row(void *ctx, const Json *row, size_t line, Err *e)
 {
+    Feedback *f = ctx;
     const Json *prompt = json_get(row, "prompt"), *completion = json_get(row, "completion");
     int label = read_label(json_get(row, "label"));
     if (check_row(prompt, completion, label, f->chat, e)) return -1;
@@ -94,22 +95,11 @@ int cycle_feedback(const char *in, const char *out, int chat, const char *system
                   .held_out = held_out,
                   .n_held_out = n_held_out,
                   .report = r};
-    JsonLines lines;
-    if (jsonl_open(&lines, in, e)) return -1;
-    int more, status = writer_open(&f.out, out, e);
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = status ? -1 : jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && write_row(&f, row, lines.line, e))
-            more = err_prefix(e, "%s:%zu", in, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    if (!more) more = writer_commit(&f.out, e);
+    int status = writer_open(&f.out, out, e) || jsonl_each(in, write_row, &f, NULL, e) ||
+                 writer_commit(&f.out, e);
     writer_abort(&f.out);
     text_free(&f.line);
-    jsonl_close(&lines);
-    return more;
+    return status ? -1 : 0;
 }
 
 /* ---- the stage ----------------------------------------------------------------------------- */

@@ -87,13 +87,7 @@ static int put_source(Text *t, const char *prefix, const Answer *a, Err *e)
 /* First pass: notes the class of a row. Second: does it stay? */
 static int balance_note(Balance *b, unsigned level, int label, Err *e)
 {
-    if (b->n == b->cap) {
-        size_t cap = b->cap ? 2 * b->cap : 1024;
-        unsigned char *grown = mem_realloc(b->class_of, cap, e);
-        if (!grown) return -1;
-        b->class_of = grown;
-        b->cap = cap;
-    }
+    if (mem_grow(&b->class_of, &b->cap, b->n, sizeof *b->class_of, e)) return -1;
     b->class_of[b->n++] = (unsigned char)((level ? HARMFUL : HARMLESS) * 2 + label);
     return 0;
 }
@@ -280,14 +274,10 @@ static int read_revisions(Revisions *v, const char *path, Pool *pool, Err *e)
         if (more < 0 || s.empty || s.score < v->desirable ||
             (v->n && v->rows[v->n - 1].index == s.index))
             continue;
-        if (v->n == v->cap) {
-            v->cap = v->cap ? 2 * v->cap : 64;
-            Sample *grown = mem_realloc(v->rows, v->cap * sizeof *grown, e);
-            if (!grown) more = -1;
-            if (!grown) continue;
-            v->rows = grown;
-        }
-        v->rows[v->n++] = s;
+        if (mem_grow(&v->rows, &v->cap, v->n, sizeof *v->rows, e))
+            more = -1;
+        else
+            v->rows[v->n++] = s;
     } while (more > 0);
     jsonl_close(&lines);
     return more;
@@ -299,30 +289,20 @@ static int by_index(const void *x, const void *y)
     return (a->index > b->index) - (a->index < b->index);
 }
 
-/* Adds the rows that people's thumbs gave, as they stand. */
-static int add_feedback(Preferences *p, const char *path, Err *e)
+/* Adds a row that a person's thumb gave, as it stands. */
+static int add_feedback(void *ctx, const Json *row, size_t line, Err *e)
 {
-    JsonLines lines;
-    int more;
-    if (jsonl_open(&lines, path, e)) return -1;
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0) {
-            const Json *label = json_get(row, "label");
-            int liked = label && label->type == JSON_TRUE;
-            *(liked ? &p->report->liked : &p->report->disliked) += 1;
-            *(liked ? &p->report->desirable : &p->report->undesirable) += 1;
-            p->line.len = 0;
-            if (json_put(&p->line, row, e) || text_add(&p->line, "\n", 1, e) ||
-                writer_put(&p->kto, p->line.data, p->line.len, e))
-                more = -1;
-        }
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    return more;
+    Preferences *p = ctx;
+    const Json *label = json_get(row, "label");
+    int liked = label && label->type == JSON_TRUE;
+    (void)line;
+    *(liked ? &p->report->liked : &p->report->disliked) += 1;
+    *(liked ? &p->report->desirable : &p->report->undesirable) += 1;
+    p->line.len = 0;
+    return json_put(&p->line, row, e) || text_add(&p->line, "\n", 1, e) ||
+                   writer_put(&p->kto, p->line.data, p->line.len, e)
+               ? -1
+               : 0;
 }
 
 /* Both passes over the samples. */
@@ -333,7 +313,7 @@ static int prefer_all(Preferences *p, const char *judged, Err *e)
     p->noting = 0;
     *p->report = (PreferenceReport){0};
     return samples_each(judged, prefer_prompt, p, e) ||
-                   (p->o->feedback && add_feedback(p, p->o->feedback, e))
+                   (p->o->feedback && jsonl_each(p->o->feedback, add_feedback, p, NULL, e))
                ? -1
                : 0;
 }

@@ -58,10 +58,7 @@ static int read_prompts(PromptSet *p, const char *path, const char ***base, Err 
         p->rows[p->count] = (PromptRow){.json = row, .index = p->count, .level = level};
         p->count++;
     }
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, lines.data, lines.len);
-    sha256_end(&s, p->sha256);
+    sha256_bytes(lines.data, lines.len, p->sha256);
     jsonl_close(&lines);
     if (more < 0) return -1;
     return p->count ? 0 : err_set(e, ERR_DATA, "%s: no prompts in it", path);

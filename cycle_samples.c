@@ -52,13 +52,7 @@ static void group_clear(Group *g)
 
 static int group_add(Group *g, const Sample *s, Err *e)
 {
-    if (g->n == g->cap) {
-        size_t cap = g->cap ? 2 * g->cap : 16;
-        Sample *grown = mem_realloc(g->rows, cap * sizeof *grown, e);
-        if (!grown) return -1;
-        g->rows = grown;
-        g->cap = cap;
-    }
+    if (mem_grow(&g->rows, &g->cap, g->n, sizeof *g->rows, e)) return -1;
     g->rows[g->n++] = *s;
     return 0;
 }

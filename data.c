@@ -75,21 +75,6 @@ typedef struct {
     size_t n_lengths, cap_lengths;
 } Loader;
 
-/* Makes room for one more element in a growing array. */
-static int grow(void *array, size_t *cap, size_t used, size_t size, Err *e)
-{
-    if (used < *cap) return 0;
-    size_t more = *cap ? 2 * *cap : 64, bytes;
-    if (size_mul(more, size, &bytes)) return err_set(e, ERR_MEMORY, "too many rows");
-    void *old;
-    memcpy(&old, array, sizeof old);
-    void *p = mem_realloc(old, bytes, e);
-    if (!p) return -1;
-    memcpy(array, &p, sizeof p);
-    *cap = more;
-    return 0;
-}
-
 /* "a string", "null", ... for messages. */
 static const char *json_kind(const Json *j)
 {
@@ -413,7 +398,7 @@ static int read_saying(const Loader *l, const Line *line, Saying *s, Err *e)
 
 static int add_message(Loader *l, size_t *n, const char *role, const char *text, size_t len, Err *e)
 {
-    if (grow(&l->messages, &l->cap_messages, *n, sizeof *l->messages, e)) return -1;
+    if (mem_grow(&l->messages, &l->cap_messages, *n, sizeof *l->messages, e)) return -1;
     l->messages[(*n)++] = (ChatMessage){role, text, len};
     return 0;
 }
@@ -524,7 +509,7 @@ static int32_t *keep_ids(Loader *l, const int32_t *ids, size_t n, Err *e)
 
 static int note_length(Loader *l, size_t length, Err *e)
 {
-    if (grow(&l->lengths, &l->cap_lengths, l->n_lengths, sizeof *l->lengths, e)) return -1;
+    if (mem_grow(&l->lengths, &l->cap_lengths, l->n_lengths, sizeof *l->lengths, e)) return -1;
     l->lengths[l->n_lengths++] = length;
     return 0;
 }
@@ -597,7 +582,7 @@ static int add_row(Loader *l, const Line *line, size_t index, const Saying *s, s
     report->empty_prompts += (size_t)piece_empty(&s->prompt);
     report->word_cuts += (size_t)s->word_cut;
     if (d->kind == DATA_UNPAIRED) label ? report->desirable++ : report->undesirable++;
-    if (grow(&d->rows, &l->cap_rows, d->count, sizeof *d->rows, e)) return -1;
+    if (mem_grow(&d->rows, &l->cap_rows, d->count, sizeof *d->rows, e)) return -1;
     d->rows[d->count++] = row;
     return 0;
 }
@@ -609,17 +594,14 @@ static int read_lines(Loader *l, Err *e)
 {
     JsonLines j = {0};
     if (jsonl_open(&j, l->path, e)) return -1;
-    Sha256 sha;
-    sha256_begin(&sha);
-    sha256_add(&sha, j.data, j.len);
-    sha256_end(&sha, l->d->sha256);
+    sha256_bytes(j.data, j.len, l->d->sha256);
     Json *json;
     int more;
     while ((more = jsonl_next(&j, &l->d->pool, &json, e)) == 1) {
         Line line = {json, j.line};
         more = -1;
         if (row_shape(l, &line, e)) break;
-        if (grow(&l->lines, &l->cap_lines, l->n_lines, sizeof *l->lines, e)) break;
+        if (mem_grow(&l->lines, &l->cap_lines, l->n_lines, sizeof *l->lines, e)) break;
         l->lines[l->n_lines++] = line;
     }
     l->d->report.lines = l->n_lines;

@@ -133,17 +133,10 @@ static int row_from_json(EvalRow *r, const Json *row, size_t line, Pool *pool, E
     return r->prompt ? 0 : -1;
 }
 
-static int add_row(Evaluation *v, size_t *cap, const Json *row, size_t line, Err *e)
+static int add_row(void *ctx, const Json *row, size_t line, Err *e)
 {
-    if (v->count == *cap) {
-        size_t more = *cap ? 2 * *cap : 256, bytes;
-        if (size_mul(more, sizeof *v->rows, &bytes))
-            return err_set(e, ERR_MEMORY, "%zu rows are too many", more);
-        EvalRow *grown = mem_realloc(v->rows, bytes, e);
-        if (!grown) return -1;
-        v->rows = grown;
-        *cap = more;
-    }
+    Evaluation *v = ctx;
+    if (mem_grow(&v->rows, &v->cap, v->count, sizeof *v->rows, e)) return -1;
     EvalRow *r = &v->rows[v->count];
     if (row_from_json(r, row, line, &v->pool, e)) return -1;
     v->counts.n[r->level][r->action]++;
@@ -153,24 +146,7 @@ static int add_row(Evaluation *v, size_t *cap, const Json *row, size_t line, Err
 
 static int read_rows(Evaluation *v, const char *path, Err *e)
 {
-    JsonLines lines;
-    size_t cap = 0;
-    int more;
-    if (jsonl_open(&lines, path, e)) return -1;
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && add_row(v, &cap, row, lines.line, e))
-            more = err_prefix(e, "%s:%zu", path, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, lines.data, lines.len);
-    sha256_end(&s, v->sha256);
-    jsonl_close(&lines);
-    if (more < 0) return -1;
+    if (jsonl_each(path, add_row, v, v->sha256, e)) return -1;
     return v->count ? 0 : err_set(e, ERR_DATA, "%s: no rows to evaluate", path);
 }
 

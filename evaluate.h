@@ -85,7 +85,7 @@ typedef struct {
 
 typedef struct {
     EvalRow *rows;
-    size_t count, groups;
+    size_t count, cap, groups;
     ActionCounts counts;
     Estimate metrics[EVALUATE_COUNT];
     Stratum *strata; /* by level, then method, then principle */

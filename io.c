@@ -646,6 +646,16 @@ int io_write_file(const char *path, const void *bytes, size_t len, Err *e)
     return writer_commit(&w, e);
 }
 
+int io_copy_file(const char *from, const char *to, Err *e)
+{
+    char *bytes;
+    size_t len;
+    if (io_read_file(from, 0, &bytes, &len, e)) return -1;
+    int status = io_write_file(to, bytes, len, e);
+    mem_free(bytes);
+    return status;
+}
+
 /* Appends `len` bytes to an open log; what cannot be written whole is cut off again. */
 static int append_whole(int fd, const char *path, const char *bytes, size_t len, int sync, Err *e)
 {

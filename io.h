@@ -69,6 +69,7 @@ int writer_printf(Writer *w, Err *e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int writer_commit(Writer *w, Err *e);
 void writer_abort(Writer *w); /* safe after commit and on a zeroed Writer */
 int io_write_file(const char *path, const void *bytes, size_t len, Err *e); /* all of the above */
+int io_copy_file(const char *from, const char *to, Err *e);
 
 /* Append-only logs (metrics.jsonl, ledger.jsonl): the line and a newline in one write, O_APPEND. A
  * line that could not be written whole is taken back; a torn one that a killed process left is the

@@ -11,8 +11,6 @@ const char *const target_modules[TARGET_COUNT + 1] = {
     "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",    "lm_head"};
 
 #define PEFT_VERSION "0.21.2"
-#define CONFIG_FILE "adapter_config.json"
-#define WEIGHTS_FILE "adapter_model.safetensors"
 enum {
     CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */,
     MODULE_NAME = 96,
@@ -491,7 +489,7 @@ static int load_parsed(Lora *l, const Json *root, const char *config_path, const
     char path[IO_PATH_MAX];
     Safetensors st;
     if (check_config(root, config_path, e) || read_config_numbers(l, root, config_path, e) ||
-        io_path(path, sizeof path, dir, WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
+        io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
         return -1;
     size_t *rank = mem_calloc(slot_count(&l->shape), sizeof *rank, e);
     int bad = !rank || read_ranks(&st, &l->shape, rank, e) ||
@@ -509,7 +507,7 @@ int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, E
     Pool pool = {0};
     memset(l, 0, sizeof *l);
     l->shape = *shape;
-    if (io_path(path, sizeof path, dir, CONFIG_FILE, e) ||
+    if (io_path(path, sizeof path, dir, LORA_CONFIG_FILE, e) ||
         io_read_file(path, CONFIG_LIMIT, &text, &len, e))
         return -1;
     const Json *root = json_parse(&pool, text, len, path, JSON_ALLOW_BOM, e);
@@ -647,9 +645,10 @@ int lora_save(const Lora *l, const char *dir, Err *e)
 {
     char path[IO_PATH_MAX];
     Text config = {0};
-    int bad = io_make_directory(dir, 0, e) || io_path(path, sizeof path, dir, WEIGHTS_FILE, e) ||
-              save_weights(l, path, e) || io_path(path, sizeof path, dir, CONFIG_FILE, e) ||
-              put_config(&config, l, e) || io_write_file(path, config.data, config.len, e);
+    int bad = io_make_directory(dir, 0, e) ||
+              io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) || save_weights(l, path, e) ||
+              io_path(path, sizeof path, dir, LORA_CONFIG_FILE, e) || put_config(&config, l, e) ||
+              io_write_file(path, config.data, config.len, e);
     text_free(&config);
     return bad ? -1 : 0;
 }

@@ -10,6 +10,9 @@
 #include "io.h"
 #include "tape.h"
 
+#define LORA_WEIGHTS_FILE "adapter_model.safetensors"
+#define LORA_CONFIG_FILE "adapter_config.json"
+
 /* The linear maps of a layer, in the order PyTorch lists a block's modules. */
 typedef enum {
     TARGET_Q,

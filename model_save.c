@@ -102,15 +102,10 @@ static int save_weights(const Model *m, const Lora *lora, const char *path, Err 
 
 static int copy_file(const char *from_dir, const char *to_dir, const char *name, Err *e)
 {
-    char from[IO_PATH_MAX], to[IO_PATH_MAX], *bytes;
-    size_t len;
+    char from[IO_PATH_MAX], to[IO_PATH_MAX];
     if (io_path(from, sizeof from, from_dir, name, e) || io_path(to, sizeof to, to_dir, name, e))
         return -1;
-    if (!io_exists(from)) return 0;
-    if (io_read_file(from, 0, &bytes, &len, e)) return -1;
-    int bad = io_write_file(to, bytes, len, e);
-    mem_free(bytes);
-    return bad;
+    return io_exists(from) ? io_copy_file(from, to, e) : 0;
 }
 
 int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)

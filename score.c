@@ -89,15 +89,7 @@ static int pass_add_prompt(Pass *p, size_t i, size_t count, size_t shared, int *
 
 static int place_add(Pass *p, const Place *place, Err *e)
 {
-    if (p->n_places == p->cap_places) {
-        size_t cap = p->cap_places ? 2 * p->cap_places : 64, bytes;
-        if (size_mul(cap, sizeof *p->places, &bytes))
-            return err_set(e, ERR_MEMORY, "too many rows in a pass");
-        Place *more = mem_realloc(p->places, bytes, e);
-        if (!more) return -1;
-        p->places = more;
-        p->cap_places = cap;
-    }
+    if (mem_grow(&p->places, &p->cap_places, p->n_places, sizeof *p->places, e)) return -1;
     p->places[p->n_places++] = *place;
     return 0;
 }

@@ -26,14 +26,6 @@ static size_t file_list(const Run *r, const char *const **files)
 
 /* ---- whose run is this? -------------------------------------------------------------------- */
 
-static void hash_text(const char *text, size_t len, char hex[65])
-{
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, text, len);
-    sha256_end(&s, hex);
-}
-
 /* "key": SHA-256 of a file, or of two one after the other. */
 static int put_file_hash(Text *out, const char *key, const char *dir, const char *a, const char *b,
                          Err *e)
@@ -145,7 +137,7 @@ int checkpoint_identity(Run *r, Err *e)
     int failed = train_config_json(&r->c, &config, e) || put_inputs(r, &inputs, e) ||
                  compare_identity(r, "config.json", &config, 1, &differences, e) ||
                  compare_identity(r, "inputs.json", &inputs, 0, &differences, e);
-    if (!failed) hash_text(inputs.data, inputs.len, r->inputs_sha256);
+    if (!failed) sha256_bytes(inputs.data, inputs.len, r->inputs_sha256);
     if (!failed && differences.len)
         failed =
             err_set(e, ERR_DATA,
@@ -261,7 +253,7 @@ static int measure_file(const char *dir, const char *name, uint64_t *bytes, char
     size_t len;
     if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &data, &len, e))
         return -1;
-    hash_text(data, len, hash);
+    sha256_bytes(data, len, hash);
     *bytes = len;
     mem_free(data);
     return 0;

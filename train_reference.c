@@ -87,7 +87,6 @@ static int write_file(const TrainSet *set, const char *path, const char *key, Er
 {
     Text rows = {0}, head = {0};
     char hash[65];
-    Sha256 s;
     size_t known = 0;
     int failed = 0;
     for (size_t i = 0; i < set->rows.count && !failed; i++) {
@@ -97,9 +96,7 @@ static int write_file(const TrainSet *set, const char *path, const char *key, Er
                  json_put_f64(&rows, set->reference[i][0], e) || text_add(&rows, ",", 1, e) ||
                  json_put_f64(&rows, set->reference[i][1], e) || text_add(&rows, "]}\n", 3, e);
     }
-    sha256_begin(&s);
-    sha256_add(&s, rows.data, rows.len);
-    sha256_end(&s, hash);
+    sha256_bytes(rows.data, rows.len, hash);
     failed = failed ||
              text_addf(&head, e, "{\"format\":%d,\"key\":\"%s\",\"rows\":%zu,\"sha256\":\"%s\"}\n",
                        REFERENCE_FORMAT, key, known, hash) ||
@@ -127,11 +124,8 @@ static int take_row(TrainSet *set, const Json *row)
 static int is_sound(const JsonLines *j, const Json *head, const char *key, size_t from)
 {
     char hash[65];
-    Sha256 s;
     if (!json_is(json_get(head, "key"), key)) return 0;
-    sha256_begin(&s);
-    sha256_add(&s, j->data + from, j->len - from);
-    sha256_end(&s, hash);
+    sha256_bytes(j->data + from, j->len - from, hash);
     return json_is(json_get(head, "sha256"), hash);
 }
 

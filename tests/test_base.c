@@ -255,6 +255,28 @@ static void memory_gives_and_refuses(void)
     mem_free(NULL);
 }
 
+static void arrays_grow_and_stay(void)
+{
+    Err e;
+    double *x = NULL;
+    size_t cap = 0, moves = 0;
+    for (size_t i = 0; i < 1000; i++) {
+        size_t before = cap;
+        CHECK(mem_grow(&x, &cap, i, sizeof *x, &e) == 0 && cap > i);
+        moves += cap != before;
+        x[i] = (double)i;
+    }
+    CHECK(moves == 5); /* 64, 128, ... 1024 */
+    for (size_t i = 0; i < 1000; i++) CHECK(x[i] == (double)i);
+    double *kept = x;
+    size_t full = SIZE_MAX / 16 + 1; /* twice that many items of 8 bytes are too many */
+    CHECK(mem_grow(&x, &full, full, sizeof *x, &e) == -1 && e.code == ERR_MEMORY);
+    CHECK(x == kept && full == SIZE_MAX / 16 + 1);
+    full = SIZE_MAX / 2 + 1;
+    CHECK(mem_grow(&x, &full, full, 1, &e) == -1 && e.code == ERR_MEMORY && x == kept);
+    mem_free(x);
+}
+
 static void arena_plans_as_it_serves(void)
 {
     Arena real_one, count;
@@ -531,6 +553,7 @@ static const Test tests[] = {
     {"decimals_match_strtod", decimals_match_strtod},
     {"decimals_longest_half_way", decimals_longest_half_way},
     {"memory_gives_and_refuses", memory_gives_and_refuses},
+    TEST(arrays_grow_and_stay),
     {"arena_plans_as_it_serves", arena_plans_as_it_serves},
     {"arena_says_when_it_is_full", arena_says_when_it_is_full},
     {"pool_keeps_everything", pool_keeps_everything},

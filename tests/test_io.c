@@ -551,6 +551,43 @@ static void jsonl_errors_name_the_line(void)
     CHECK(jsonl_open(&j, in_dir("none"), &e) == -1 && e.code == ERR_NO_INPUT);
 }
 
+/* Adds up "a", and refuses 3. */
+static int add_a(void *ctx, const Json *row, size_t line, Err *err)
+{
+    uint64_t a = 0;
+    json_u64(json_get(row, "a"), &a);
+    *(uint64_t *)ctx += a + 100 * line;
+    return a == 3 ? err_set(err, ERR_USAGE, "3 is too many") : 0;
+}
+
+static void jsonl_each_row_once(void)
+{
+    uint64_t sum = 0;
+    char hex[65], file[65];
+    put_text("rows", "{\"a\":1}\n\n{\"a\":2}");
+    CHECK(jsonl_each(in_dir("rows"), add_a, &sum, hex, &e) == 0 && sum == 1 + 2 + 100 * (1 + 3));
+    CHECK(sha256_file(in_dir("rows"), file, &e) == 0);
+    CHECK_TEXT(hex, file);
+    put_text("rows", "{\"a\":1}\n{\"a\":3}\n{\"a\":4}\n");
+    sum = 0;
+    CHECK(jsonl_each(in_dir("rows"), add_a, &sum, NULL, &e) == -1 && e.code == ERR_USAGE);
+    CHECK(sum == 4 + 100 * (1 + 2) && strstr(e.text, "/rows:2: 3 is too many") != NULL);
+    put_text("rows", "{\"a\":1}\nx\n");
+    CHECK(jsonl_each(in_dir("rows"), add_a, &sum, NULL, &e) == -1 && e.code == ERR_DATA);
+    CHECK(jsonl_each(in_dir("none"), add_a, &sum, NULL, &e) == -1 && e.code == ERR_NO_INPUT);
+}
+
+static void files_are_copied_whole(void)
+{
+    put("from", "a\0b", 3);
+    put_text("to", "old");
+    CHECK(io_copy_file(in_dir("from"), in_dir("to"), &e) == 0);
+    CHECK(!memcmp(content("to"), "a\0b", 4));
+    CHECK(io_copy_file(in_dir("none"), in_dir("to"), &e) == -1 && e.code == ERR_NO_INPUT);
+    CHECK(!memcmp(content("to"), "a\0b", 4));
+    CHECK(io_copy_file(in_dir("from"), in_dir("no/to"), &e) == -1 && e.code == ERR_CREATE);
+}
+
 /* J18: a line of more than 256 MiB is refused by its number before it is parsed. */
 static void jsonl_lines_have_a_limit(void)
 {
@@ -611,6 +648,8 @@ static const Test tests[] = {
     {"locks_exclude", locks_exclude},
     {"dead_locks_are_taken_over", dead_locks_are_taken_over},
     {"only_one_takes_a_dead_lock", only_one_takes_a_dead_lock},
+    TEST(jsonl_each_row_once),
+    TEST(files_are_copied_whole),
     {"sha256_known_answers", sha256_known_answers},
     {"jsonl_rows", jsonl_rows},
     {"jsonl_errors_name_the_line", jsonl_errors_name_the_line},
