@@ -5,8 +5,7 @@
  * and its ledger agrees with them. After an error the same holds, and the message names its reason.
  */
 #include "cycles.h"
-
-#include <sys/wait.h>
+#include "faults.h"
 
 static char model_path[IO_PATH_MAX], guard_path[IO_PATH_MAX], thumbs_path[IO_PATH_MAX];
 static Text whole; /* the files of the run that nothing happened to */
@@ -30,25 +29,13 @@ static void write_text(char path[IO_PATH_MAX], const char *name, const char *tex
     snprintf(path, IO_PATH_MAX, "%.4000s", files_path(name));
 }
 
-/* The run in a child, with one environment variable set (or none); its exit code. */
-static int run_child(const char *variable, const char *value)
+static int run_loop(Err *e)
 {
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        CycleConfig c = config();
-        CycleResult r;
-        Err e = {0, ""};
-        if (variable) setenv(variable, value, 1);
-        int status = cycle_run(&c, NULL, &r, &e);
-        if (variable) unsetenv(variable);
-        if (!status) cycle_result_free(&r);
-        if (status && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
-        exit(status ? e.code : 0);                       /* exit, so that leaks are looked for */
-    }
-    int status = 0;
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    CycleConfig c = config();
+    CycleResult r;
+    if (cycle_run(&c, NULL, &r, e)) return -1;
+    cycle_result_free(&r);
+    return 0;
 }
 
 static int is_the_whole_run(void)
@@ -70,51 +57,31 @@ static void fresh(void)
     CHECK(!io_remove_tree(files_path("run"), &e));
 }
 
-/* Call number n of a kind fails, n growing by about an eighth each time, until some failures in a
- * row leave no trace: there are no more calls. */
-static void fail_some(const char *variable, const char *format, int (*is_right)(int code))
+static int resumed_it_is_whole(int code)
 {
-    int runs = 0, clean = 0;
-    for (int n = 1; clean < 5; n += 1 + n / 8, runs++) {
-        char value[32];
-        fresh();
-        snprintf(value, sizeof value, format, n);
-        int code = run_child(variable, value);
-        int fine = is_right(code), again = code ? run_child(NULL, NULL) : 0;
-        fine = fine && again == 0 && is_the_whole_run();
-        if (!fine) printf("  %s=%s gave %d, resumed %d\n", variable, value, code, again);
-        CHECK(fine);
-        clean = code ? 0 : clean + 1;
-    }
-    CHECK(runs > 30);
+    return (!code || !fault_child(run_loop, NULL, NULL)) && is_the_whole_run();
 }
 
-static int is_killed(int code)
+/* Calls spread over the whole run: from each to the next it is about an eighth further. */
+static void fail_some(const char *variable, const char *format, int (*is_right)(int code))
 {
-    return code == 0 || code == 99;
-}
-static int is_memory(int code)
-{
-    return code == 0 || code == ERR_MEMORY;
-}
-static int is_io(int code)
-{
-    return code == 0 || code == ERR_IO || code == ERR_CREATE || code == ERR_NO_INPUT;
+    const Faults f = {run_loop, variable, format, is_right, fresh, resumed_it_is_whole, 1, 8, 5};
+    CHECK(fault_each(&f) > 30);
 }
 
 static void killed_anywhere(void)
 {
-    fail_some("FAULT_IO", "%d:KILL", is_killed);
+    fail_some("FAULT_IO", "%d:KILL", fault_killed);
 }
 
 static void full_disk(void)
 {
-    fail_some("FAULT_IO", "%d:ENOSPC", is_io);
+    fail_some("FAULT_IO", "%d:ENOSPC", fault_io);
 }
 
 static void out_of_memory(void)
 {
-    fail_some("FAULT_ALLOC", "%d", is_memory);
+    fail_some("FAULT_ALLOC", "%d", fault_memory);
 }
 
 static const Test tests[] = {{"killed_anywhere", killed_anywhere},
@@ -132,7 +99,7 @@ int main(int argc, char **argv)
                "{\"question\":\"a\",\"answer\":\"b\"}\n");
     write_text(thumbs_path, "thumbs.jsonl",
                "{\"prompt\":\"x\",\"completion\":\"X\",\"label\":true}\n");
-    CHECK(run_child(NULL, NULL) == 0);
+    CHECK(fault_child(run_loop, NULL, NULL) == 0);
     list_run(files_path("run"), "", &whole);
     int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
     text_free(&whole);

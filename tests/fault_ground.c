@@ -5,13 +5,8 @@
  * N is: the exit code is the right one, nothing leaks, each file is the old one or the new one, and
  * no temporary file stays.
  */
-#include "base.h"
+#include "faults.h"
 #include "io.h"
-#include "test.h"
-
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static char dir[200];
 
@@ -100,8 +95,6 @@ static int directory_scenario(Err *e)
 
 /* ---- running them -------------------------------------------------------------------------- */
 
-typedef int (*Scenario)(Err *e);
-
 /* Makes the files the scenarios begin with. */
 static void prepare(void)
 {
@@ -116,24 +109,6 @@ static void prepare(void)
     CHECK(io_write_file(in_dir("out"), "old", 3, &e) == 0);
     CHECK(io_write_file(in_dir("rows"), rows.data, rows.len, &e) == 0);
     text_free(&rows);
-}
-
-/* The scenario in a child with one environment variable set; its exit code is that of the Err. */
-static int run_child(Scenario scenario, const char *variable, const char *value)
-{
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        Err e = {0, ""};
-        setenv(variable, value, 1);
-        int r = scenario(&e);
-        unsetenv(variable);
-        if (r && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
-        exit(r ? e.code : 0);                       /* exit, so that leaks are looked for */
-    }
-    int status = 0;
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
 /* Is the output whole: the old one or a new one? */
@@ -177,68 +152,53 @@ static const struct {
                  {"rows", rows_scenario},
                  {"directory", directory_scenario}};
 
-/* Every call made to fail in each scenario; `check` judges the exit code. Returns how many calls
- * there were in all. */
-static int fail_each(const char *variable, const char *format, int (*check)(int code))
+static Scenario at_work;
+
+static int whole_and_nothing_left(int code)
 {
-    enum { MOST_CALLS = 2000 };
+    (void)code;
+    return output_is_whole(at_work) && temporary_files() == 0;
+}
+
+/* What a killed one left must not disturb the next run. */
+static int whole_and_goes_on(int code)
+{
+    (void)code;
+    return output_is_whole(at_work) && fault_child(at_work, NULL, NULL) == 0;
+}
+
+/* Every call made to fail in each scenario. Returns how many calls there were in all. */
+static int fail_each(const char *variable, const char *format, int (*is_right)(int code))
+{
     int total = 0;
     for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++) {
+        at_work = scenarios[s].run;
+        const Faults f = {
+            at_work, variable,
+            format,  is_right,
+            prepare, is_right == fault_killed ? whole_and_goes_on : whole_and_nothing_left,
+            1,       0,
+            8};
         prepare();
-        CHECK(run_child(scenarios[s].run, "FAULT_NONE", "") == 0);
-        int clean = 0; /* a fault behind the last call leaves no trace: eight in a row end it */
-        for (int n = 1; clean < 8 && n < MOST_CALLS; n++, total++) {
-            char value[32];
-            prepare();
-            snprintf(value, sizeof value, format, n);
-            int code = run_child(scenarios[s].run, variable, value);
-            int fine = check(code) && output_is_whole(scenarios[s].run);
-            if (strcmp(variable, "FAULT_IO") || !strstr(format, "KILL")) {
-                fine = fine && temporary_files() == 0;
-            } else { /* killed: what is left must not disturb the next run */
-                fine = fine && run_child(scenarios[s].run, "FAULT_NONE", "") == 0;
-            }
-            if (!fine) printf("  %s: %s=%s gave %d\n", scenarios[s].name, variable, value, code);
-            CHECK(fine);
-            clean = code == 0 ? clean + 1 : 0;
-        }
+        CHECK(fault_child(at_work, NULL, NULL) == 0);
+        total += fault_each(&f);
     }
     return total;
 }
 
-static int is_memory(int code)
-{
-    return code == 0 || code == ERR_MEMORY;
-}
-
-static int is_io(int code)
-{
-    return code == 0 || code == ERR_IO || code == ERR_CREATE || code == ERR_NO_INPUT;
-}
-
-static int is_killed(int code)
-{
-    return code == 0 || code == 99;
-}
-
-static int is_success(int code)
-{
-    return code == 0;
-}
-
 static void allocations_fail_cleanly(void)
 {
-    int calls = fail_each("FAULT_ALLOC", "%d", is_memory);
+    int calls = fail_each("FAULT_ALLOC", "%d", fault_memory);
     CHECK(calls > 40);
-    fail_each("FAULT_ALLOC_FROM", "%d", is_memory);
+    fail_each("FAULT_ALLOC_FROM", "%d", fault_memory);
     printf("  %d allocations\n", calls);
 }
 
 static void io_errors_fail_cleanly(void)
 {
-    int calls = fail_each("FAULT_IO", "%d:EIO", is_io);
+    int calls = fail_each("FAULT_IO", "%d:EIO", fault_io);
     CHECK(calls > 40);
-    fail_each("FAULT_IO", "%d:ENOSPC", is_io);
+    fail_each("FAULT_IO", "%d:ENOSPC", fault_io);
     printf("  %d operations\n", calls);
 }
 
@@ -251,19 +211,19 @@ static void interruptions_are_invisible(void)
             for (int kind = 0; kind < 2; kind++) {
                 prepare();
                 snprintf(value, sizeof value, "%d:%s", n, kind ? "SHORT" : "EINTR");
-                int code = run_child(scenarios[s].run, "FAULT_IO", value);
-                if (!is_success(code)) printf("  %s: %s gave %d\n", scenarios[s].name, value, code);
-                CHECK(is_success(code) && temporary_files() == 0);
+                int code = fault_child(scenarios[s].run, "FAULT_IO", value);
+                if (code) printf("  %s: %s gave %d\n", scenarios[s].name, value, code);
+                CHECK(code == 0 && temporary_files() == 0);
             }
         }
         prepare();
-        CHECK(run_child(scenarios[s].run, "FAULT_IO", "1+:SHORT") == 0); /* every call short */
+        CHECK(fault_child(scenarios[s].run, "FAULT_IO", "1+:SHORT") == 0); /* every call short */
     }
 }
 
 static void kills_leave_old_or_new(void)
 {
-    fail_each("FAULT_IO", "%d:KILL", is_killed);
+    fail_each("FAULT_IO", "%d:KILL", fault_killed);
 }
 
 static const Test tests[] = {

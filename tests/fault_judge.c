@@ -7,9 +7,8 @@
  */
 #include "evaluate_gold.h"
 
+#include "faults.h"
 #include "tiny.h"
-
-#include <sys/wait.h>
 
 static char model[IO_PATH_MAX + 512], rows[IO_PATH_MAX + 512], out[IO_PATH_MAX + 512];
 static char answers[IO_PATH_MAX + 512], command[IO_PATH_MAX + 512];
@@ -85,26 +84,6 @@ static int teach_scenario(Err *e)
     return judge_training_rows(&(JudgeConfig){.kind = "model", .model = model}, rows, out, &r, e);
 }
 
-typedef int (*Scenario)(Err *e);
-
-/* The scenario in a child with one environment variable set (or none); its exit code. */
-static int run_child(Scenario scenario, const char *variable, const char *value)
-{
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        Err e = {0, ""};
-        if (variable) setenv(variable, value, 1);
-        int r = scenario(&e);
-        if (variable) unsetenv(variable);
-        if (r && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
-        exit(r ? e.code : 0);                       /* exit, so that leaks are looked for */
-    }
-    int status = 0;
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
 static size_t text_of(const char *path, char *text, size_t size)
 {
     size_t len = 0;
@@ -116,63 +95,56 @@ static size_t text_of(const char *path, char *text, size_t size)
     return len;
 }
 
-/* Is this what a fault may lead to? what: NULL for memory, else of FAULT_IO. */
-static int allowed(int code, const char *what)
-{
-    if (code == 0) return 1;
-    if (!what) return code == ERR_MEMORY;
-    if (!strcmp(what, "KILL")) return code == 99;
-    return code == ERR_NO_INPUT || code == ERR_CREATE || code == ERR_IO;
-}
+static Scenario at_work;
+static char whole[8192], now[8192]; /* the output without a fault, and what is there */
 
-/* Fails call 1, 2, 3, ... until the scenario runs through eight times. */
-static void fail_each(Scenario scenario, const char *what)
+static void remove_outputs(void)
 {
-    static char whole[8192], now[8192];
-    const char *variable = what ? "FAULT_IO" : "FAULT_ALLOC";
-    int clean = 0, n, most = 6000;
     remove(out);
     remove(answers);
-    CHECK(run_child(scenario, NULL, NULL) == 0);
+}
+
+/* The output is whole or not there, and so are the answers that were kept: the next run goes on. */
+static int whole_or_nothing(int code)
+{
+    text_of(out, now, sizeof now);
+    if (now[0] && strcmp(now, whole)) return 0;
+    if (!code || !io_exists(answers)) return 1;
+    if (fault_child(at_work, NULL, NULL)) return 0;
+    text_of(out, now, sizeof now);
+    return !strcmp(now, whole);
+}
+
+static void fail_each(Scenario scenario, const char *format, int (*is_right)(int code))
+{
+    const char *variable = is_right == fault_memory ? "FAULT_ALLOC" : "FAULT_IO";
+    const Faults f = {scenario,         variable, format, is_right, remove_outputs,
+                      whole_or_nothing, 1,        0,      8};
+    at_work = scenario;
+    remove_outputs();
+    CHECK(fault_child(scenario, NULL, NULL) == 0);
     CHECK(text_of(out, whole, sizeof whole) > 0);
-    for (n = 1; clean < 8 && n < most; n++) {
-        char value[32];
-        snprintf(value, sizeof value, what ? "%d:%s" : "%d", n, what);
-        remove(out);
-        remove(answers);
-        int code = run_child(scenario, variable, value);
-        if (!allowed(code, what)) printf("  %s=%s gave %d\n", variable, value, code);
-        CHECK(allowed(code, what));
-        text_of(out, now, sizeof now);
-        CHECK(!now[0] || !strcmp(now, whole));
-        if (code && io_exists(answers)) { /* what was kept is whole: the next run goes on */
-            CHECK(run_child(scenario, NULL, NULL) == 0);
-            text_of(out, now, sizeof now);
-            CHECK(!strcmp(now, whole));
-        }
-        clean = code == 0 ? clean + 1 : 0;
-    }
-    CHECK(n > 10 && n < most);
+    CHECK(fault_each(&f) > 10);
 }
 
 static void rules_memory(void)
 {
-    fail_each(rules_scenario, NULL);
+    fail_each(rules_scenario, "%d", fault_memory);
 }
 
 static void rules_files(void)
 {
-    fail_each(rules_scenario, "EIO");
+    fail_each(rules_scenario, "%d:EIO", fault_io);
 }
 
 static void model_memory(void)
 {
-    fail_each(model_scenario, NULL);
+    fail_each(model_scenario, "%d", fault_memory);
 }
 
 static void model_files(void)
 {
-    fail_each(model_scenario, "EIO");
+    fail_each(model_scenario, "%d:EIO", fault_io);
 }
 
 static void model_killed(void)
@@ -182,32 +154,32 @@ static void model_killed(void)
 
 static void text_memory(void)
 {
-    fail_each(text_scenario, NULL);
+    fail_each(text_scenario, "%d", fault_memory);
 }
 
 static void command_memory(void)
 {
-    fail_each(command_scenario, NULL);
+    fail_each(command_scenario, "%d", fault_memory);
 }
 
 static void command_files(void)
 {
-    fail_each(command_scenario, "ENOSPC");
+    fail_each(command_scenario, "%d:ENOSPC", fault_io);
 }
 
 static void command_killed(void)
 {
-    fail_each(command_scenario, "KILL");
+    fail_each(command_scenario, "%d:KILL", fault_killed);
 }
 
 static void teach_memory(void)
 {
-    fail_each(teach_scenario, NULL);
+    fail_each(teach_scenario, "%d", fault_memory);
 }
 
 static void teach_files(void)
 {
-    fail_each(teach_scenario, "EIO");
+    fail_each(teach_scenario, "%d:EIO", fault_io);
 }
 
 static const Test tests[] = {

@@ -6,10 +6,8 @@
  */
 #include "train.h"
 
+#include "faults.h"
 #include "tiny.h"
-#include "test.h"
-
-#include <sys/wait.h>
 
 static char model[IO_PATH_MAX + 512], pairs[IO_PATH_MAX], eval[IO_PATH_MAX], run_path[IO_PATH_MAX];
 static char whole_adapter[65], whole_metrics[65]; /* of the run that nothing happened to */
@@ -41,24 +39,11 @@ static const char *in_run(const char *name)
     return p;
 }
 
-/* The run in a child, with one environment variable set (or none); its exit code. */
-static int run_child(const char *variable, const char *value)
+static int run_training(Err *e)
 {
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        TrainConfig c = config();
-        TrainResult result;
-        Err e = {0, ""};
-        if (variable) setenv(variable, value, 1);
-        int status = train_run(&c, NULL, &result, &e);
-        if (variable) unsetenv(variable);
-        if (status && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
-        exit(status ? e.code : 0);                       /* exit, so that leaks are looked for */
-    }
-    int status = 0;
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    TrainConfig c = config();
+    TrainResult result;
+    return train_run(&c, NULL, &result, e);
 }
 
 /* SHA-256 of metrics.jsonl without its clock. */
@@ -105,67 +90,51 @@ static void fresh(void)
     CHECK(!io_remove_tree(run_path, &e));
 }
 
-typedef enum { KILLED, FAILED } Fate;
+/* Gone on with where it ended, it is whole, and nothing else is left. */
+static int resumed_it_is_whole(int code)
+{
+    return (!code || !fault_child(run_training, NULL, NULL)) && is_the_whole_run() &&
+           !leftovers(run_path) && !leftovers(in_run("checkpoints"));
+}
+
+/* The same after an error, which must not leave anything half-made either. */
+static int nothing_half_made(int code)
+{
+    int clean = !code || (!io_exists(in_run("adapter")) && !io_exists(in_run("LOCK")) &&
+                          !leftovers(run_path) && !leftovers(in_run("checkpoints")));
+    return clean && resumed_it_is_whole(code);
+}
 
 /* Call number n of a kind fails, for n = 1, 1 + step, ... until faults leave no trace. */
-static int fail_each(const char *variable, const char *format, int step, Fate fate,
-                     int (*is_right)(int code))
+static int fail_each(const char *variable, const char *format, int step, int (*is_right)(int code))
 {
-    enum { MOST_CALLS = 20000 };
-    int clean = 0, calls = 0;
-    for (int n = 1; clean < 8 && n < MOST_CALLS; n += step, calls++) {
-        char value[32];
-        fresh();
-        snprintf(value, sizeof value, format, n);
-        int code = run_child(variable, value);
-        int fine = is_right(code), again = 0;
-        if (fate == FAILED && code) {
-            fine = fine && !io_exists(in_run("adapter")) && !io_exists(in_run("LOCK")) &&
-                   !leftovers(run_path) && !leftovers(in_run("checkpoints"));
-        }
-        if (code) again = run_child(NULL, NULL);
-        fine = fine && again == 0 && is_the_whole_run();
-        fine = fine && !leftovers(run_path) && !leftovers(in_run("checkpoints"));
-        if (!fine) printf("  %s=%s gave %d, resumed %d\n", variable, value, code, again);
-        CHECK(fine);
-        clean = code == 0 ? clean + 1 : 0;
-    }
-    return calls;
-}
-
-static int is_killed(int code)
-{
-    return code == 0 || code == 99;
-}
-static int is_memory(int code)
-{
-    return code == 0 || code == ERR_MEMORY;
-}
-static int is_io(int code)
-{
-    return code == 0 || code == ERR_IO || code == ERR_CREATE || code == ERR_NO_INPUT;
+    const Faults f = {
+        run_training, variable, format,
+        is_right,     fresh,    is_right == fault_killed ? resumed_it_is_whole : nothing_half_made,
+        step,         0,        8};
+    return fault_each(&f);
 }
 
 static void killed_anywhere(void)
 {
-    int calls = fail_each("FAULT_IO", "%d:KILL", 1, KILLED, is_killed);
+    int calls = fail_each("FAULT_IO", "%d:KILL", 1, fault_killed);
     CHECK(calls > 100);
     printf("  %d operations\n", calls);
 }
 
 static void full_disk(void)
 {
-    CHECK(fail_each("FAULT_IO", "%d:ENOSPC", 1, FAILED, is_io) > 100);
+    CHECK(fail_each("FAULT_IO", "%d:ENOSPC", 1, fault_io) > 100);
 }
 
 static void broken_disk(void)
 {
-    CHECK(fail_each("FAULT_IO", "%d:EIO", 1, FAILED, is_io) > 100);
+    CHECK(fail_each("FAULT_IO", "%d:EIO", 1, fault_io) > 100);
 }
 
 static void out_of_memory(void)
 {
-    int calls = fail_each("FAULT_ALLOC", "%d", 3, FAILED, is_memory);
+    int calls = fail_each("FAULT_ALLOC", "%d", 3, fault_memory);
     CHECK(calls > 50);
     printf("  %d allocations\n", calls);
 }
@@ -213,7 +182,7 @@ static void interruptions(void)
     static const char *const kinds[] = {"1+:SHORT", "7:EINTR", "100:EINTR", "200:EINTR"};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         fresh();
-        CHECK(run_child("FAULT_IO", kinds[i]) == 0 && is_the_whole_run());
+        CHECK(fault_child(run_training, "FAULT_IO", kinds[i]) == 0 && is_the_whole_run());
     }
 }
 
@@ -241,7 +210,7 @@ int main(int argc, char **argv)
     snprintf(eval, sizeof eval, "%s", files_path("eval.jsonl"));
     snprintf(run_path, sizeof run_path, "%s", files_path("run"));
     fresh();
-    if (run_child(NULL, NULL) ||
+    if (fault_child(run_training, NULL, NULL) ||
         sha256_file(in_run("adapter/adapter_model.safetensors"), whole_adapter, &e))
         return printf("the plain run failed\n0 passed, 1 failed\n"), 1;
     hash_metrics(whole_metrics);

@@ -4,13 +4,9 @@
 #include "base.h"
 
 #include "chat.h"
-#include "test.h"
+#include "faults.h"
 #include "tokenizer.h"
 #include "tokenizers.h"
-
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define CONFIG                                                                                     \
     "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},\"chat_template\":\"x\"}"
@@ -70,43 +66,14 @@ static int chat_scenario(Err *e)
     return r ? -1 : 0;
 }
 
-typedef int (*Scenario)(Err *e);
-
-/* The scenario in a child with one environment variable set; its exit code is that of the Err. */
-static int run_child(Scenario scenario, const char *variable, int n)
-{
-    char value[16];
-    snprintf(value, sizeof value, "%d", n);
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        Err e = {0, ""};
-        if (n) setenv(variable, value, 1);
-        int r = scenario(&e);
-        unsetenv(variable);
-        if (r && (!e.code || !e.text[0])) exit(98); /* failed without saying why */
-        exit(r ? e.code : 0);                       /* exit, so that leaks are looked for */
-    }
-    int status = 0;
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-/* Fails allocation 1, 2, 3, ... of a scenario, alone and with all that come after it, until it runs
- * through eight times without meeting its fault. */
+/* Every allocation fails, alone and with all that come after it. */
 static void fail_each(Scenario scenario)
 {
     static const char *const variables[] = {"FAULT_ALLOC", "FAULT_ALLOC_FROM"};
-    CHECK(run_child(scenario, "FAULT_ALLOC", 0) == 0);
+    CHECK(fault_child(scenario, NULL, NULL) == 0);
     for (int v = 0; v < 2; v++) {
-        int clean = 0, n;
-        for (n = 1; clean < 8 && n < 2000; n++) {
-            int code = run_child(scenario, variables[v], n);
-            if (code != 0 && code != ERR_MEMORY) printf("  %s=%d gave %d\n", variables[v], n, code);
-            CHECK(code == 0 || code == ERR_MEMORY);
-            clean = code == 0 ? clean + 1 : 0;
-        }
-        CHECK(n > 20 && n < 2000);
+        const Faults f = {scenario, variables[v], "%d", fault_memory, NULL, NULL, 1, 0, 8};
+        CHECK(fault_each(&f) > 20);
     }
 }
 
