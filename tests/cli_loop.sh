@@ -77,11 +77,7 @@ for pair in accept:0.25 caution:0.375 refuse:0.75; do
 done
 
 # ---- the whole loop, on a model that knows nothing: every stage runs, and the ledger holds
-i=0
-while [ $i -lt 16 ]; do
-    echo "{\"prompt\":\"p$i\",\"base_prompt\":\"b$i\",\"harmful_level\":$((i % 4)),\"demonstration\":\"I cannot help with that, sorry.\"}"
-    i=$((i + 1))
-done >"$T/prompts.jsonl"
+prompts 16 "I cannot help with that, sorry." >"$T/prompts.jsonl"
 loop="-m $MODEL --data $T/prompts.jsonl --samples 2 -n 6 --steps 2 --rank 2 --lr 1e-3"
 # shellcheck disable=SC2086
 gives "cycle" 0 align cycle $loop -o "$T/loop" --cycles 2 --test 0.25 --validation 0.25

@@ -87,6 +87,24 @@ lines() {
     if [ "$n" -eq "$2" ]; then pass; else fail "$1: $n lines, expected $2" "$3"; fi
 }
 
+# prompts COUNT DEMONSTRATION: rows for align cycle on standard output, harm levels in turn.
+prompts() {
+    i=0
+    while [ $i -lt "$1" ]; do
+        echo "{\"prompt\":\"p$i\",\"base_prompt\":\"b$i\",\"harmful_level\":$((i % 4)),\"demonstration\":\"$2\"}"
+        i=$((i + 1))
+    done
+}
+
+# A phrase table for the tiny model on standard output: "no" refuses, all else accepts.
+no_refuses() {
+    cat <<'END'
+{"action":"accept","weight":1,"place":"any","phrase":""}
+{"action":"refuse","weight":3,"place":"start","phrase":"no"}
+{"action":"caution","weight":1,"place":"start","phrase":"perhaps"}
+END
+}
+
 # The tiny model, made once: $MODEL.
 MODEL=$T/model
 # shellcheck disable=SC2086
