@@ -133,10 +133,8 @@ static int put_metrics(Text *t, const Estimate *m, Err *e)
 {
     if (text_add(t, "{", 1, e)) return -1;
     for (int i = 0; i < EVALUATE_COUNT; i++)
-        if (text_addf(t, e, "%s\"%s\":{\"value\":", i ? "," : "", evaluate_names[i]) ||
-            json_put_f64(t, m[i].value, e) || text_addf(t, e, ",\"low\":") ||
-            json_put_f64(t, m[i].low, e) || text_addf(t, e, ",\"high\":") ||
-            json_put_f64(t, m[i].high, e) || text_add(t, "}", 1, e))
+        if (text_addf(t, e, "%s\"%s\":", i ? "," : "", evaluate_names[i]) ||
+            evaluate_estimate_json(&m[i], t, e))
             return -1;
     return text_add(t, "}", 1, e);
 }
@@ -303,24 +301,25 @@ int put_results(Text *t, const Loop *l, Err *e)
 
 /* ---- the stage ---------------------------------------------------------------------------- */
 
+static int copy_named(const char *from, const char *to, const char *name, Err *e)
+{
+    char source[IO_PATH_MAX], target[IO_PATH_MAX];
+    return io_path(source, sizeof source, from, name, e) ||
+                   io_path(target, sizeof target, to, name, e) || io_copy_file(source, target, e)
+               ? -1
+               : 0;
+}
+
 /* Copies the two files of an adapter into RUN/to. */
 static int copy_adapter(const Loop *l, const AdapterAt *from, const char *to, Err *e)
 {
-    static const char *const files[] = {"adapter_model.safetensors", "adapter_config.json"};
-    char folder[IO_PATH_MAX], path[IO_PATH_MAX], *bytes;
-    size_t len;
-    if (loop_path(l, path, to, e) || io_make_directory(path, 1, e)) return -1;
-    for (size_t i = 0; i < 2; i++) {
-        if (loop_adapter(l, from, folder, e) || io_path(path, sizeof path, folder, files[i], e) ||
-            io_read_file(path, 0, &bytes, &len, e))
-            return -1;
-        int status = loop_path(l, folder, to, e) ||
-                     io_path(path, sizeof path, folder, files[i], e) ||
-                     io_write_file(path, bytes, len, e);
-        mem_free(bytes);
-        if (status) return -1;
-    }
-    return 0;
+    char source[IO_PATH_MAX], target[IO_PATH_MAX];
+    return loop_path(l, target, to, e) || io_make_directory(target, 1, e) ||
+                   loop_adapter(l, from, source, e) ||
+                   copy_named(source, target, LORA_WEIGHTS_FILE, e) ||
+                   copy_named(source, target, LORA_CONFIG_FILE, e)
+               ? -1
+               : 0;
 }
 
 /* Writes selection.json, copies the adapter that is the policy from here on, records both. */
@@ -330,8 +329,8 @@ static int record_choice(Loop *l, const char *folder, const Selection *s, const 
     char file[3][RUN_NAME], path[IO_PATH_MAX];
     int has_adapter = *winner->below || winner->outside;
     loop_name(file[0], folder, "selection.json");
-    loop_name(file[1], kept->below, "adapter_model.safetensors");
-    loop_name(file[2], kept->below, "adapter_config.json");
+    loop_name(file[1], kept->below, LORA_WEIGHTS_FILE);
+    loop_name(file[2], kept->below, LORA_CONFIG_FILE);
     const char *outputs[] = {file[0], has_adapter ? file[1] : NULL, file[2], NULL};
     Text text = {0}, facts = {0};
     int status = loop_path(l, path, file[0], e) || put_selection(&text, s, rule, e) ||

@@ -66,6 +66,7 @@ static int by_prompt(const void *x, const void *y)
 {
     const EvalRow *a = *(EvalRow *const *)x, *b = *(EvalRow *const *)y;
     int order = strcmp(a->prompt, b->prompt);
+    if (!order) order = strcmp(a->base, b->base);
     if (!order) order = strcmp(a->method, b->method);
     if (!order) order = (a->level > b->level) - (a->level < b->level);
     return order ? order : (a->line > b->line) - (a->line < b->line);
