@@ -91,6 +91,24 @@ Policy *policy_open(const Loop *l, const AdapterAt *adapter, Err *e)
     return NULL;
 }
 
+Generator policy_generator(Policy *p, const GenerateOptions *o)
+{
+    return (Generator){.model = &p->model,
+                       .lora = p->has_lora ? &p->lora : NULL,
+                       .tokenizer = p->tokenizer,
+                       .compute = &p->compute,
+                       .options = *o};
+}
+
+DataOptions policy_prompts(const Policy *p, const CycleConfig *c, const char *system)
+{
+    return (DataOptions){.kind = DATA_PROMPTS,
+                         .max_length = p->model.config.max_positions,
+                         .raw = c->raw,
+                         .chat_template = c->chat_template,
+                         .system = system};
+}
+
 /* Answers the rows of data that were not answered before. */
 static int answer_rows(Answers *a, Policy *p, const GenerateOptions *o, Err *e)
 {
@@ -101,11 +119,7 @@ static int answer_rows(Answers *a, Policy *p, const GenerateOptions *o, Err *e)
         const Row *r = &a->data->rows[a->first + i];
         prompts[i] = (Prompt){r->prompt, r->n_prompt, index_of(r)};
     }
-    Generator g = {.model = &p->model,
-                   .lora = p->has_lora ? &p->lora : NULL,
-                   .tokenizer = p->tokenizer,
-                   .compute = &p->compute,
-                   .options = *o};
+    Generator g = policy_generator(p, o);
     GenerateSink sink = {a, answer_done, NULL};
     int status = generate_run(&g, prompts, n, &sink, e);
     mem_free(prompts);
@@ -116,14 +130,9 @@ static int answer_rows(Answers *a, Policy *p, const GenerateOptions *o, Err *e)
 static int answer_file(const Loop *l, Answers *a, Policy *p, const char *prompts,
                        const GenerateOptions *o, const char *out, Err *e)
 {
-    const CycleConfig *c = l->c;
     char in_path[IO_PATH_MAX], out_path[IO_PATH_MAX], part[IO_PATH_MAX], name[RUN_NAME];
     Dataset data;
-    DataOptions rows = {.kind = DATA_PROMPTS,
-                        .max_length = p->model.config.max_positions,
-                        .raw = c->raw,
-                        .chat_template = c->chat_template,
-                        .system = a->system};
+    const DataOptions rows = policy_prompts(p, l->c, a->system);
     snprintf(name, sizeof name, "%.200s.part", out);
     if (loop_path(l, part, name, e) || loop_path(l, in_path, prompts, e) ||
         loop_path(l, out_path, out, e))
@@ -198,7 +207,7 @@ int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *ada
     if (answer_or_take(l, cycle, name, adapter, system, prompts, o, out, &answers, e)) return -1;
 
     char weights[RUN_NAME], facts[128];
-    loop_name(weights, adapter->below, "adapter_model.safetensors");
+    loop_name(weights, adapter->below, LORA_WEIGHTS_FILE);
     const char *inputs[] = {prompts, *adapter->below ? weights : NULL, NULL};
     const char *outputs[] = {out, NULL};
     snprintf(facts, sizeof facts, "{\"answers\":%zu,\"samples\":%zu,\"seed\":%llu}", answers,
@@ -226,7 +235,7 @@ int loop_judge(const Loop *l, const JudgeConfig *config, JudgeConfig *out,
     out->model_flags = c->model_flags;
     out->log = &l->events->log;
     out->answers = path[1];
-    /* A grid asks a command once for all of its runs. */
+    /* A grid judges nothing twice in all of its runs. */
     if (c->shared ? io_path(path[1], IO_PATH_MAX, c->shared, ANSWERS_FILE, e)
                   : loop_path(l, path[1], ANSWERS_FILE, e))
         return -1;

@@ -107,10 +107,8 @@ int cycle_config_check(const CycleConfig *c, Err *e)
                        c->validate.samples);
     for (int m = 0; m < CYCLE_METHODS; m++) {
         if (!(c->methods & (1u << m))) continue;
-        TrainConfig t = c->train[m]; /* what the loop fills in later, for the check */
-        t.method = m == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
-        t.model = c->model;
-        t.data = c->prompts;
+        TrainConfig t = cycle_train_config(c, m);
+        t.data = c->prompts; /* there will be some */
         t.run = c->run;
         if (t.full) return err_set(e, ERR_USAGE, "--full: the loop trains adapters only");
         if (train_config_check(&t, e)) return err_prefix(e, "%s", cycle_method_names[m]);
@@ -160,16 +158,25 @@ static int put_judge(Text *t, const char *key, const JudgeConfig *j, Err *e)
                : 0;
 }
 
-/* A candidate's training, without what the loop fills in. */
-int cycle_train_json(const CycleConfig *c, int method, Text *t, Err *e)
+TrainConfig cycle_train_config(const CycleConfig *c, int method)
 {
     TrainConfig x = c->train[method];
     x.method = method == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
-    x.model = x.data = x.run = x.init_adapter = NULL;
+    x.model = c->model;
+    x.model_flags = c->model_flags;
+    x.data = x.run = x.init_adapter = NULL;
+    x.rows.chat_template = c->chat_template;
     x.reference = c->reference_base ? REFERENCE_BASE : REFERENCE_INIT;
     x.seed = c->seed;
     x.kernel = c->kernel;
     x.precision = c->precision;
+    return x;
+}
+
+int cycle_train_json(const CycleConfig *c, int method, Text *t, Err *e)
+{
+    TrainConfig x = cycle_train_config(c, method);
+    x.model = NULL; /* stands in config.json once */
     if (text_addf(t, e, "  \"%s\": ", cycle_method_names[method]) || train_config_json(&x, t, e))
         return -1;
     t->len--; /* its line break */

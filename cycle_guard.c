@@ -19,6 +19,7 @@ typedef struct {
     int chat;
     const char *system;
     size_t question; /* from 0 */
+    size_t *counts;  /* [GUARD_KINDS] */
 } GuardRows;
 
 /* The text that continues a plain prompt: with a space between, unless one is there. */
@@ -70,47 +71,40 @@ static int write_choices(GuardRows *g, const Json *prompt, const Json *choices, 
     return 0;
 }
 
-static int write_question(GuardRows *g, const Json *row, size_t counts[GUARD_KINDS], Err *e)
+static int write_question(void *ctx, const Json *row, size_t line, Err *e)
 {
+    GuardRows *g = ctx;
     const Json *prompt = json_get(row, "question"), *choices = json_get(row, "choices"),
                *answer = json_get(row, "answer");
+    (void)line;
     if (!prompt) prompt = json_get(row, "prompt");
     if (!prompt || prompt->type != JSON_STRING)
         return err_set(e, ERR_DATA, "\"question\" (or \"prompt\") must be a text");
     if (choices) {
-        counts[GUARD_CHOICES]++;
-        return write_choices(g, prompt, choices, answer, e);
+        g->counts[GUARD_CHOICES]++;
+        if (write_choices(g, prompt, choices, answer, e)) return -1;
+        g->question++;
+        return 0;
     }
     if (!answer || answer->type != JSON_STRING || !answer->len)
         return err_set(e, ERR_DATA, "\"answer\" must be a text where there are no \"choices\"");
-    counts[GUARD_ANSWERS]++;
-    return write_row(g, prompt, answer, -1, 1, e);
+    g->counts[GUARD_ANSWERS]++;
+    if (write_row(g, prompt, answer, -1, 1, e)) return -1;
+    g->question++;
+    return 0;
 }
 
 int cycle_guard_rows(const char *in, const char *out, int chat, const char *system,
                      size_t counts[GUARD_KINDS], Err *e)
 {
-    GuardRows g = {.chat = chat, .system = system};
-    JsonLines lines;
+    GuardRows g = {.chat = chat, .system = system, .counts = counts};
     memset(counts, 0, GUARD_KINDS * sizeof *counts);
-    if (jsonl_open(&lines, in, e)) return -1;
-    int more, status = writer_open(&g.out, out, e);
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = status ? -1 : jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && write_question(&g, row, counts, e))
-            more = err_prefix(e, "%s:%zu", in, lines.line);
-        g.question++;
-        pool_free(&pool);
-    } while (more > 0);
-    if (!more && !counts[GUARD_CHOICES] && !counts[GUARD_ANSWERS])
-        more = err_set(e, ERR_DATA, "%s: holds no questions", in);
-    if (!more) more = writer_commit(&g.out, e);
+    int status = writer_open(&g.out, out, e) || jsonl_each(in, write_question, &g, NULL, e);
+    if (!status && !g.question) status = err_set(e, ERR_DATA, "%s: holds no questions", in);
+    if (!status) status = writer_commit(&g.out, e);
     writer_abort(&g.out);
     text_free(&g.line);
-    jsonl_close(&lines);
-    return more ? -1 : 0;
+    return status ? -1 : 0;
 }
 
 /* ---- scoring ------------------------------------------------------------------------------- */
@@ -187,7 +181,7 @@ static int check_lengths(const Dataset *d, size_t context, Err *e)
     return 0;
 }
 
-static int score_file(const Loop *l, Policy *p, const char *in, const char *out, Err *e)
+int guard_score(const Loop *l, Policy *p, const char *in, const char *out, Err *e)
 {
     Dataset data;
     const DataOptions rows = {
@@ -213,52 +207,27 @@ typedef struct {
     size_t n, cap;
 } Scores;
 
-static int add_score(Scores *s, double x, Err *e)
+/* A line of scores, to those of its kind: ctx is Scores [GUARD_KINDS]. */
+static int add_score(void *ctx, const Json *row, size_t line, Err *e)
 {
-    if (s->n == s->cap) {
-        size_t cap = s->cap ? 2 * s->cap : 256;
-        double *grown = mem_realloc(s->x, cap * sizeof *grown, e);
-        if (!grown) return -1;
-        s->x = grown;
-        s->cap = cap;
-    }
+    int answer = json_is(json_get(row, "kind"), guard_kind_names[GUARD_ANSWERS]);
+    Scores *s = (Scores *)ctx + (answer ? GUARD_ANSWERS : GUARD_CHOICES);
+    double x;
+    (void)line;
+    if (json_f64(json_get(row, "score"), &x))
+        return err_set(e, ERR_DATA,
+                       "\"score\" must be a number: the model gave none to this question");
+    if (mem_grow(&s->x, &s->cap, s->n, sizeof *s->x, e)) return -1;
     s->x[s->n++] = x;
     return 0;
-}
-
-static int read_scores(const char *path, Scores out[GUARD_KINDS], Err *e)
-{
-    JsonLines lines;
-    int more;
-    if (jsonl_open(&lines, path, e)) return -1;
-    do {
-        Pool pool = {0};
-        Json *row;
-        double x;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0) {
-            int kind = json_is(json_get(row, "kind"), guard_kind_names[GUARD_ANSWERS])
-                           ? GUARD_ANSWERS
-                           : GUARD_CHOICES;
-            if (json_f64(json_get(row, "score"), &x))
-                more = err_set(e, ERR_DATA,
-                               "%s:%zu: \"score\" must be a number: the model gave "
-                               "none to this question",
-                               path, lines.line);
-            else if (add_score(&out[kind], x, e))
-                more = -1;
-        }
-        pool_free(&pool);
-    } while (more > 0);
-    jsonl_close(&lines);
-    return more;
 }
 
 int cycle_guard_compare(const char *before, const char *after, uint64_t seed, size_t resamples,
                         double confidence, GuardResult *r, Err *e)
 {
     Scores a[GUARD_KINDS] = {{0}}, b[GUARD_KINDS] = {{0}};
-    int status = read_scores(before, a, e) || read_scores(after, b, e) ? -1 : 0;
+    int status =
+        jsonl_each(before, add_score, a, NULL, e) || jsonl_each(after, add_score, b, NULL, e);
     for (int k = 0; k < GUARD_KINDS; k++) {
         if (!status && a[k].n != b[k].n)
             status = err_set(e, ERR_DATA, "%s and %s: %zu and %zu scores of questions with %s",
@@ -272,7 +241,7 @@ int cycle_guard_compare(const char *before, const char *after, uint64_t seed, si
         mem_free(a[k].x);
         mem_free(b[k].x);
     }
-    return status;
+    return status ? -1 : 0;
 }
 
 /* ---- the stages ---------------------------------------------------------------------------- */
@@ -298,21 +267,34 @@ int guard_questions_stage(Loop *l, Err *e)
         e);
 }
 
+/* Scores a policy into RUN/file, or takes the scores of another run of the grid. */
+static int score_or_take(const Loop *l, const AdapterAt *adapter, const char *file, Err *e)
+{
+    char in[IO_PATH_MAX], out[IO_PATH_MAX];
+    const char *files[] = {file, NULL};
+    Text key = {0};
+    int status = text_addf(&key, e, "guard\n") || share_key_file(l, &key, GUARD_FILE, e) ||
+                 share_key_adapter(l, &key, adapter, e) || loop_path(l, in, GUARD_FILE, e) ||
+                 loop_path(l, out, file, e);
+    int taken = status ? -1 : share_take(l, &key, files, e);
+    Policy *p = taken ? NULL : policy_open(l, adapter, e);
+    status = taken < 0 ||
+             (!taken && (!p || guard_score(l, p, in, out, e) || share_give(l, &key, files, e)));
+    if (p) policy_close(p);
+    text_free(&key);
+    return status ? -1 : 0;
+}
+
 int guard_stage(Loop *l, size_t cycle, const char *name, const char *folder,
                 const AdapterAt *adapter, Err *e)
 {
-    char in[IO_PATH_MAX], out[IO_PATH_MAX], file[RUN_NAME];
+    char file[RUN_NAME];
     if (!l->c->guard) return 0;
     int done = loop_done(l, "guard", cycle, name, NULL, e);
     if (done) return done < 0 ? -1 : 0;
     loop_name(file, folder, GUARD_FILE);
     loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "guard", .name = name});
-    if (loop_path(l, in, GUARD_FILE, e) || loop_path(l, out, file, e)) return -1;
-    Policy *p = policy_open(l, adapter, e);
-    if (!p) return -1;
-    int status = score_file(l, p, in, out, e);
-    policy_close(p);
-    if (status) return -1;
+    if (score_or_take(l, adapter, file, e)) return -1;
     const char *inputs[] = {GUARD_FILE, NULL}, *outputs[] = {file, NULL};
     return ledger_append(
         &l->ledger,

@@ -8,7 +8,10 @@
 #define ANSWERS_FILE "answers.jsonl"
 #define DEPLOYED_FILE "deployed.json"
 
-/* What decides a candidate's training, as "kto": {...}, (cycle_config.c). */
+/* A candidate's training (cycle_config.c): all but its data, run and initial adapter, and the
+ * number of the cycle that its seed is raised by. */
+TrainConfig cycle_train_config(const CycleConfig *c, int method);
+/* What decides it, as "kto": {...}, */
 int cycle_train_json(const CycleConfig *c, int method, Text *t, Err *e);
 
 /* ---- the ledger (cycle_ledger.c) ----------------------------------------------------------- */
@@ -106,6 +109,8 @@ void loop_name(char out[RUN_NAME], const char *folder, const char *name);
 /* Sets l->chat: do prompts of text go through a chat template? */
 int loop_find_chat(Loop *l, Err *e);
 void loop_tell(const Loop *l, CycleProgress p);
+/* Removes what writers of a run that was killed left behind: "name.tmp.<pid>", in every folder. */
+int loop_sweep(const char *folder, Err *e);
 /* Is this stage done? 1 with its entry (may be NULL) when its outputs are as recorded, 0 when it
  * must run; -1 with ERR_DATA where they were changed, ERR_INTERRUPTED where a stop is asked for. */
 int loop_done(const Loop *l, const char *event, size_t cycle, const char *name,
@@ -123,6 +128,9 @@ typedef struct {
 } Policy;
 Policy *policy_open(const Loop *l, const AdapterAt *adapter, Err *e); /* NULL: *e says why */
 void policy_close(Policy *p);
+/* How it answers; how it reads prompts, under a system message (NULL = none). */
+Generator policy_generator(Policy *p, const GenerateOptions *o);
+DataOptions policy_prompts(const Policy *p, const CycleConfig *c, const char *system);
 
 /* Stage "generate": answers under a system message (NULL = none) to RUN/prompts into RUN/out. A
  * stopped stage leaves RUN/out.part, from which it goes on. */
@@ -160,9 +168,9 @@ int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const c
 /* Adds to a key the hash of RUN/name, of an adapter's weights. Nothing outside a grid. */
 int share_key_file(const Loop *l, Text *key, const char *name, Err *e);
 int share_key_adapter(const Loop *l, Text *key, const AdapterAt *a, Err *e);
-/* Copies the files of a result (paths relative to RUN, ended by NULL, whose last parts differ; their
- * folders must exist) from the shared folder: 1, or 0 where it has none; or to it. Outside a grid
- * nothing happens, 0. share_has: is it there? */
+/* Copies the files of a result (paths relative to RUN, ended by NULL, whose last parts differ;
+ * their folders must exist) from the shared folder: 1, or 0 where it has none; or to it. Outside a
+ * grid nothing happens, 0. share_has: is it there? */
 int share_has(const Loop *l, const Text *key, const char *const *files, Err *e);
 int share_take(const Loop *l, const Text *key, const char *const *files, Err *e);
 int share_give(const Loop *l, const Text *key, const char *const *files, Err *e);
@@ -174,6 +182,8 @@ int share_give(const Loop *l, const Text *key, const char *const *files, Err *e)
 int guard_questions_stage(Loop *l, Err *e);
 int guard_stage(Loop *l, size_t cycle, const char *name, const char *folder,
                 const AdapterAt *adapter, Err *e);
+/* Scores rows of questions (cycle_guard_rows) under a policy. */
+int guard_score(const Loop *l, Policy *p, const char *in, const char *out, Err *e);
 int guard_compare_folders(const Loop *l, const char *before, const char *after, GuardResult *r,
                           Err *e);
 /* ,"choices":{"rows","change":{...}},"answers":{...} */

@@ -1,4 +1,5 @@
-/* cycle_share.c - what runs of one grid need not do twice: answers, verdicts and trained adapters.
+/* cycle_share.c - what runs of one grid need not do twice: answers, trained adapters, the guard's
+ * scores. (Verdicts are kept one by one, in one file for all: loop_judge.)
  *
  * Everything the loop computes is a function of its inputs, to the bit. So a result may be taken
  * from another run of the grid where all its inputs are the same: each lies in the shared folder
@@ -27,8 +28,8 @@ int share_key_adapter(const Loop *l, Text *key, const AdapterAt *a, Err *e)
     char folder[IO_PATH_MAX], path[IO_PATH_MAX], hex[65] = "no adapter";
     if (!l->c->shared) return 0;
     if (loop_adapter(l, a, folder, e)) return -1;
-    if (*folder && (io_path(path, sizeof path, folder, "adapter_model.safetensors", e) ||
-                    sha256_file(path, hex, e)))
+    if (*folder &&
+        (io_path(path, sizeof path, folder, LORA_WEIGHTS_FILE, e) || sha256_file(path, hex, e)))
         return -1;
     return text_addf(key, e, "%s\n", hex);
 }
@@ -37,22 +38,9 @@ int share_key_adapter(const Loop *l, Text *key, const AdapterAt *a, Err *e)
 static int place_of(const Loop *l, const Text *key, const char *name, char out[IO_PATH_MAX], Err *e)
 {
     char hex[65], file[160];
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, key->data, key->len);
-    sha256_end(&s, hex);
+    sha256_bytes(key->data, key->len, hex);
     snprintf(file, sizeof file, "%s.%.64s", hex, name);
     return io_path(out, IO_PATH_MAX, l->c->shared, file, e);
-}
-
-static int copy(const char *from, const char *to, Err *e)
-{
-    char *bytes;
-    size_t len;
-    if (io_read_file(from, 0, &bytes, &len, e)) return -1;
-    int status = io_write_file(to, bytes, len, e);
-    mem_free(bytes);
-    return status;
 }
 
 /* ---- taking and giving --------------------------------------------------------------------- */
@@ -87,7 +75,7 @@ int share_take(const Loop *l, const Text *key, const char *const *files, Err *e)
     if (has <= 0) return has;
     for (size_t i = 0; files[i]; i++)
         if (place_of(l, key, base_name(files[i]), from, e) || loop_path(l, to, files[i], e) ||
-            copy(from, to, e))
+            io_copy_file(from, to, e))
             return -1;
     return 1;
 }
@@ -98,7 +86,7 @@ int share_give(const Loop *l, const Text *key, const char *const *files, Err *e)
     if (!l->c->shared) return 0;
     for (size_t i = 0; files[i]; i++)
         if (loop_path(l, from, files[i], e) || place_of(l, key, base_name(files[i]), to, e) ||
-            copy(from, to, e))
+            io_copy_file(from, to, e))
             return -1;
     return 0;
 }
