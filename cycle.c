@@ -66,8 +66,8 @@ static void candidate_files(const char *folder, char file[4][RUN_NAME])
 {
     loop_name(file[0], folder, "config.json");
     loop_name(file[1], folder, "metrics.jsonl");
-    loop_name(file[2], folder, "adapter/adapter_config.json");
-    loop_name(file[3], folder, "adapter/adapter_model.safetensors");
+    loop_name(file[2], folder, "adapter/" LORA_CONFIG_FILE);
+    loop_name(file[3], folder, "adapter/" LORA_WEIGHTS_FILE);
 }
 
 static int record_candidate(Loop *l, size_t cycle, int method, const char *data, const char *folder,
@@ -111,24 +111,15 @@ typedef struct {
 static int training_begin(const Loop *l, size_t cycle, int method, const char *data,
                           const char *folder, Training *t, Err *e)
 {
-    const CycleConfig *c = l->c;
     if (loop_path(l, t->data, data, e) || loop_path(l, t->run, folder, e) ||
         loop_adapter(l, &l->policy, t->parent, e))
         return -1;
-    TrainConfig *x = &t->config;
-    *x = c->train[method];
-    x->method = method == CYCLE_KTO ? TRAIN_KTO : TRAIN_DPO;
-    x->model = c->model;
-    x->model_flags = c->model_flags;
-    x->data = t->data;
-    x->run = t->run;
-    x->rows.chat_template = c->chat_template;
-    x->init_adapter = *t->parent ? t->parent : NULL;
-    x->reference = c->reference_base ? REFERENCE_BASE : REFERENCE_INIT;
-    x->seed = c->seed + cycle;
-    x->kernel = c->kernel;
-    x->precision = c->precision;
-    x->resume = io_exists(t->run);
+    t->config = cycle_train_config(l->c, method);
+    t->config.data = t->data;
+    t->config.run = t->run;
+    t->config.init_adapter = *t->parent ? t->parent : NULL;
+    t->config.seed += cycle;
+    t->config.resume = io_exists(t->run);
     return 0;
 }
 
@@ -331,10 +322,42 @@ static int stop_stage(Loop *l, size_t cycle, Err *e)
 
 /* ---- beginning and end --------------------------------------------------------------------- */
 
-/* A resumed run must have the configuration and the prompts it began with. */
-static int check_begun(const Loop *l, const Json *entry, const char *path, const Text *config,
-                       Err *e)
+/* What a run begins with, by hash; of the first policy's adapter "" where it has none. */
+typedef struct {
+    char model[65], weights[65], settings[65];
+    const char *kernel;
+} Beginning;
+
+static int hash_beginning(const Loop *l, Beginning *b, Err *e)
 {
+    char path[IO_PATH_MAX];
+    const char *adapter = l->c->adapter;
+    *b = (Beginning){.kernel = ""};
+    Policy *p = policy_open(l, &l->policy, e); /* it can be loaded, then */
+    if (!p) return -1;
+    int status = model_hash(&p->model, b->model, e);
+    b->kernel = compute_name(&p->compute);
+    policy_close(p);
+    if (status || !adapter) return status;
+    return io_path(path, sizeof path, adapter, LORA_WEIGHTS_FILE, e) ||
+                   sha256_file(path, b->weights, e) ||
+                   io_path(path, sizeof path, adapter, LORA_CONFIG_FILE, e) ||
+                   sha256_file(path, b->settings, e)
+               ? -1
+               : 0;
+}
+
+/* A resumed run must have the configuration and the inputs it began with. */
+static int check_begun(const Loop *l, const Json *entry, const char *path, const Text *config,
+                       const Beginning *b, Err *e)
+{
+    const CycleConfig *c = l->c;
+    const struct {
+        const char *fact, *now, *path;
+    } inputs[] = {{"prompts_sha256", l->prompts.sha256, c->prompts},
+                  {"model_sha256", b->model, c->model},
+                  {"adapter_sha256", b->weights, c->adapter},
+                  {"adapter_config_sha256", b->settings, c->adapter}};
     char *old;
     size_t len;
     if (ledger_check_outputs(&l->ledger, entry, e) || io_read_file(path, 0, &old, &len, e))
@@ -346,43 +369,38 @@ static int check_begun(const Loop *l, const Json *entry, const char *path, const
                        "--resume: the options are not those of %s; give the same ones, or start "
                        "a new run",
                        path);
-    if (!json_is(json_get(json_get(entry, "facts"), "prompts_sha256"), l->prompts.sha256))
-        return err_set(e, ERR_DATA, "%s: was changed since %s began", l->c->prompts, l->c->run);
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        if (*inputs[i].now &&
+            !json_is(json_get(json_get(entry, "facts"), inputs[i].fact), inputs[i].now))
+            return err_set(e, ERR_DATA, "%s: was changed since %s began", inputs[i].path, c->run);
     return 0;
 }
 
-/* What a repetition starts from: the hashes of model and prompts, and what computed. The same bits
- * are promised for one program and kernel, so the program is named by its own bytes ("" where the
- * system does not show them), beside a version for people. */
-static int begin_facts(const Loop *l, Text *facts, Err *e)
+/* Records the configuration and what the run starts from: the inputs by hash, and what computed.
+ * The same bits are promised for one program and kernel, so the program is named by its own bytes
+ * ("" where the system does not show them), beside a version for people. */
+static int record_begin(Loop *l, const char *path, const Text *config, const Beginning *b, Err *e)
 {
     static const char program_file[] = "/proc/self/exe";
-    char model[65], program[65] = "";
-    Policy *p = policy_open(l, &l->policy, e);
-    if (!p) return -1;
-    int status = (io_exists(program_file) && sha256_file(program_file, program, e)) ||
-                 model_hash(&p->model, model, e) ||
-                 text_addf(facts, e,
-                           "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\",\"align\":\"%s\","
-                           "\"align_sha256\":\"%s\",\"kernel\":\"%s\"}",
-                           model, l->prompts.sha256, ALIGN_VERSION, program,
-                           compute_name(&p->compute));
-    policy_close(p);
-    return status ? -1 : 0;
-}
-
-/* Records the configuration and what the run starts from. */
-static int record_begin(Loop *l, const char *path, const Text *config, Err *e)
-{
-    const char *outputs[] = {"config.json", NULL};
+    const char *adapter = l->c->adapter, *outputs[] = {"config.json", NULL};
+    char program[65] = "";
     Text facts = {0};
-    int status = begin_facts(l, &facts, e) || io_write_file(path, config->data, config->len, e) ||
-                 ledger_append(&l->ledger,
-                               &(LedgerEntry){.event = "begin",
-                                              .name = "",
-                                              .outputs = outputs,
-                                              .facts = facts.data},
-                               e);
+    int status =
+        (io_exists(program_file) && sha256_file(program_file, program, e)) ||
+        text_addf(&facts, e,
+                  "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\",\"align\":\"%s\","
+                  "\"align_sha256\":\"%s\",\"kernel\":\"%s\"",
+                  b->model, l->prompts.sha256, ALIGN_VERSION, program, b->kernel) ||
+        (adapter &&
+         (text_addf(&facts, e, ",\"adapter\":") ||
+          json_put_string(&facts, adapter, strlen(adapter), e) ||
+          text_addf(&facts, e, ",\"adapter_sha256\":\"%s\",\"adapter_config_sha256\":\"%s\"",
+                    b->weights, b->settings))) ||
+        text_add(&facts, "}", 1, e) || io_write_file(path, config->data, config->len, e) ||
+        ledger_append(
+            &l->ledger,
+            &(LedgerEntry){.event = "begin", .name = "", .outputs = outputs, .facts = facts.data},
+            e);
     text_free(&facts);
     return status ? -1 : 0;
 }
@@ -391,11 +409,13 @@ static int begin_stage(Loop *l, Err *e)
 {
     char path[IO_PATH_MAX];
     Text config = {0};
+    Beginning b;
     const Json *entry = ledger_find(&l->ledger, "begin", 0, "");
-    int status = loop_path(l, path, "config.json", e) || cycle_config_json(l->c, &config, e);
+    int status = loop_path(l, path, "config.json", e) || cycle_config_json(l->c, &config, e) ||
+                 hash_beginning(l, &b, e);
     if (!status)
-        status =
-            entry ? check_begun(l, entry, path, &config, e) : record_begin(l, path, &config, e);
+        status = entry ? check_begun(l, entry, path, &config, &b, e)
+                       : record_begin(l, path, &config, &b, e);
     text_free(&config);
     return status ? -1 : 0;
 }
@@ -457,7 +477,7 @@ static int test_judge_labelled(const Loop *l)
     for (size_t i = 0; tester && i < l->ledger.count; i++) {
         const Json *x = l->ledger.entries[i], *name = json_get(x, "name");
         const char *judge = json_is(json_get(x, "event"), "judge") ? judge_of(x) : NULL;
-        if (judge && !strcmp(judge, tester) && name->type == JSON_STRING &&
+        if (judge && !strcmp(judge, tester) && name && name->type == JSON_STRING &&
             strncmp(name->text, "validation", 10) && strncmp(name->text, "test", 4))
             return 1;
     }
@@ -532,8 +552,7 @@ static int run_cycles(Loop *l, Err *e)
     return test_policies(l, e) || finish_stage(l, e) ? -1 : 0;
 }
 
-/* Removes what writers of a run that was killed left behind: "name.tmp.<pid>", in every folder. */
-static int sweep(const char *folder, Err *e)
+int loop_sweep(const char *folder, Err *e)
 {
     Pool pool = {0};
     char **names, path[IO_PATH_MAX];
@@ -543,7 +562,7 @@ static int sweep(const char *folder, Err *e)
         status = io_path(path, sizeof path, folder, names[i], e);
         if (status) break;
         if (io_is_directory(path))
-            status = sweep(path, e);
+            status = loop_sweep(path, e);
         else if (strstr(names[i], ".tmp."))
             remove(path);
     }
@@ -566,7 +585,7 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
         l->c = c;
         l->events = events ? events : &silent;
         l->result = result;
-        status = sweep(c->run, e) || run_cycles(l, e) ? -1 : 0;
+        status = loop_sweep(c->run, e) || run_cycles(l, e) ? -1 : 0;
         memcpy(result->head, l->ledger.head, sizeof result->head);
         io_unlock(c->run);
         ledger_close(&l->ledger);

@@ -11,14 +11,6 @@ static const char no_hash[HEX + 1] =
 
 /* ---- lines --------------------------------------------------------------------------------- */
 
-static void hash_bytes(const char *bytes, size_t len, char hex[HEX + 1])
-{
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, bytes, len);
-    sha256_end(&s, hex);
-}
-
 /* Checks one line against the hash before it and its own; *json is the entry, hash its hash.
  * NULL when it is right, else what is wrong with it. */
 static const char *check_line(Pool *pool, const char *line, size_t len, size_t number,
@@ -31,7 +23,7 @@ static const char *check_line(Pool *pool, const char *line, size_t len, size_t n
     if (!*json || (*json)->type != JSON_OBJECT) return "is no JSON object";
     if (len < tail || memcmp(line + len - tail, HASH_KEY, strlen(HASH_KEY)))
         return "does not end with its hash";
-    hash_bytes(line, len - tail, hash);
+    sha256_bytes(line, len - tail, hash);
     if (memcmp(line + len - 2 - HEX, hash, HEX)) return "was changed: its hash is another";
     if (json_u64(json_get(*json, "entry"), &entry) || entry != number)
         return "has the wrong number: entries are missing or were added";
@@ -42,13 +34,7 @@ static const char *check_line(Pool *pool, const char *line, size_t len, size_t n
 
 static int keep_entry(Ledger *l, const Json *json, const char *hash, Err *e)
 {
-    if (l->count == l->cap) {
-        size_t more = l->cap ? 2 * l->cap : 64;
-        const Json **grown = mem_realloc(l->entries, more * sizeof *grown, e);
-        if (!grown) return -1;
-        l->entries = grown;
-        l->cap = more;
-    }
+    if (mem_grow(&l->entries, &l->cap, l->count, sizeof *l->entries, e)) return -1;
     l->entries[l->count++] = json;
     memcpy(l->head, hash, HEX + 1);
     return 0;
@@ -156,14 +142,14 @@ int ledger_append(Ledger *l, const LedgerEntry *x, Err *e)
     Text line = {0};
     int status = io_path(path, sizeof path, l->run, LEDGER_FILE, e) || put_entry(&line, l, x, e);
     if (!status) {
-        hash_bytes(line.data, line.len, hash);
-        status = text_addf(&line, e, HASH_KEY "%s\"}", hash) ||
-                 io_append_line(path, line.data, line.len, 1, e);
+        sha256_bytes(line.data, line.len, hash);
+        status = text_addf(&line, e, HASH_KEY "%s\"}", hash);
     }
-    if (!status) {
+    if (!status) { /* checked first: a wrong line would spoil the file for good */
         wrong = check_line(&l->pool, line.data, line.len, l->count, l->head, &json, hash);
-        status = wrong ? err_set(e, ERR_INTERNAL, "%s: our own entry %zu %s", path, l->count, wrong)
-                       : keep_entry(l, json, hash, e);
+        status =
+            wrong ? err_set(e, ERR_INTERNAL, "%s: our own entry %zu %s", path, l->count, wrong)
+                  : io_append_line(path, line.data, line.len, 1, e) || keep_entry(l, json, hash, e);
     }
     text_free(&line);
     return status ? -1 : 0;

@@ -10,17 +10,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define WEIGHTS_FILE "adapter_model.safetensors"
-#define SETTINGS_FILE "adapter_config.json"
-
 /* What is being signed. */
 typedef struct {
     const char *run;
     Ledger ledger;
     size_t cycle;
     char method[16];        /* "kto", "dpo"; "" = the first policy */
-    char weights[RUN_NAME]; /* relative to RUN; "" = the base model, no adapter */
-    char settings[RUN_NAME];
+    char weights[IO_PATH_MAX]; /* relative to RUN (the first policy's: as the run was given it) */
+    char settings[RUN_NAME];   /* relative to RUN; both "" = no adapter */
     char sha256[65], settings_sha256[65]; /* of the two, as recorded; "" without an adapter */
 } Signing;
 
@@ -105,16 +102,36 @@ static int find_promoted(Signing *s, size_t cycle, Err *e)
                        s->run, cycle);
     snprintf(s->method, sizeof s->method, "%s", method);
     snprintf(folder, sizeof folder, "cycle-%zu/adapter", cycle);
-    loop_name(s->weights, folder, WEIGHTS_FILE);
-    loop_name(s->settings, folder, SETTINGS_FILE);
+    snprintf(s->weights, sizeof s->weights, "%s/" LORA_WEIGHTS_FILE, folder);
+    loop_name(s->settings, folder, LORA_CONFIG_FILE);
     recorded_hash(ledger_find(&s->ledger, "select", cycle, ""), s->weights, s->sha256);
     recorded_hash(ledger_find(&s->ledger, "select", cycle, ""), s->settings, s->settings_sha256);
-    snprintf(trained, sizeof trained, "cycle-%zu/%.15s/adapter/" WEIGHTS_FILE, cycle, method);
+    snprintf(trained, sizeof trained, "cycle-%zu/%.15s/adapter/" LORA_WEIGHTS_FILE, cycle, method);
     recorded_hash(ledger_find(&s->ledger, "train", cycle, method), trained, hex);
     if (*hex && !strcmp(hex, s->sha256)) return 0;
     return err_set(e, ERR_DATA,
                    "%s/%s: is not the adapter that %s wrote, which the ledger says was selected",
                    s->run, s->weights, trained);
+}
+
+/* A text of an object; "" where there is none. */
+static const char *fact(const Json *object, const char *key)
+{
+    const Json *j = json_get(object, key);
+    return j && j->type == JSON_STRING ? j->text : "";
+}
+
+/* The policy before the first cycle: the base model, or the adapter that the run was given. */
+static int find_first(Signing *s, Err *e)
+{
+    const Json *begin = json_get(ledger_find(&s->ledger, "begin", 0, ""), "facts");
+    const char *adapter = fact(begin, "adapter");
+    s->cycle = 0;
+    if (!*adapter) return 0;
+    snprintf(s->sha256, sizeof s->sha256, "%.64s", fact(begin, "adapter_sha256"));
+    snprintf(s->settings_sha256, sizeof s->settings_sha256, "%.64s",
+             fact(begin, "adapter_config_sha256"));
+    return io_path(s->weights, sizeof s->weights, adapter, LORA_WEIGHTS_FILE, e);
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -130,15 +147,13 @@ static int put_text(Text *t, const char *key, const char *text, Err *e)
 /* What is deployed, without its braces: the same facts stand in the ledger. */
 static int put_policy(Text *t, const Signing *s, const CycleSignature *x, Err *e)
 {
-    const Json *begin = ledger_find(&s->ledger, "begin", 0, "");
-    const Json *model = json_get(json_get(begin, "facts"), "model_sha256");
+    const Json *begin = json_get(ledger_find(&s->ledger, "begin", 0, ""), "facts");
     return put_text(t, "by", x->by, e) || put_text(t, "reason", x->reason, e) ||
                    text_addf(t, e, "\"automatic\":%s,", x->automatic ? "true" : "false") ||
                    put_text(t, "method", s->method, e) || put_text(t, "adapter", s->weights, e) ||
                    put_text(t, "adapter_sha256", s->sha256, e) ||
                    put_text(t, "adapter_config_sha256", s->settings_sha256, e) ||
-                   text_addf(t, e, "\"model_sha256\":\"%s\"",
-                             model && model->type == JSON_STRING ? model->text : "")
+                   text_addf(t, e, "\"model_sha256\":\"%.64s\"", fact(begin, "model_sha256"))
                ? -1
                : 0;
 }
@@ -148,7 +163,7 @@ static int sign(Signing *s, CycleSignature *x, Err *e)
 {
     Text facts = {0}, file = {0};
     char path[IO_PATH_MAX], hex[65];
-    const char *inputs[] = {"results.json", *s->weights ? s->weights : NULL, s->settings, NULL};
+    const char *inputs[] = {"results.json", *s->settings ? s->weights : NULL, s->settings, NULL};
     LedgerEntry entry = {.event = x->rollback ? "rollback" : "approve",
                          .name = "",
                          .cycle = s->cycle,
@@ -163,10 +178,7 @@ static int sign(Signing *s, CycleSignature *x, Err *e)
                            entry.event, s->ledger.count, s->ledger.head) ||
                  io_path(path, sizeof path, s->run, DEPLOYED_FILE, e);
     if (!status) {
-        Sha256 sum;
-        sha256_begin(&sum);
-        sha256_add(&sum, file.data, file.len);
-        sha256_end(&sum, hex);
+        sha256_bytes(file.data, file.len, hex);
         entry.facts = facts.data;
         status =
             ledger_append(&s->ledger, &entry, e) || io_write_file(path, file.data, file.len, e);
@@ -181,6 +193,14 @@ static int sign(Signing *s, CycleSignature *x, Err *e)
 
 /* ---- the two decisions --------------------------------------------------------------------- */
 
+/* A text that hides nothing where it is shown. */
+static int is_line(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7F) return 0;
+    return 1;
+}
+
 static int check_signer(const CycleSignature *x, Err *e)
 {
     if (!x->by || !*x->by)
@@ -191,6 +211,10 @@ static int check_signer(const CycleSignature *x, Err *e)
                        CYCLE_AUTO);
     if (!x->reason || !*x->reason)
         return err_set(e, ERR_USAGE, "--reason: a signature needs its reason, found none");
+    if (!is_line(x->by) || !is_line(x->reason))
+        return err_set(e, ERR_USAGE,
+                       "--approve and --reason: found a line break or another control character; "
+                       "allowed is one line of text");
     return 0;
 }
 
@@ -218,8 +242,7 @@ static int rollback(Signing *s, CycleSignature *x, Err *e)
                        "--rollback: found %zu, allowed 0 to %llu: the policy of cycle %llu is "
                        "deployed",
                        x->cycle, (unsigned long long)deployed - 1, (unsigned long long)deployed);
-    if (x->cycle && find_promoted(s, x->cycle, e)) return -1;
-    return sign(s, x, e);
+    return (x->cycle ? find_promoted(s, x->cycle, e) : find_first(s, e)) || sign(s, x, e) ? -1 : 0;
 }
 
 int cycle_sign(const char *run, CycleSignature *x, Err *e)
@@ -245,12 +268,6 @@ int cycle_sign(const char *run, CycleSignature *x, Err *e)
 }
 
 /* ---- who signed what ----------------------------------------------------------------------- */
-
-static const char *fact(const Json *object, const char *key)
-{
-    const Json *j = json_get(object, key);
-    return j && j->type == JSON_STRING ? j->text : "";
-}
 
 int cycle_signatures(const char *run, void (*each)(void *ctx, const CycleSignature *x), void *ctx,
                      Err *e)

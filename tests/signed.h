@@ -50,26 +50,29 @@ static inline int write_cycle(Ledger *l, size_t cycle, const char *method, const
                          &e);
 }
 
-/* A run of three cycles: the first two promoted, the third did not; ended or not. */
-static inline int write_run(const char *run, int ended)
+/* A run of three cycles: the first two promoted, the third did not; ended or not. begin: what the
+ * ledger says of its first policy. */
+static inline int write_run_from(const char *run, int ended, const char *begin)
 {
     static const char *const results[] = {"results.json", NULL};
     Ledger l;
     Err e;
     int status = io_make_directory(run, 1, &e) || ledger_open(&l, run, &e);
     if (status) return -1;
-    status =
-        ledger_append(
-            &l, &(LedgerEntry){.event = "begin", .name = "", .facts = "{\"model_sha256\":\"abc\"}"},
-            &e) ||
-        write_cycle(&l, 1, "kto", "one", "one") || write_cycle(&l, 2, "kto", "two", "two") ||
-        write_cycle(&l, 3, NULL, "three", "two");
+    status = ledger_append(&l, &(LedgerEntry){.event = "begin", .name = "", .facts = begin}, &e) ||
+             write_cycle(&l, 1, "kto", "one", "one") || write_cycle(&l, 2, "kto", "two", "two") ||
+             write_cycle(&l, 3, NULL, "three", "two");
     if (!status && ended)
         status = write_below(run, "results.json", "{}") ||
                  ledger_append(
                      &l, &(LedgerEntry){.event = "finish", .name = "", .outputs = results}, &e);
     ledger_close(&l);
     return status ? -1 : 0;
+}
+
+static inline int write_run(const char *run, int ended)
+{
+    return write_run_from(run, ended, "{\"model_sha256\":\"abc\"}");
 }
 
 #endif

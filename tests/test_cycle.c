@@ -349,6 +349,46 @@ static void a_torn_last_entry_is_written_again(void)
     mem_free(again);
 }
 
+/* The run's first policy, by hash: what it is resumed with must be that. */
+static void a_run_goes_on_with_the_inputs_it_began_with(void)
+{
+    static char adapter[IO_PATH_MAX], weights[IO_PATH_MAX];
+    Err e;
+    CycleResult r;
+    char hex[65];
+    size_t len;
+    write_prompts("prompts.jsonl", 1);
+    CHECK(!io_make_directory(files_path("first"), 1, &e));
+    files_copy(files_path("whole/cycle-1/kto/adapter/adapter_config.json"),
+               "first/adapter_config.json");
+    files_copy(files_path("whole/cycle-1/kto/adapter/adapter_model.safetensors"),
+               "first/adapter_model.safetensors");
+    snprintf(adapter, sizeof adapter, "%.4000s", files_path("first"));
+    snprintf(weights, sizeof weights, "%.4000s", files_path("first/adapter_model.safetensors"));
+    CycleConfig c = small_run("begun");
+    c.cycles = 1;
+    c.adapter = adapter;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    CHECK(!sha256_file(weights, hex, &e));
+    char *ledger = files_read(files_path("begun/ledger.jsonl"), &len);
+    CHECK(strstr(strstr(ledger, "\"adapter_sha256\":\""), hex) != NULL);
+    mem_free(ledger);
+    c.resume = 1;
+    files_copy(files_path("whole/cycle-1/dpo/adapter/adapter_model.safetensors"),
+               "first/adapter_model.safetensors");
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "first: was changed since") != NULL);
+    files_copy(files_path("whole/cycle-1/kto/adapter/adapter_model.safetensors"),
+               "first/adapter_model.safetensors");
+    files_edit(files_path("model/config.json"), "model/config.json", "10000.0", "20000.0");
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "model: was changed since") != NULL);
+    files_edit(files_path("model/config.json"), "model/config.json", "20000.0", "10000.0");
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+}
+
 /* The score of each line, and the log-probs it is made of. */
 static size_t read_guard(const char *name, double scores[8], double logps[8][2])
 {
@@ -540,10 +580,6 @@ static void a_run_that_cannot_begin_leaves_nothing_promoted(void)
     CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_NO_INPUT);
 }
 
-#define TEST(f)                                                                                    \
-    {                                                                                              \
-#f, f                                                                                      \
-    }
 static const Test tests[] = {
     TEST(splits_keep_base_prompts_together_and_levels_balanced),
     TEST(cycles_take_the_next_prompts),
@@ -555,6 +591,7 @@ static const Test tests[] = {
     TEST(what_was_tampered_with_is_named),
     TEST(a_changed_ledger_shows),
     TEST(a_torn_last_entry_is_written_again),
+    TEST(a_run_goes_on_with_the_inputs_it_began_with),
     TEST(a_guarded_run_scores_every_policy),
     TEST(revisions_and_feedback_are_stages),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),

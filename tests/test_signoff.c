@@ -70,6 +70,23 @@ static void a_rollback_goes_back_and_never_forth(void)
     CHECK(!sign_as("A", 0, 0, &x, &e) && deployed_has("\"cycle\":2")); /* approved again */
 }
 
+/* What a run began with may be an adapter: going back to the first policy is going back to that. */
+static void the_first_policy_may_have_an_adapter(void)
+{
+    CycleSignature x;
+    Err e;
+    fresh(1);
+    CHECK(!io_remove_tree(run, &e));
+    CHECK(!write_run_from(run, 1,
+                          "{\"model_sha256\":\"abc\",\"adapter\":\"first\",\"adapter_sha256\":"
+                          "\"d1\",\"adapter_config_sha256\":\"d2\"}"));
+    CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("B", 1, 0, &x, &e));
+    CHECK_TEXT(x.adapter_sha256, "d1");
+    CHECK(deployed_has("\"adapter\":\"first/adapter_model.safetensors\",\"adapter_sha256\":\"d1\","
+                       "\"adapter_config_sha256\":\"d2\",\"model_sha256\":\"abc\""));
+    CHECK(verifies());
+}
+
 static void a_run_that_has_not_ended_is_not_signed(void)
 {
     CycleSignature x;
@@ -111,11 +128,11 @@ static void changed_files_are_not_signed_over(void)
 
 static void a_signature_needs_name_and_reason(void)
 {
-    static const CycleSignature bad[] = {{.by = "", .reason = "r"},
-                                         {.by = NULL, .reason = "r"},
-                                         {.by = "A", .reason = ""},
-                                         {.by = "A", .reason = NULL},
-                                         {.by = CYCLE_AUTO, .reason = "r"}};
+    static const CycleSignature bad[] = {
+        {.by = "", .reason = "r"},         {.by = NULL, .reason = "r"},
+        {.by = "A", .reason = ""},         {.by = "A", .reason = NULL},
+        {.by = CYCLE_AUTO, .reason = "r"}, {.by = "A\nB", .reason = "r"},
+        {.by = "A", .reason = "\x1b[2J"}};
     Err e;
     fresh(1);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -152,10 +169,10 @@ static void all_signatures_are_told_in_order(void)
     CHECK_TEXT(told.text, "approve A \"x\" 2 because 1;rollback B 1 because 1;");
 }
 
-#define TEST(name) {#name, name}
 static const Test tests[] = {
     TEST(the_newest_promotion_is_approved),
     TEST(a_rollback_goes_back_and_never_forth),
+    TEST(the_first_policy_may_have_an_adapter),
     TEST(a_run_that_has_not_ended_is_not_signed),
     TEST(another_adapter_than_the_selected_is_refused),
     TEST(changed_files_are_not_signed_over),
@@ -163,10 +180,4 @@ static const Test tests[] = {
     TEST(all_signatures_are_told_in_order),
 };
 
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof tests[0], argc, argv);
-    files_end();
-    return status;
-}
+FILES_TEST_MAIN(tests)
