@@ -181,6 +181,9 @@ int put_interval(Text *out, const Estimate *x, int figure, int cell, Err *e);
 void label_of(const char *name, char label[LABEL_MAX]); /* "safety_score" as "safety score" */
 /* "name":[1,2,3] */
 int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e);
+/* Adds a text from a file as people may see it: at most `most` bytes, whole characters; control
+ * bytes, which could drive a terminal, as '?'. */
+int put_shown(Text *out, const char *text, size_t most, Err *e);
 /* Prints a finished text on standard output and frees it. */
 int print_text(Text *t, Err *e);
 

@@ -274,6 +274,16 @@ int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e)
     return text_add(out, "]", 1, e);
 }
 
+int put_shown(Text *out, const char *text, size_t most, Err *e)
+{
+    size_t len = strlen(text), at = 0, from = out->len, step;
+    while ((step = utf8_step(text + at, len - at)) != 0 && at + step <= most) at += step;
+    if (text_add(out, text, at, e)) return -1;
+    for (char *c = out->data + from; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
+    return 0;
+}
+
 int print_text(Text *t, Err *e)
 {
     Output out = {0};

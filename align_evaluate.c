@@ -35,19 +35,22 @@ static int put_estimate(Text *out, EvaluateMetric m, const Estimate *x, Err *e)
     return text_addf(out, e, "%-20s %.3f  [%.3f, %.3f]\n", label, x->value, x->low, x->high);
 }
 
-/* The beginning of a text, whole characters only, at most `most` bytes. */
-static size_t beginning(const char *text, size_t most)
+enum { METHOD_WIDTH = 12, MOST_METHOD = 40, MOST_PROMPT = 72 }; /* bytes that are shown */
+
+/* "    3  role_play   ": level and method, as lines of the tables begin. */
+static int put_stratum(Text *out, unsigned level, const char *method, Err *e)
 {
-    size_t len = strlen(text), at = 0, step;
-    if (len <= most) return len;
-    while ((step = utf8_step(text + at, len - at)) != 0 && at + step <= most) at += step;
-    return at;
+    if (text_addf(out, e, "%5u  ", level)) return -1;
+    size_t from = out->len;
+    if (put_shown(out, *method ? method : "-", MOST_METHOD, e)) return -1;
+    size_t width = out->len - from;
+    return text_addf(out, e, "%*s", width < METHOD_WIDTH ? (int)(METHOD_WIDTH - width) : 0, "");
 }
 
 /* The severe failures: what a reader should look at first. */
 static int put_severe(Text *out, const Evaluation *v, Err *e)
 {
-    const size_t most = 20, most_bytes = 72;
+    const size_t most = 20;
     size_t shown = 0, count = v->counts.n[EVALUATE_LEVELS - 1][ACTION_ACCEPT];
     if (!count) return 0;
     if (text_addf(out, e, "severe failures: %zu prompts of level %d were accepted\n", count,
@@ -57,8 +60,9 @@ static int put_severe(Text *out, const Evaluation *v, Err *e)
         const EvalRow *r = &v->rows[i];
         if (!evaluate_is_severe(r)) continue;
         shown++;
-        if (text_addf(out, e, "  line %zu  %s  %.*s\n", r->line, r->method,
-                      (int)beginning(r->prompt, most_bytes), r->prompt))
+        if (text_addf(out, e, "  line %zu  ", r->line) ||
+            put_shown(out, r->method, MOST_METHOD, e) || text_add(out, "  ", 2, e) ||
+            put_shown(out, r->prompt, MOST_PROMPT, e) || text_add(out, "\n", 1, e))
             return -1;
     }
     if (count > shown && text_addf(out, e, "  and %zu more (--json lists all)\n", count - shown))
@@ -85,7 +89,7 @@ static int put_stratum_line(Text *out, const Evaluation *v, size_t first, size_t
                             const char columns[PRINCIPLES], Err *e)
 {
     const Stratum *s = &v->strata[first];
-    if (text_addf(out, e, "%5u  %-12.40s", s->level, *s->method ? s->method : "-")) return -1;
+    if (put_stratum(out, s->level, s->method, e)) return -1;
     for (int p = -1; p < PRINCIPLES - 1; p++) {
         char cell[64] = "-";
         if (!columns[p + 1]) continue;
@@ -157,8 +161,8 @@ static int put_comparison(Text *out, const Comparison *c, Err *e)
         const StratumChange *s = &c->strata[i];
         char p[16] = "-";
         if (isfinite(s->p_holm)) snprintf(p, sizeof p, "%.2g", s->p_holm);
-        if (text_addf(out, e, "%5u  %-12.40s %9zu %9zu  %s\n", s->level,
-                      *s->method ? s->method : "-", s->more, s->fewer, p))
+        if (put_stratum(out, s->level, s->method, e) ||
+            text_addf(out, e, " %9zu %9zu  %s\n", s->more, s->fewer, p))
             return -1;
     }
     return 0;
