@@ -185,18 +185,13 @@ static unsigned methods_of(const char *word)
     return (1u << CYCLE_METHODS) - 1; /* both */
 }
 
-static int config_from(const Options *o, CycleConfig *c, Err *e)
+/* What the groups of options say, one after another. */
+static void loop_from(const Options *o, CycleConfig *c)
 {
     char word[8];
-    *c = cycle_config_default();
-    if (run_named(o, &c->run, e)) return -1;
     c->model = option_text(o, "model");
     c->prompts = option_text(o, "data");
     c->adapter = option_text(o, "adapter");
-    c->chat_template = option_text(o, "chat-template");
-    c->system = option_text(o, "system");
-    c->raw = option_flag(o, "raw");
-    c->model_flags = model_flags(o);
     c->cycles = (size_t)option_count(o, "cycles");
     c->methods = 0;
     for (size_t i = 0; option_word(o, "methods", i, word, sizeof word); i++)
@@ -205,26 +200,52 @@ static int config_from(const Options *o, CycleConfig *c, Err *e)
     c->validation = option_number(o, "validation");
     c->test = option_number(o, "test");
     c->prompts_per_cycle = (size_t)option_count(o, "prompts-per-cycle");
+}
+
+static void judging_from(const Options *o, CycleConfig *c)
+{
+    c->judge = judge_from(o, option_text(o, "judge"), &judge_names);
+    c->validator = judge_from(o, option_text(o, "validator"), &validator_names);
+    c->max_added_refusal = option_number(o, "max-added-refusal");
+    c->confidence = option_number(o, "confidence");
+    c->resamples = (size_t)option_count(o, "resamples");
+    c->guard = option_text(o, "guard");
+    c->guard_margin = option_number(o, "guard-margin");
+    c->patience = (size_t)option_count(o, "patience");
+}
+
+static void answers_from(const Options *o, CycleConfig *c)
+{
     c->sample = sampling_from(o);
     c->sample.samples = (size_t)option_count(o, "samples");
     c->sample.at_once = c->validate.at_once = (size_t)option_count(o, "at-once");
     c->validate.max_tokens = c->sample.max_tokens; /* greedy, one answer each */
-    c->judge = judge_from(o, option_text(o, "judge"), &judge_names);
-    c->validator = judge_from(o, option_text(o, "validator"), &validator_names);
-    c->demonstrations = !option_flag(o, "no-demonstrations");
+    c->raw = option_flag(o, "raw");
+    c->system = option_text(o, "system");
+    c->chat_template = option_text(o, "chat-template");
+}
+
+static void preferences_from(const Options *o, CycleConfig *c)
+{
     c->desirable = option_number(o, "desirable");
     c->undesirable = option_number(o, "undesirable");
     c->balance = option_number(o, "balance");
+    c->demonstrations = !option_flag(o, "no-demonstrations");
     c->revise = option_flag(o, "revise");
     c->instruction = option_text(o, "instruction");
     c->feedback = option_text(o, "feedback");
+}
+
+static int config_from(const Options *o, CycleConfig *c, Err *e)
+{
+    *c = cycle_config_default();
+    if (run_named(o, &c->run, e)) return -1;
+    loop_from(o, c);
+    judging_from(o, c);
+    answers_from(o, c);
+    preferences_from(o, c);
     c->reference_base = option_is(o, "reference", "base");
-    c->max_added_refusal = option_number(o, "max-added-refusal");
-    c->confidence = option_number(o, "confidence");
-    c->guard = option_text(o, "guard");
-    c->guard_margin = option_number(o, "guard-margin");
-    c->patience = (size_t)option_count(o, "patience");
-    c->resamples = (size_t)option_count(o, "resamples");
+    c->model_flags = model_flags(o);
     c->kernel = option_text(o, "kernel");
     c->precision = precision_of(o);
     c->resume = option_flag(o, "resume");
@@ -484,10 +505,24 @@ static int print_config(const Options *o, Err *e)
 
 /* ---- the plan ------------------------------------------------------------------------------ */
 
-static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, Err *e)
+/* "judge":{"count","seconds"}, */
+static int put_work_json(Text *out, const char *name, const PlannedWork *w, Err *e)
+{
+    return text_addf(out, e, "\"%s\":{\"count\":%zu,\"seconds\":", name, w->count) ||
+                   json_put_f64(out, w->seconds, e) || text_add(out, "},", 2, e)
+               ? -1
+               : 0;
+}
+
+/* runs: of a grid, else 1. */
+static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, size_t runs, Err *e)
 {
     static const char *const splits[] = {"train", "validation", "test"};
-    if (text_addf(out, e, "{\"base_prompts\":%zu,\"splits\":{", p->groups)) return -1;
+    if (text_addf(out, e, "{\"runs\":%zu,\"base_prompts\":%zu,", runs, p->groups) ||
+        put_work_json(out, "judge", &p->judge, e) ||
+        put_work_json(out, "validator", &p->validator, e) ||
+        put_work_json(out, "guard", &p->guard, e) || text_addf(out, e, "\"splits\":{"))
+        return -1;
     for (int s = 0; s < 3; s++)
         if (text_addf(out, e, "%s\"%s\":{\"levels\":[%zu,%zu,%zu,%zu],\"tokens\":%zu}",
                       s ? "," : "", splits[s], p->rows[s][0], p->rows[s][1], p->rows[s][2],
@@ -495,9 +530,10 @@ static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, Er
             return -1;
     if (text_addf(out, e,
                   "},\"cycles\":%zu,\"prompts_per_cycle\":%zu,\"answers\":%zu,"
-                  "\"tokens_read\":%.0f,\"tokens_written\":%.0f,\"generate_seconds\":%.1f",
-                  c->cycles, p->per_cycle, p->answers, p->read_tokens, p->written_tokens,
-                  p->generate_seconds))
+                  "\"revisions\":%zu,\"tokens_read\":%.0f,\"tokens_written\":%.0f,"
+                  "\"generate_seconds\":%.1f",
+                  c->cycles, p->per_cycle, p->answers, p->revisions, p->read_tokens,
+                  p->written_tokens, p->generate_seconds))
         return -1;
     for (int m = 0; m < CYCLE_METHODS; m++)
         if ((c->methods >> m & 1) &&
@@ -523,7 +559,18 @@ static void time_text(double seconds, char out[32])
         snprintf(out, 32, "%.0f h %.0f min", floor(minutes / 60), fmod(minutes, 60));
 }
 
-static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, Err *e)
+/* "judge    80 answers by self: 3.1 s" */
+static int put_work(Text *out, const char *name, const PlannedWork *w, const char *what,
+                    const char *by, Err *e)
+{
+    char time[32];
+    if (!w->count) return 0;
+    if (isfinite(w->seconds)) time_text(w->seconds, time);
+    return text_addf(out, e, "%-9s%zu %s%s: %s\n", name, w->count, what, by,
+                     isfinite(w->seconds) ? time : "not timed, for a trial asks no command");
+}
+
+static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, size_t runs, Err *e)
 {
     static const char *const splits[] = {"train", "validation", "test"};
     const double mebi = 1024 * 1024;
@@ -540,7 +587,12 @@ static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, Er
                   "%zu cycles (less where no progress ends them), %zu training prompts each: "
                   "generate, judge, prefer, train, validate, select; then the test\n"
                   "answers  %zu, %.3g tokens read, at most %.3g written: %s\n",
-                  c->cycles, p->per_cycle, p->answers, p->read_tokens, p->written_tokens, time))
+                  c->cycles, p->per_cycle, p->answers, p->read_tokens, p->written_tokens, time) ||
+        (p->revisions &&
+         text_addf(out, e, "         of these at most %zu revisions\n", p->revisions)) ||
+        put_work(out, "judge", &p->judge, "answers by ", c->judge.kind, e) ||
+        put_work(out, "validate", &p->validator, "answers by ", c->validator.kind, e) ||
+        put_work(out, "guard", &p->guard, "questions, all policies together", "", e))
         return -1;
     for (int m = 0; m < CYCLE_METHODS; m++) {
         if (!(c->methods >> m & 1)) continue;
@@ -554,18 +606,26 @@ static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, Er
     }
     return text_addf(out, e,
                      "times by a trial on the longest training prompts (answers of %.0f tokens); "
-                     "judges and the guard are not timed; nothing was written\n",
-                     p->answer_tokens);
+                     "nothing was written\n",
+                     p->answer_tokens) ||
+                   (runs > 1 &&
+                    text_addf(out, e,
+                              "that is one run of %zu in the grid, by --judge, --validator and all "
+                              "--methods; what is equal in several is computed once\n",
+                              runs))
+               ? -1
+               : 0;
 }
 
-static int plan_command(const Options *o, const CycleConfig *c, const CycleEvents *events, Err *e)
+static int plan_command(const Options *o, const CycleConfig *c, const CycleEvents *events,
+                        size_t runs, Err *e)
 {
     CyclePlan plan;
     Text out = {0};
     int status = cycle_plan(c, events, &plan, e);
     if (!status)
-        status = option_flag(o, "json") ? put_plan_json(&out, &plan, c, e)
-                                        : put_plan_text(&out, &plan, c, e);
+        status = option_flag(o, "json") ? put_plan_json(&out, &plan, c, runs, e)
+                                        : put_plan_text(&out, &plan, c, runs, e);
     if (!status) return print_text(&out, e);
     text_free(&out);
     return -1;
@@ -592,20 +652,17 @@ static int axis_from(const Options *o, const char *name, const JudgeNames *names
     return 0;
 }
 
-static int grid_command(const Options *o, const CycleConfig *c, const CycleEvents *events,
-                        Show *show, Err *e)
+static int is_grid(const Options *o)
 {
-    Pool pool = {0};
-    CycleGrid *g = mem_calloc(1, sizeof *g, e);
-    Text table = {0};
+    return option_text(o, "judges") || option_text(o, "validators");
+}
+
+/* The grid that is asked for; texts live in *pool. */
+static int grid_from(const Options *o, const CycleConfig *c, CycleGrid *g, Pool *pool, Err *e)
+{
     char word[8];
-    if (!g) return -1;
-    g->base = c;
-    int status =
-        axis_from(o, "judges", &judge_names, &c->judge, g->judges, &g->n_judges, &pool, e) ||
-        axis_from(o, "validators", &validator_names, &c->validator, g->validators, &g->n_validators,
-                  &pool, e);
     int cells = option_given(o, "methods"); /* kto,dpo asks for a run of each, both for one */
+    *g = (CycleGrid){.base = c};
     for (size_t i = 0; cells && option_word(o, "methods", i, word, sizeof word); i++) {
         unsigned bits = methods_of(word);
         for (size_t k = 0; k < g->n_methods; k++)
@@ -613,17 +670,46 @@ static int grid_command(const Options *o, const CycleConfig *c, const CycleEvent
         if (bits) g->methods[g->n_methods++] = bits;
     }
     if (!cells) g->methods[g->n_methods++] = c->methods;
-    if (!status) status = cycle_grid(g, events, &table, e);
+    if (option_flag(o, "auto"))
+        return err_set(e, ERR_USAGE,
+                       "--auto: found a grid (--judges, --validators), allowed is one run: sign "
+                       "the one that is to be deployed");
+    return axis_from(o, "judges", &judge_names, &c->judge, g->judges, &g->n_judges, pool, e) ||
+                   axis_from(o, "validators", &validator_names, &c->validator, g->validators,
+                             &g->n_validators, pool, e)
+               ? -1
+               : 0;
+}
+
+static int grid_command(const Options *o, const CycleGrid *g, const CycleEvents *events, Show *show,
+                        Err *e)
+{
+    Text json = {0}, table = {0};
+    int status = cycle_grid(g, events, &json, &table, e);
     progress_end(&show->progress);
     progress_end(&show->train.progress);
-    mem_free(g);
-    pool_free(&pool);
-    if (!status) return print_text(&table, e);
+    if (!status) status = print_text(option_flag(o, "json") ? &json : &table, e);
+    text_free(&json);
     text_free(&table);
-    return -1;
+    return status;
 }
 
 /* ---- the command --------------------------------------------------------------------------- */
+
+/* Plans or runs a grid. */
+static int grid_or_its_plan(const Options *o, const CycleConfig *c, const CycleEvents *events,
+                            Show *show, Err *e)
+{
+    Pool pool = {0};
+    CycleGrid g;
+    int status = grid_from(o, c, &g, &pool, e);
+    size_t runs = g.n_judges * g.n_validators * g.n_methods;
+    if (!status)
+        status = option_flag(o, "dry-run") ? plan_command(o, c, events, runs, e)
+                                           : grid_command(o, &g, events, show, e);
+    pool_free(&pool);
+    return status;
+}
 
 static int cycle_command(const Options *o, Err *e)
 {
@@ -642,9 +728,8 @@ static int cycle_command(const Options *o, Err *e)
                           .preferences = show_preferences,
                           .selected = show_selected,
                           .train = {.ctx = &show.train, .log = *notes(), .progress = train_show}};
-    if (option_flag(o, "dry-run")) return plan_command(o, &c, &events, e);
-    if (option_text(o, "judges") || option_text(o, "validators"))
-        return grid_command(o, &c, &events, &show, e);
+    if (is_grid(o)) return grid_or_its_plan(o, &c, &events, &show, e);
+    if (option_flag(o, "dry-run")) return plan_command(o, &c, &events, 1, e);
     int status = cycle_run(&c, &events, &result, e);
     progress_end(&show.progress);
     progress_end(&show.train.progress);

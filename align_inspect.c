@@ -47,7 +47,7 @@ static int fact_text(Facts *f, const char *name, const char *value, Err *e)
 {
     if (fact_name(f, name, e)) return -1;
     int status = f->json ? json_put_string(&f->text, value, strlen(value), e)
-                         : text_addf(&f->text, e, "%s", value);
+                         : put_shown(&f->text, value, SIZE_MAX, e);
     return status ? -1 : fact_end(f, e);
 }
 
@@ -343,11 +343,10 @@ static int inspect_training(Facts *f, const char *dir, Err *e)
 
 /* ---- cycle runs ---------------------------------------------------------------------------- */
 
-/* Prints the files that do not agree with the ledger, as they are met. */
+/* Prints the files that do not agree with the ledger, as they are met. ctx: what goes before. */
 static void show_wrong(void *ctx, const char *path, const char *why)
 {
-    (void)ctx;
-    printf("%s: %s\n", path, why);
+    printf("%s%s: %s\n", (const char *)ctx, path, why);
 }
 
 /* Every signature of a run, as facts. */
@@ -378,8 +377,10 @@ static void fact_signature(void *ctx, const CycleSignature *x)
                       "\"adapter_sha256\":\"%s\"}",
                       x->time, x->automatic ? "true" : "false", x->entry, x->adapter_sha256);
     } else if (!s->status) {
-        s->status = text_addf(&s->f->text, s->e, "  %-*s%s\n", NAME_COLUMN,
-                              x->rollback ? "rolled back to" : "approved", line.data);
+        s->status = text_addf(&s->f->text, s->e, "  %-*s", NAME_COLUMN,
+                              x->rollback ? "rolled back to" : "approved") ||
+                    put_shown(&s->f->text, line.data, SIZE_MAX, s->e) ||
+                    text_add(&s->f->text, "\n", 1, s->e);
     }
     text_free(&line);
 }
@@ -397,7 +398,7 @@ static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
     CycleVerification v;
     Pool pool = {0};
     Err wrong = {0};
-    int agrees = !cycle_verify(dir, verify ? show_wrong : NULL, NULL, &v, &wrong);
+    int agrees = !cycle_verify(dir, verify ? show_wrong : NULL, "", &v, &wrong);
     if (verify && !agrees) return *e = wrong, -1;
     const Json *results = has_file(dir, "results.json") ? read_object(dir, "results.json", &pool, e)
                                                         : &(const Json){.type = JSON_OBJECT};
@@ -413,6 +414,52 @@ static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
     pool_free(&pool);
     if (!status && agrees) status = facts_signatures(f, dir, e);
     return status ? -1 : facts_directory(f, dir, e);
+}
+
+/* One run of a grid, and whether its files are still those of its ledger: if not, *wrong says so.
+ */
+static int fact_cell(Facts *f, const char *dir, const char *run, int verify, Err *wrong, Err *e)
+{
+    char path[IO_PATH_MAX], before[IO_PATH_MAX];
+    CycleVerification v = {0};
+    if (io_path(path, sizeof path, dir, run, e) || io_path(before, sizeof before, run, "", e))
+        return -1;
+    int agrees = !cycle_verify(path, verify ? show_wrong : NULL, before, &v, wrong);
+    if (!f->json)
+        return text_addf(&f->text, e, "  %-*s  ", 2 * NAME_COLUMN, run) ||
+                       put_shown(&f->text, agrees ? v.head : wrong->text, SIZE_MAX, e) ||
+                       text_add(&f->text, "\n", 1, e)
+                   ? -1
+                   : 0;
+    return text_addf(&f->text, e, "%s{\"run\":", f->text.data[f->text.len - 1] == '[' ? "" : ",") ||
+                   json_put_string(&f->text, run, strlen(run), e) ||
+                   text_addf(&f->text, e, ",\"ledger_head\":\"%s\",\"agrees\":%s}", v.head,
+                             agrees ? "true" : "false")
+               ? -1
+               : 0;
+}
+
+/* The runs of a grid, with the head of each ledger. */
+static int inspect_grid(Facts *f, const char *dir, int verify, Err *e)
+{
+    Pool pool = {0};
+    Err first = {0};
+    const Json *grid = read_object(dir, CYCLE_GRID_FILE, &pool, e),
+               *cells = json_get(grid, "cells");
+    int status = !grid || fact_text(f, "kind", "grid of cycle runs", e) || facts_list(f, "runs", e);
+    for (const Json *x = cells ? cells->child : NULL; x && !status; x = x->next) {
+        const Json *run = json_get(x, "run");
+        Err wrong = {0};
+        if (!run || run->type != JSON_STRING || strchr(run->text, '/'))
+            status =
+                err_set(e, ERR_DATA, "%s/" CYCLE_GRID_FILE ": a cell's \"run\" is no name", dir);
+        else
+            status = fact_cell(f, dir, run->text, verify, &wrong, e);
+        if (!first.code) first = wrong;
+    }
+    pool_free(&pool);
+    if (!status && verify && first.code) return *e = first, -1;
+    return status || facts_list_end(f, e) ? -1 : facts_directory(f, dir, e);
 }
 
 /* ---- data sets ----------------------------------------------------------------------------- */
@@ -543,6 +590,7 @@ static int ends_with(const char *text, const char *end)
 static int inspect_path(Facts *f, const char *path, int verify, Err *e)
 {
     if (!io_exists(path)) return err_set(e, ERR_NO_INPUT, "%s: there is no such file", path);
+    if (has_file(path, CYCLE_GRID_FILE)) return inspect_grid(f, path, verify, e);
     if (verify || has_file(path, "ledger.jsonl")) return inspect_cycle(f, path, verify, e);
     if (!io_is_directory(path))
         return ends_with(path, ".safetensors") ? inspect_safetensors(f, path, e)

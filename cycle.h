@@ -189,8 +189,8 @@ typedef struct {
     int chat;           /* prompts of text are written as a user's message */
     const char *system; /* goes before; or NULL */
     int demonstrations; /* use the column `demonstration` */
-    /* By its CARES score a sample is desirable from `desirable` on, undesirable up to `undesirable`,
-     * else left out. undesirable < desirable. */
+    /* By its CARES score a sample is desirable from `desirable` on, undesirable up to
+     * `undesirable`, else left out. undesirable < desirable. */
     double desirable, undesirable;
     double balance; /* see below; 0 = off */
     uint64_t seed;
@@ -297,15 +297,24 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
 
 /* ---- before a run -------------------------------------------------------------------------- */
 
-/* What a run would do and cost. Answers are counted exactly, their tokens as if none ended early;
- * rows to train on are the most there can be. Times are those of a trial (cycle_plan.c) on the
- * longest training prompts, on this machine as busy as it was. Judges are not timed. */
+/* Who labels answers, or what scores a policy, in a whole run. */
+typedef struct {
+    size_t count;           /* answers labelled, questions scored */
+    double seconds;         /* measured; NAN where it is not: a command is not asked in a trial */
+    double seconds_to_open; /* of which each time: reading a model, and its hash */
+} PlannedWork;
+
+/* What a run would do and cost. Answers to prompts are counted exactly, their tokens as if none
+ * ended early; revisions and rows to train on are the most there can be. Times are those of a trial
+ * (cycle_plan.c) on the longest training prompts, on this machine as busy as it was. */
 typedef struct {
     size_t rows[3][EVALUATE_LEVELS]; /* prompts of train, validation, test, by level */
     size_t prompt_tokens[3];
     size_t groups;    /* base prompts */
     size_t per_cycle; /* training prompts of a cycle */
-    size_t answers;   /* of the whole run */
+    size_t answers;   /* of the whole run, with revisions */
+    size_t revisions; /* of these, the most there can be */
+    PlannedWork judge, validator, guard;
     double read_tokens, written_tokens;
     double answer_tokens;      /* mean of the trial's answers */
     double seconds_per_answer; /* measured */
@@ -323,6 +332,7 @@ int cycle_plan(const CycleConfig *c, const CycleEvents *events, CyclePlan *plan,
 
 /* A grid: the run `base` with each judge, validator and choice of methods. */
 #define CYCLE_GRID_SIDE 8 /* most entries of an axis */
+#define CYCLE_GRID_FILE "grid.json"
 typedef struct {
     const CycleConfig *base; /* its run is the grid's folder */
     JudgeConfig judges[CYCLE_GRID_SIDE], validators[CYCLE_GRID_SIDE];
@@ -331,18 +341,18 @@ typedef struct {
 } CycleGrid;
 
 /* Runs the grid in RUN: each cell is a run of its own, RUN/grid-JUDGE-VALIDATOR-METHODS/, resumed
- * where it was stopped; what cells have in common (the split; answers and candidates with equal
- * inputs; a command's verdicts) is computed once, in RUN/shared/. Then the answers of each cell's
- * last policy to the test prompts are labelled by every validator, in RUN/grid-.../test-last/
- * by-VALIDATOR.jsonl. RUN/grid.json and *table (text for people) say
- *   cells     what each cycle promoted, and how the last policy did, by each validator
+ * where it was stopped; what cells have in common (the split; answers, verdicts, candidates and
+ * the guard's scores with equal inputs) is computed once, in RUN/shared/. Then the answers of each
+ * cell's last policy to the test prompts are labelled by every validator, in
+ * RUN/grid-.../test-last/ by-VALIDATOR.jsonl. RUN/grid.json (its text in *json) and *table (for
+ * people) say cells     what each cycle promoted, and how the last policy did, by each validator
  *   self      was self-judging good enough? Cells that differ in the judge only are compared in
  *             pairs on the test prompts, labelled by their validator, where that is not `self`:
  *             good enough = the lower bound of the Safety Score's difference is at least
  *             -max_added_refusal, and the upper bound of added erroneous refusal at most that
  *   choices   what each validator promoted, cycle by cycle, where judge and methods are the same
  * Errors: those of cycle_run; ERR_USAGE where there is no test split. */
-int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *table, Err *e);
+int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *table, Err *e);
 
 /* ---- sign-off ------------------------------------------------------------------------------ */
 

@@ -3,7 +3,6 @@
  */
 #include "cycle_parts.h"
 
-#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -16,7 +15,7 @@ typedef struct {
     unsigned methods;
     char name[CELL_NAME];
     int *choices; /* [n_choices] of each cycle, as Selection.promoted */
-    size_t n_choices, stopped;
+    size_t n_choices;
     char head[65];
     Evaluation last[CYCLE_GRID_SIDE]; /* of its last policy, by each validator */
 } Cell;
@@ -89,7 +88,6 @@ static int run_cell(const Grid *x, Cell *cell, Err *e)
     cell->n_choices = r.n_points - 1;
     for (size_t i = 0; cell->choices && i < cell->n_choices; i++)
         cell->choices[i] = r.points[i + 1].promoted;
-    cell->stopped = r.stopped;
     memcpy(cell->head, r.head, sizeof cell->head);
     cycle_result_free(&r);
     return cell->choices ? label_cell(x, cell, &c, e) : -1;
@@ -162,9 +160,7 @@ static int compare_judges(const Grid *x, const Cell *self, const Cell *other, si
 {
     const CycleConfig *c = x->g->base;
     Comparison d = {0};
-    Evaluation before = other->last[v], after = self->last[v]; /* pools stay the cells' */
-    before.resamples = after.resamples = c->resamples;
-    if (evaluate_compare(&d, &before, &after, c->confidence, e)) return -1;
+    if (evaluate_compare(&d, &other->last[v], &self->last[v], c->confidence, e)) return -1;
     const Change *gain = &d.metrics[EVALUATE_SAFETY_SCORE],
                  *added = &d.metrics[EVALUATE_ERRONEOUS_REFUSAL];
     int enough = gain->low >= -c->max_added_refusal && added->high <= c->max_added_refusal;
@@ -273,23 +269,27 @@ static void name_cells(Grid *x)
             }
 }
 
-static int run_grid(Grid *x, Text *table, Err *e)
+static int run_grid(Grid *x, Text *json, Text *table, Err *e)
 {
-    char path[IO_PATH_MAX];
-    Text json = {0};
+    char path[IO_PATH_MAX], hex[65];
     const char *run = x->g->base->run;
     if (io_make_directory(run, 1, e) || io_path(x->shared, IO_PATH_MAX, run, "shared", e) ||
-        io_make_directory(x->shared, 1, e))
+        io_make_directory(x->shared, 1, e) || loop_sweep(x->shared, e))
         return -1;
     for (size_t i = 0; i < x->n; i++)
         if (run_cell(x, &x->cells[i], e)) return err_prefix(e, "%s", x->cells[i].name);
-    int status = put_grid(x, &json, table, e) || io_path(path, sizeof path, run, "grid.json", e) ||
-                 io_write_file(path, json.data, json.len, e);
-    text_free(&json);
-    return status ? -1 : 0;
+    if (put_grid(x, json, table, e) || io_path(path, sizeof path, run, CYCLE_GRID_FILE, e) ||
+        io_write_file(path, json->data, json->len, e))
+        return -1;
+    sha256_bytes(json->data, json->len, hex);
+    return text_addf(table, e,
+                     CYCLE_GRID_FILE
+                     " sha256 %s\nkeep it elsewhere: the file names the ledger head "
+                     "of every run\n",
+                     hex);
 }
 
-int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *table, Err *e)
+int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *table, Err *e)
 {
     static const CycleEvents silent;
     const CycleConfig *c = g->base;
@@ -306,7 +306,7 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *table, Err *
     x.shared = x.cells ? mem_alloc(IO_PATH_MAX, e) : NULL;
     int status = x.shared ? 0 : -1;
     if (!status) name_cells(&x);
-    if (!status) status = run_grid(&x, table, e);
+    if (!status) status = run_grid(&x, json, table, e);
     for (size_t i = 0; x.cells && i < x.n; i++) {
         mem_free(x.cells[i].choices);
         for (size_t v = 0; v < g->n_validators; v++) evaluate_close(&x.cells[i].last[v]);

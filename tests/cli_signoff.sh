@@ -22,16 +22,8 @@ refuses "a comment hides no typing error" 64 'cycels.*nearest: cycles' \
     align cycle --config "$T/typo.json" --print-config
 
 # ---- a policy that refuses everything, promoted by a rule that allows it
-i=0
-while [ $i -lt 40 ]; do
-    echo "{\"prompt\":\"p$i\",\"base_prompt\":\"b$i\",\"harmful_level\":$((i % 4)),\"demonstration\":\"no\"}"
-    i=$((i + 1))
-done >"$T/prompts.jsonl"
-cat >"$T/rules.jsonl" <<'END'
-{"action":"accept","weight":1,"place":"any","phrase":""}
-{"action":"refuse","weight":3,"place":"start","phrase":"no"}
-{"action":"caution","weight":1,"place":"start","phrase":"perhaps"}
-END
+prompts 40 no >"$T/prompts.jsonl"
+no_refuses >"$T/rules.jsonl"
 loop="-m $MODEL --data $T/prompts.jsonl --rules $T/rules.jsonl --validator-rules $T/rules.jsonl
     --samples 2 -n 3 --steps 80 --rank 8 --lr 3e-2 --batch 8 --methods dpo --dpo-loss sft
     --validation 0.4 --prompts-per-cycle 8 --confidence 0.8"
@@ -41,11 +33,13 @@ TMPDIR="$T" gives "dry-run" 0 align cycle $loop --cycles 3 --test 0.1 -o "$T/dry
 has "dry-run: splits by level" '^  validation +4 +4 +4 +4 +[0-9]+$' "$T/out"
 # 3 cycles x 8 prompts x 2 samples, 16 validation prompts 1 + 3 times, 4 test prompts twice
 has "dry-run: answers" '^answers  120, ' "$T/out"
+has "dry-run: judging" '^judge +48 answers by rules: [0-9.]+ s$' "$T/out"
+has "dry-run: validating" '^validate +72 answers by rules: [0-9.]+ s$' "$T/out"
 has "dry-run: training" '^dpo +at most 80 steps a cycle, .* s; memory [1-9][0-9]* MiB' "$T/out"
 check "dry-run writes nothing" sh -c "! ls '$T' | grep -q '^dry\|align-plan'"
 # shellcheck disable=SC2086
 gives "dry-run for machines" 0 align cycle $loop --methods both -o "$T/dry" --dry-run --json
-has "dry-run for machines" '"answers":[0-9]+,.*"kto":\{"steps":80,"tokens":[0-9]+,"seconds":[0-9.]+,"memory":[0-9]{6}' \
+has "dry-run for machines" '"runs":1,.*"validator":\{"count":[0-9]+,"seconds":[0-9.e-]+\},.*"answers":[0-9]+,.*"kto":\{"steps":80,"tokens":[0-9]+,"seconds":[0-9.]+,"memory":[0-9]{6}' \
     "$T/out"
 
 # shellcheck disable=SC2086
@@ -56,6 +50,8 @@ gives "a loop that does not" 0 align cycle $loop --max-added-refusal 0 -o "$T/st
 has "a loop that does not" '^cycle 1 .* parent stays$' "$T/out"
 
 refuses "a signature without a reason" 64 "reason" align cycle "$T/run" --approve "Dr A"
+refuses "a name that hides something" 64 "control character" \
+    align cycle "$T/run" --approve "$(printf 'Dr A\033[2J')" --reason x
 refuses "nobody is called auto" 64 "auto" align cycle "$T/run" --approve auto --reason x
 refuses "a rollback before anything is deployed" 65 "nothing is deployed" \
     align cycle "$T/run" --rollback 0 --approve "Dr A" --reason x
