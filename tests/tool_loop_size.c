@@ -1,7 +1,8 @@
 /* tool_loop_size.c - time of the loop's own stages on a set of any size, without a model.
  *
  *   loop_size PROMPTS JUDGED FOLDER
- *       reads and splits PROMPTS, writes the splits; JUDGED to KTO rows and DPO pairs; all in FOLDER
+ *       reads and splits PROMPTS, writes the splits; JUDGED to KTO rows and DPO pairs; all in
+ *       FOLDER
  *
  * tools/cares_size.py makes a set of CARES' size. Memory: /usr/bin/time -v.
  */
