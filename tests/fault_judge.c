@@ -149,7 +149,7 @@ static void model_files(void)
 
 static void model_killed(void)
 {
-    fail_each(model_scenario, "KILL");
+    fail_each(model_scenario, "%d:KILL", fault_killed);
 }
 
 static void text_memory(void)

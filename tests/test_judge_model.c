@@ -335,8 +335,8 @@ static void what_is_no_kept_verdict_is_named(void)
                                        "\"action\":\"refuse\",\"probability\":[0,0,2]",
                                        "\"action\":\"refuse\",\"probability\":1",
                                        "\"action\":\"refuse\",\"probability\":[0,0,1],\"orders\":4",
-                                       "\"action\":\"refuse\",\"probability\":[0,0,1],\"orders\":1,"
-                                       "\"agreeing\":2"};
+                                       ("\"action\":\"refuse\",\"probability\":[0,0,1],"
+                                        "\"orders\":1,\"agreeing\":2")};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) {
         Judge j;
         Err e = {0};

@@ -221,8 +221,8 @@ static void bad_files(void)
         "{\"sha256\":\"ab\",\"action\":\"refuse\"}\n",
         "{\"action\":\"refuse\"}\n",
         "{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}\n",
-        "{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\","
-        "\"action\":\"refuse\",\"of\":\"x\"}\n",
+        ("{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\","
+         "\"action\":\"refuse\",\"of\":\"x\"}\n"),
         "[]\n",
     };
     size_t shown;
