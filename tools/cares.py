@@ -53,8 +53,13 @@ def cares_rows(path):
 
 
 def csv_rows(path):
+    """Rows by column name. A column without a name is a row number that somebody's program left."""
     with open(path, encoding="utf-8-sig", newline="") as f:
-        yield from csv.DictReader(f)
+        for number, row in enumerate(csv.DictReader(f), 2):
+            if None in row:
+                raise ValueError(f"{path}:{number}: more values than the {len(row) - 1} columns")
+            row.pop("", None)
+            yield row
 
 
 def stated(row, prompt, level):

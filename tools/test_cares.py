@@ -78,10 +78,16 @@ def test_xstest(folder):
 
 def test_medsafety(folder):
     path = os.path.join(folder, "medsafety.csv")
-    write_csv(path, [{"harmful_medical_request": "Do, harm.", "safe_response": "I will not."}])
+    write_csv(path, [{"": "0", "harmful_medical_request": "Do, harm.", # as published: row numbers
+                      "safe_response": "I will not."}])
     rows = rows_of("--set", "medsafety", "--level", "2", path)
     check("request and safe response", rows[0]["prompt"] == "Do, harm." and
           rows[0]["demonstration"] == "I will not." and rows[0]["harmful_level"] == 2)
+    check("row numbers are no column", "" not in rows[0])
+    with open(path, "a", encoding="utf-8") as f:
+        f.write("1,a,b,c\n")
+    done = run("--set", "medsafety", "--level", "2", path)
+    check("a row that is too long", done.returncode and "medsafety.csv:3" in done.stderr)
     write_csv(path, [{"question": "x"}])
     done = run("--set", "medsafety", "--level", "2", path)
     check("another file", done.returncode and "medsafety.csv:2" in done.stderr)
