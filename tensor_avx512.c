@@ -21,11 +21,7 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
 {
     __m512 sum[ROWS][VECTORS];
     size_t line = 0;
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++)
-            sum[i][v] = add ? _mm512_loadu_ps(c[i] + v * WIDTH) : _mm512_setzero_ps();
+    take_sums(sum, c, rows, vectors, add);
     for (size_t k = 0; k < depth; k++, a += ROWS, b += COLS) {
         if (line < ahead->count) _mm_prefetch(ahead->line[line++], _MM_HINT_T1);
         __m512 row[VECTORS];
@@ -38,10 +34,7 @@ INLINE void tile_of(float *const *c, const float *a, const float *b, size_t dept
             for (int v = 0; v < vectors; v++) sum[i][v] = _mm512_fmadd_ps(x, row[v], sum[i][v]);
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) _mm512_storeu_ps(c[i] + v * WIDTH, sum[i][v]);
+    put_sums(c, sum, rows, vectors);
 }
 
 INLINE void tile_rows(float *const *c, const float *a, const float *b, size_t depth, size_t rows,
@@ -205,8 +198,8 @@ BODY static void avx512_pack_rows(void *packed, size_t width, const float *const
 /* ---- few rows ------------------------------------------------------------------------------ */
 
 /* `count` steps of sixteen chains for each of `width` rows of A; inlined once for whole steps. */
-INLINE void few_step(__m512 sum[FEW], const float *a, int width, const unsigned char *const *rows,
-                     size_t at, Dtype t, size_t count)
+INLINE void few_step(__m512 sum[FEW][VECTORS], const float *a, int width,
+                     const unsigned char *const *rows, size_t at, Dtype t, size_t count)
 {
     __m512i q[WIDTH];
     load_fours(q, rows, at, t, count);
@@ -216,7 +209,7 @@ INLINE void few_step(__m512 sum[FEW], const float *a, int width, const unsigned 
             __m512 w = column(q, i, t);
 #pragma GCC unroll 16
             for (int m = 0; m < width; m++)
-                sum[m] = _mm512_fmadd_ps(_mm512_set1_ps(a[i * width + m]), w, sum[m]);
+                sum[m][0] = _mm512_fmadd_ps(_mm512_set1_ps(a[i * width + m]), w, sum[m][0]);
         }
 }
 
@@ -227,9 +220,8 @@ INLINE void few_across_of(float *const *c, const float *a, int width,
                           const unsigned char *const *rows, Dtype t, size_t depth, int add)
 {
     size_t size = dtype_size(t), terms = (size_t)terms_of(t);
-    __m512 sum[FEW];
-#pragma GCC unroll 16
-    for (int m = 0; m < width; m++) sum[m] = add ? _mm512_loadu_ps(c[m]) : _mm512_setzero_ps();
+    __m512 sum[FEW][VECTORS];
+    take_sums(sum, c, width, 1, add);
     for (size_t k = 0, n; k < depth; k += n, a += n * (size_t)width) {
         n = step_terms(rows[0] + k * size, depth - k, terms, size);
         if (n == terms)
@@ -237,8 +229,7 @@ INLINE void few_across_of(float *const *c, const float *a, int width,
         else
             few_step(sum, a, width, rows, k * size, t, n);
     }
-#pragma GCC unroll 16
-    for (int m = 0; m < width; m++) _mm512_storeu_ps(c[m], sum[m]);
+    put_sums(c, sum, width, 1);
 }
 
 INLINE void few_across_width(float *const *c, const float *a, size_t width,
@@ -258,12 +249,8 @@ BODY static void avx512_few_across(float *const *c, const void *a, size_t width,
 INLINE void few_along_of(float *const *c, const float *a, int width, int rows, int vectors,
                          const unsigned char *data, size_t stride, Dtype t, size_t depth, int add)
 {
-    __m512 sum[ROWS][FEW_VECTORS];
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            sum[m][v] = add ? _mm512_loadu_ps(c[m] + v * WIDTH) : _mm512_setzero_ps();
+    __m512 sum[ROWS][VECTORS];
+    take_sums(sum, c, rows, vectors, add);
     for (size_t k = 0; k < depth; k++, data += stride, a += width) {
         __m512 row[FEW_VECTORS];
         _mm_prefetch(data + AHEAD, _MM_HINT_T0);
@@ -277,10 +264,7 @@ INLINE void few_along_of(float *const *c, const float *a, int width, int rows, i
             for (int v = 0; v < vectors; v++)
                 sum[m][v] = _mm512_fmadd_ps(_mm512_set1_ps(a[m]), row[v], sum[m][v]);
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) _mm512_storeu_ps(c[m] + v * WIDTH, sum[m][v]);
+    put_sums(c, sum, rows, vectors);
 }
 
 /* All columns, all rows of A, as many at a time as registers hold. */

@@ -32,6 +32,24 @@ INLINE __mmask32 mask32(size_t n)
     return n >= 2 * WIDTH ? 0xffffffffu : ((__mmask32)1 << n) - 1;
 }
 
+/* The sums of a tile, taken up from C (or from 0) and put down there. rows <= 16 and vectors are
+ * constants at every call, so that the sums live in registers. */
+INLINE void take_sums(__m512 sum[][VECTORS], float *const *c, int rows, int vectors, int add)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++)
+            sum[i][v] = add ? _mm512_loadu_ps(c[i] + v * WIDTH) : _mm512_setzero_ps();
+}
+INLINE void put_sums(float *const *c, __m512 sum[][VECTORS], int rows, int vectors)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) _mm512_storeu_ps(c[i] + v * WIDTH, sum[i][v]);
+}
+
 /* Stored rows are read in steps of `terms` numbers that lie as whole registers should: rows are
  * often a multiple of 4 KB apart, and then not even eight of them fit the level-1 cache together,
  * so a cache line should not be needed twice. The first step is shorter where a row begins

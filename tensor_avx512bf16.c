@@ -39,11 +39,7 @@ INLINE void tile_of(float *const *c, const uint32_t *a, const uint32_t *b, size_
 {
     __m512 sum[ROWS][VECTORS];
     size_t line = 0;
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++)
-            sum[i][v] = add ? _mm512_loadu_ps(c[i] + v * WIDTH) : _mm512_setzero_ps();
+    take_sums(sum, c, rows, vectors, add);
     for (size_t k = 0; k < depth; k += PAIR, a += ROWS, b += COLS) {
         if (line < ahead->count) _mm_prefetch(ahead->line[line++], _MM_HINT_T1);
         if (line < ahead->count) _mm_prefetch(ahead->line[line++], _MM_HINT_T1);
@@ -57,10 +53,7 @@ INLINE void tile_of(float *const *c, const uint32_t *a, const uint32_t *b, size_
             for (int v = 0; v < vectors; v++) sum[i][v] = add_products(sum[i][v], x, row[v]);
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) _mm512_storeu_ps(c[i] + v * WIDTH, sum[i][v]);
+    put_sums(c, sum, rows, vectors);
 }
 
 INLINE void tile_rows(float *const *c, const void *a, const void *b, size_t depth, size_t rows,
@@ -233,7 +226,7 @@ BODY static void bf16_pack_rows(void *packed, size_t width, const float *const *
 /* ---- few rows of A, stored bf16 ------------------------------------------------------------ */
 
 /* `count` terms of sixteen chains for each of `width` rows of A; inlined once for whole steps. */
-INLINE void few_step(__m512 sum[FEW], const uint32_t *a, int width,
+INLINE void few_step(__m512 sum[FEW][VECTORS], const uint32_t *a, int width,
                      const unsigned char *const *rows, size_t at, size_t count)
 {
     __m512i q[WIDTH];
@@ -244,7 +237,7 @@ INLINE void few_step(__m512 sum[FEW], const uint32_t *a, int width,
             __m512i w = column(q, i);
 #pragma GCC unroll 16
             for (int m = 0; m < width; m++)
-                sum[m] = add_products(sum[m], _mm512_set1_epi32((int)a[i * width + m]), w);
+                sum[m][0] = add_products(sum[m][0], _mm512_set1_epi32((int)a[i * width + m]), w);
         }
 }
 
@@ -255,9 +248,8 @@ INLINE void few_across_of(float *const *c, const uint32_t *a, int width,
                           const unsigned char *const *rows, size_t depth, int add)
 {
     const size_t size = sizeof(uint16_t);
-    __m512 sum[FEW];
-#pragma GCC unroll 16
-    for (int m = 0; m < width; m++) sum[m] = add ? _mm512_loadu_ps(c[m]) : _mm512_setzero_ps();
+    __m512 sum[FEW][VECTORS];
+    take_sums(sum, c, width, 1, add);
     for (size_t k = 0, n; k < depth; k += n, a += n / PAIR * (size_t)width) {
         n = step_terms(rows[0] + k * size, depth - k, TERMS, size);
         if (n == TERMS)
@@ -265,8 +257,7 @@ INLINE void few_across_of(float *const *c, const uint32_t *a, int width,
         else
             few_step(sum, a, width, rows, k * size, n);
     }
-#pragma GCC unroll 16
-    for (int m = 0; m < width; m++) _mm512_storeu_ps(c[m], sum[m]);
+    put_sums(c, sum, width, 1);
 }
 
 BODY static void bf16_few_across(float *const *c, const void *a, size_t width,
@@ -281,12 +272,8 @@ BODY static void bf16_few_across(float *const *c, const void *a, size_t width,
 INLINE void few_along_of(float *const *c, const uint32_t *a, int width, int rows, int vectors,
                          const unsigned char *data, size_t stride, size_t depth, int add)
 {
-    __m512 sum[ROWS][FEW_VECTORS];
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            sum[m][v] = add ? _mm512_loadu_ps(c[m] + v * WIDTH) : _mm512_setzero_ps();
+    __m512 sum[ROWS][VECTORS];
+    take_sums(sum, c, rows, vectors, add);
     for (size_t k = 0; k < depth; k += PAIR, data += PAIR * stride, a += width) {
         __m512i row[FEW_VECTORS];
         _mm_prefetch(data + AHEAD, _MM_HINT_T0);
@@ -301,10 +288,7 @@ INLINE void few_along_of(float *const *c, const uint32_t *a, int width, int rows
             for (int v = 0; v < vectors; v++)
                 sum[m][v] = add_products(sum[m][v], _mm512_set1_epi32((int)a[m]), row[v]);
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) _mm512_storeu_ps(c[m] + v * WIDTH, sum[m][v]);
+    put_sums(c, sum, rows, vectors);
 }
 
 /* All columns, all rows of A, as many at a time as registers hold. */
