@@ -81,7 +81,7 @@ tests: $(TESTS) $(DOUBLE_TESTS) $(TEST_TOOLS)
 
 .PHONY: demo
 demo: $(PROGRAM) ## a tiny model: DPO, KTO and the loop, with answers before and after
-	@sh tools/demo.sh
+	@ALIGN="./$(PROGRAM)" sh tools/demo.sh
 
 .PHONY: asan
 asan: ## all tests again under the address and undefined-behaviour sanitizers

@@ -39,7 +39,8 @@ mkdir demo
 # sides' log-probs sinks so far that answers fall apart (MATH.md on DPO; RPO, Pang et al. 2024).
 title "DPO: $(wc -l < demo_data/pairs.jsonl) pairs of a better and a worse answer"
 "$align" dpo -m "$model" --data demo_data/pairs.jsonl -o demo/dpo --quiet \
-    --loss sigmoid,sft --loss-weights 1,1 --lr 1e-3 --epochs 4 --batch 4 --rank 8 --alpha 16 --warmup 0.1 --beta 0.3 "$@"
+    --loss sigmoid,sft --loss-weights 1,1 --lr 1e-3 --epochs 4 --batch 4 --rank 8 --alpha 16 \
+    --warmup 0.1 --beta 0.3 "$@"
 show_margins demo/dpo/metrics.jsonl
 
 title "KTO: $(wc -l < demo_data/labelled.jsonl) answers, each labelled good or bad"
@@ -74,5 +75,5 @@ done
 "$align" inspect demo/loop --verify
 "$align" report demo/loop -o demo/report.html --quiet
 
-printf '\n%d seconds. The page to read is demo/report.html; runs, answers, the ledger are beside it.\n' \
-    $(($(date +%s) - began))
+printf '\n%d seconds. The page to read is demo/report.html; ' $(($(date +%s) - began))
+echo 'runs, answers and the ledger are beside it.'

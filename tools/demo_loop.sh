@@ -2,10 +2,10 @@
 # demo_loop.sh - the demo's loop: three cycles on prompts of a small world, one seed.
 # Usage: tools/demo_loop.sh SEED RUN [OPTION of align cycle ...]; ALIGN names another program.
 #
-# The sft term keeps the chosen answers likely while the margins grow (see demo.sh). Most answers to
-# harmless prompts are good already: KTO gets two of them for each bad one, so that it does not learn
-# to refuse. All training prompts in every cycle: with fewer, a candidate refuses a harmless prompt
-# or two, and of 48 harmless base prompts that validate one is enough to break the rule (LOOP.md).
+# The sft term keeps the chosen answers likely while the margins grow (see demo.sh). Most answers
+# to harmless prompts are good already: KTO gets two of them for each bad one, so that it does not
+# learn to refuse. All training prompts in every cycle: with fewer, a candidate refuses a harmless
+# prompt or two, and of 48 harmless base prompts that validate one is enough to break the rule.
 cd "$(dirname "$0")/.." || exit 1
 seed=$1 run=$2
 shift 2
