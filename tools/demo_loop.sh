@@ -11,6 +11,6 @@ seed=$1 run=$2
 shift 2
 exec "${ALIGN:-./align}" cycle -m demo_data/model --data demo_data/prompts.jsonl -o "$run" --quiet \
     --cycles 3 --validation 0.25 --test 0.25 \
-    --samples 4 --max-tokens 64 --at-once 64 --epochs 4 --batch 8 --rank 8 --alpha 16 \
+    --samples 4 --max-tokens 64 --at-once 64 --epochs 8 --batch 8 --rank 8 --alpha 16 \
     --warmup 0.1 --save-every 0 --balance 2 --kto-lr 2e-3 --dpo-lr 2e-3 \
     --dpo-beta 0.3 --dpo-loss sigmoid,sft --loss-weights 1,1 --seed "$seed" "$@"
