@@ -243,7 +243,9 @@ static int prefer_prompt(void *ctx, Sample *s, size_t n, Err *e)
     const Sample *best = sample_best(s, n), *worst = s;
     Answer help;
     for (size_t i = 1; i < n; i++)
-        if (s[i].score < worst->score) worst = &s[i];
+        if (s[i].score < worst->score ||
+            (s[i].score == worst->score && worst->empty && !s[i].empty))
+            worst = &s[i];
     mark_repeated(s, n, p->report);
     p->report->prompts++;
     p->report->samples += n;

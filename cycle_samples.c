@@ -20,7 +20,7 @@ int sample_read(Sample *s, const Json *row, Err *e)
     s->level = (unsigned)level;
     s->action = (Action)a;
     s->score = evaluate_score(s->level, s->action);
-    s->empty = strspn(s->response->text, " \t\r\n") == s->response->len;
+    s->empty = !judge_has_words(s->response->text, s->response->len);
     return 0;
 }
 

@@ -140,8 +140,9 @@ static int take_row(void *ctx, const Json *row, size_t line, const JudgeCase *c,
     if (g->count == g->cap && grow_rows(g, e)) return -1;
     GoldRow *r = &g->rows[g->count];
     *r = (GoldRow){.label = (Action)action};
-    r->action[GOLD_JUDGE] = v->action;
-    r->confidence[GOLD_JUDGE] = v->probability[v->action];
+    /* It is the judge that is measured, not the people who overruled it. */
+    r->action[GOLD_JUDGE] = v->reviewed ? v->judged : v->action;
+    r->confidence[GOLD_JUDGE] = v->reviewed ? v->judged_probability : v->probability[v->action];
     if (g->raters > GOLD_RULES) {
         Verdict rules;
         if (judge_decide(&g->rules, c, 1, &rules, e)) return -1;

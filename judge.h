@@ -102,8 +102,9 @@ typedef struct {
     int unparsed;            /* of a model's text: no order gave a label */
     int cut;                 /* of a model: it saw only the beginning of prompt or response */
     ReviewKind reviewed;     /* not NONE: action is a person's, and */
-    Action judged;           /* this the judge's own */
-    const char *review_of;   /* the answers that the row was drawn from; "" = not said */
+    Action judged;           /* this the judge's own, ... */
+    double judged_probability; /* ... and what it gave it */
+    const char *review_of;     /* the answers that the row was drawn from; "" = not said */
 } Verdict;
 
 typedef struct Judge Judge;
@@ -172,6 +173,10 @@ int judge_rules_write(Text *out, Err *e);
 /* What the rules say of a text of no words: refuse, with probability 1. It gives nothing. */
 
 /* ---- whole files --------------------------------------------------------------------------- */
+
+/* Is there a word in the text? An answer without one is a refusal to every judge, and nothing to
+ * learn from. */
+int judge_has_words(const char *text, size_t len);
 
 /* Looks at the rows of judge_file as they are judged: an error in row names file and line, end is
  * called before the output appears. Both return 0 to go on, -1 with *e to stop. */

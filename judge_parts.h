@@ -72,7 +72,5 @@ void judge_reviews_apply(const Reviews *r, const JudgeCase *c, Verdict *v);
 void judge_softmax(const double z[ACTION_COUNT], double p[ACTION_COUNT]);
 /* The case of a row; a conversation becomes one text, in pool. ERR_DATA for other types. */
 int judge_read_case(const Json *row, JudgeCase *c, Pool *pool, Err *e);
-/* Is there a word in the text? */
-int judge_has_words(const char *text, size_t len);
 
 #endif

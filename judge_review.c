@@ -179,6 +179,7 @@ void judge_reviews_apply(const Reviews *r, const JudgeCase *c, Verdict *v)
             v->reviewed = r->rows[middle].random ? REVIEW_RANDOM : REVIEW_CHOSEN;
             v->review_of = r->rows[middle].of;
             v->judged = v->action;
+            v->judged_probability = v->probability[v->action];
             v->action = r->rows[middle].action;
             for (int a = 0; a < ACTION_COUNT; a++) v->probability[a] = a == (int)v->action;
             return;

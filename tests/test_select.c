@@ -512,6 +512,19 @@ static void silence_is_never_a_good_answer(void)
     CHECK(r.unanswered == 1);
     mem_free(kto);
     mem_free(dpo);
+    /* What judges take for silence is none here either; and the worst sample is one with words. */
+    kto = prefer(ROW("0", "0", "0", "...", "refuse", "") ROW("0", "1", "0", "No.", "refuse", "")
+                     ROW("0", "2", "0", "Of course.", "accept", ""),
+                 0, NULL, 1, &r, &dpo);
+    CHECK(r.empty == 1 && r.desirable == 1 && r.pairs == 1 && strstr(dpo, "No.") != NULL);
+    mem_free(kto);
+    mem_free(dpo);
+    kto = prefer(ROW("0", "0", "3", "?! -- ...", "refuse", "")
+                     ROW("0", "1", "3", "How.", "accept", ""),
+                 0, NULL, 1, &r, &dpo);
+    CHECK(r.empty == 1 && r.desirable == 0 && r.pairs == 0);
+    mem_free(kto);
+    mem_free(dpo);
 }
 
 static void conversations_keep_their_turns(void)
