@@ -471,22 +471,25 @@ static int sign_command(const Options *o, Err *e)
     return -1;
 }
 
-static void find_auto(void *ctx, const CycleSignature *x)
+static void count_signature(void *ctx, const CycleSignature *x)
 {
-    *(int *)ctx = x->automatic ? 1 : 0;
+    (void)x;
+    ++*(size_t *)ctx;
 }
 
-/* --auto: signs what the run promoted, once. */
+/* --auto: signs what the run promoted, once, and only where nobody has signed: a finished run
+ * promotes nothing new, and what a person approved or took back stays so. */
 static int sign_automatically(const char *run, CycleResult *r, Err *e)
 {
-    int promoted = 0, last_is_auto = 0;
+    int promoted = 0;
+    size_t signatures = 0;
     for (size_t i = 0; i < r->n_points; i++) promoted |= r->points[i].promoted >= 0;
     if (!promoted) {
         log_note(notes(), 'i', "--auto: no cycle promoted a candidate; nothing is signed");
         return 0;
     }
-    if (cycle_signatures(run, find_auto, &last_is_auto, e)) return -1;
-    if (last_is_auto) return 0;
+    if (cycle_signatures(run, count_signature, &signatures, e)) return -1;
+    if (signatures) return 0;
     CycleSignature x = {.by = CYCLE_AUTO, .reason = "--auto", .automatic = 1};
     if (cycle_sign(run, &x, e)) return -1;
     memcpy(r->head, x.head, sizeof r->head);

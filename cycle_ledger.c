@@ -235,13 +235,19 @@ static int verify_files(Verifier *x, const Ledger *l, Err *e)
     return 0;
 }
 
-/* A run that shows results has an entry that says it ended: else lines were cut off the end. */
+/* A run that shows results, or a deployed policy, has an entry that says so: else lines were cut
+ * off the end, or somebody wrote the file by hand. */
 static int verify_end(Verifier *x, const Ledger *l, Err *e)
 {
     char path[IO_PATH_MAX];
     if (io_path(path, sizeof path, l->run, "results.json", e)) return -1;
-    if (!io_exists(path) || ledger_find(l, "finish", 0, "")) return 0;
-    return report_bad(x, LEDGER_FILE, "has no entry for results.json, which exists", e);
+    if (io_exists(path) && !ledger_find(l, "finish", 0, "") &&
+        report_bad(x, LEDGER_FILE, "has no entry for results.json, which exists", e))
+        return -1;
+    if (io_path(path, sizeof path, l->run, DEPLOYED_FILE, e)) return -1;
+    for (size_t i = 0; i < l->count; i++)
+        if (json_get(json_get(l->entries[i], "outputs"), DEPLOYED_FILE)) return 0;
+    return io_exists(path) ? report_bad(x, DEPLOYED_FILE, "is named by no signature", e) : 0;
 }
 
 static int verify_chain(Verifier *x, Ledger *l, const char *text, size_t len, Err *e)

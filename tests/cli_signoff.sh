@@ -121,7 +121,17 @@ has "auto" '"by":"auto","reason":"--auto","automatic":true' "$T/auto/deployed.js
 gives "auto signs once" 0 align cycle $loop --max-added-refusal 1 -o "$T/auto" --auto --resume
 check "auto signs once" test "$(grep -c '"event":"approve"' "$T/auto/ledger.jsonl")" -eq 1
 # shellcheck disable=SC2086
+gives "what auto signed is taken back" 0 align cycle "$T/auto" --rollback 0 --approve A --reason doubts
+# shellcheck disable=SC2086
+gives "auto does not overrule a person" 0 align cycle $loop --max-added-refusal 1 -o "$T/auto" \
+    --auto --resume
+check "auto does not overrule a person" test "$(grep -c '"automatic":true' "$T/auto/ledger.jsonl")" -eq 1
+has "a person's word stands" '"by":"A"' "$T/auto/deployed.json"
 gives "auto with nothing to sign" 0 align cycle $loop --max-added-refusal 0 -o "$T/stays" --auto --resume
 check "auto with nothing to sign" test ! -e "$T/stays/deployed.json"
+cp "$T/auto/deployed.json" "$T/stays/deployed.json"
+gives "a deployment nobody signed" 65 align inspect "$T/stays" --verify
+has "a deployment nobody signed" 'named by no signature' "$T/err"
+rm "$T/stays/deployed.json"
 
 finish
