@@ -266,7 +266,19 @@ static void send_some(Asking *a, Child *child)
     if (broken || a->sent == a->questions.len) close_fd(&child->in);
 }
 
-/* Reads what there is; the end closes child->out. A last line need not have an end. */
+/* The last line, which need not have an end. If it is not whole, the program died while it wrote,
+ * and is asked again. */
+static int take_rest(Asking *a, Err *e)
+{
+    Pool pool = {0};
+    Err torn;
+    int whole =
+        json_parse(&pool, a->heard.data, a->heard.len, a->c->argv[0], JSON_ONE_LINE, &torn) != NULL;
+    pool_free(&pool);
+    return whole ? take_line(a, a->heard.data, a->heard.len, e) : 0;
+}
+
+/* Reads what there is; the end closes child->out. */
 static int hear_some(Asking *a, Child *child, Err *e)
 {
     char bytes[READ_BYTES];
@@ -277,7 +289,7 @@ static int hear_some(Asking *a, Child *child, Err *e)
     }
     if (n > 0) return text_add(&a->heard, bytes, (size_t)n, e) || take_lines(a, e) ? -1 : 0;
     close_fd(&child->out);
-    return a->heard.len ? take_line(a, a->heard.data, a->heard.len, e) : 0;
+    return a->heard.len ? take_rest(a, e) : 0;
 }
 
 /* Talks until the program's output ends, it falls silent, or we are asked to stop. */

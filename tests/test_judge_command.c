@@ -149,6 +149,28 @@ static void a_program_that_dies_is_asked_for_the_rest_only(void)
     no_child_is_left();
 }
 
+/* Dies in the middle of a line; the second time it answers. */
+static const char torn[] = "dir=${0%/*}\n"
+                           "if [ ! -e \"$dir/turn\" ]; then\n"
+                           "  : >\"$dir/turn\"; printf '{\"id\":0,\"act'; exit 3\n"
+                           "fi\n" READ_A_LINE ANSWER_IT "done\n";
+
+static void a_program_that_dies_in_a_line_is_asked_again(void)
+{
+    JudgeCase cases[5];
+    Verdict v[5];
+    Err e;
+    size_t n = five(cases);
+    JudgeConfig config = script(torn);
+    CHECK(decide(&config, cases, n, v, &e) == -1);
+    CHECK_ERR(e, ERR_IO, "ended with status 3 after 0 of 4 answers");
+    config = script(torn);
+    config.retries = 1;
+    CHECK(decide(&config, cases, n, v, &e) == 0);
+    CHECK(count_lines("answers") == 4);
+    no_child_is_left();
+}
+
 static void a_killed_program_is_named_by_its_signal(void)
 {
     JudgeConfig config = script("read -r line\nkill -9 $$\n");
@@ -316,6 +338,7 @@ static void a_stop_ends_the_program(void)
 
 static const Test tests[] = {
     {"a_program_judges_and_is_asked_once", a_program_judges_and_is_asked_once},
+    {"a_program_that_dies_in_a_line_is_asked_again", a_program_that_dies_in_a_line_is_asked_again},
     {"a_program_that_dies_is_asked_for_the_rest_only",
      a_program_that_dies_is_asked_for_the_rest_only},
     {"a_killed_program_is_named_by_its_signal", a_killed_program_is_named_by_its_signal},
