@@ -25,14 +25,16 @@ void report_put_hash(Html *h, const Json *hash)
     html_put(h, "</code></td>");
 }
 
-/* "key = value" of an object, a line each; with --redact the system message is left out. */
+/* "key = value" of an object, a line each; with --redact the system message and what revisions add
+ * to it are left out. */
 static void put_members(Html *h, const char *title, const Json *object, int redact)
 {
     html_putf(h, "<h3>%s</h3>\n<pre>", title);
     for (const Json *x = object->child; x; x = x->next) {
         html_text(h, x->key, x->key_len);
         html_put(h, " = ");
-        if (redact && !strcmp(x->key, "system") && x->type != JSON_NULL)
+        int is_message = !strcmp(x->key, "system") || !strcmp(x->key, "instruction");
+        if (redact && is_message && x->type != JSON_NULL)
             html_put(h, "(left out)");
         else
             html_json(h, x);
@@ -63,7 +65,7 @@ static void put_summary(Html *h, const Report *r)
         return;
     }
     const Json *first = json_get(r->results, "first");
-    if (!first || first->type != JSON_OBJECT) return;
+    if (!first || first->type != JSON_OBJECT || !report_has_test(r)) return;
     html_put(h, "<p>On the test prompts, first to last policy: ");
     put_change(h, r, "safety_score", "Safety Score");
     html_put(h, "; ");

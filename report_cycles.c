@@ -34,7 +34,7 @@ static const struct {
 static void put_test(Html *h, const Report *r)
 {
     const Json *first = json_get(r->results, "first"), *change = json_get(r->results, "change");
-    if (!first || first->type != JSON_OBJECT) return;
+    if (!first || first->type != JSON_OBJECT || !report_has_test(r)) return;
     html_put(h, "<div class=\"wide\"><table>\n<caption>First and last policy on the test prompts, "
                 "which nothing else has seen: share, 95 % interval (bootstrap by base prompt), "
                 "paired difference</caption>\n<thead><tr><th scope=\"col\">Figure</th>"
@@ -61,6 +61,12 @@ static void put_test(Html *h, const Report *r)
         html_put(h, "</td></tr>\n");
     }
     html_put(h, "</tbody></table></div>\n");
+    const Json *facts = json_get(report_entry(r, "finish", 0, ""), "facts");
+    const Json *same = json_get(facts, "test_judge_labelled_training");
+    if (same && same->type == JSON_TRUE)
+        html_put(h,
+                 "<p class=\"bad\">Who labelled the test answers also labelled training samples: "
+                 "these figures say how well that judge was learned.</p>\n");
 }
 
 /* The policy after a cycle, in words. */

@@ -43,6 +43,9 @@ void report_close(Report *r);
 const Json *report_json(Report *r, const char *name, Err *e);
 /* An entry of the ledger, or NULL. */
 const Json *report_entry(const Report *r, const char *event, uint64_t cycle, const char *name);
+/* Do the results hold test prompts? Without any (--test 0) they are those of validation, by which
+ * candidates were chosen. */
+int report_has_test(const Report *r);
 /* Is it the name of a way to train? Such names, and no other text of a run, become paths. */
 int report_is_method(const Json *name);
 /* {"value","low","high"}; NAN for what is absent or null. */

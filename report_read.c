@@ -40,6 +40,11 @@ const Json *report_entry(const Report *r, const char *event, uint64_t cycle, con
     return NULL;
 }
 
+int report_has_test(const Report *r)
+{
+    return json_is(json_get(r->results, "split"), "test");
+}
+
 double report_number(const Json *object, const char *key)
 {
     double x;

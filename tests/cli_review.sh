@@ -50,6 +50,8 @@ has "a loop with people" '"event":"judge","cycle":0,"name":"validation".*"review
     "$T/again/ledger.jsonl"
 check "every answer is a person's" test "$(grep -c '"action":"caution".*"judge":"person"' \
     "$T/again/cycle-0/judged.jsonl")" -eq 4
+check "no test is claimed where there is none" sh -c \
+    "! grep -q 'nothing else has seen' '$T/loop/report.html'"
 has "the report tells how often they disagreed" \
     'people judged 4 of 4 rows and disagreed on [0-4]; at random 4, .*no sample of these: 0' \
     "$T/again/report.html"

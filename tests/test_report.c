@@ -101,10 +101,10 @@ static void make_run(size_t answers)
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) put_folder(folders[i]);
     put_file("ledger.jsonl",
              ENTRY("begin", "0", "", "{\"model_sha256\":\"c0ffee\"}")
-                 ENTRY("evaluate", "0", "validation", "{}")
-                     ENTRY("judge", "1", "training prompts", "{\"judge\":\"<i>\",\"rows\":5}")
-                         ENTRY("train", "1", "kto", "{\"status\":\"trained\"}")
-                             ENTRY("judge", "1", "validation of kto", "{\"reviewed\":1}")
+                 ENTRY("evaluate", "0", "validation", "{}") ENTRY("judge", "1", "training prompts",
+                                                                  "{\"judge\":\"<i>\",\"rows\":5}")
+                     ENTRY("train", "1", "kto", "{\"status\":\"trained\"}")
+                         ENTRY("judge", "1", "validation of kto", "{\"reviewed\":1}")
                              ENTRY("select", "1", "", "{}")
                                  ENTRY("judge", "0", "test of the last policy", "{\"reviewed\":2}")
                                      ENTRY("evaluate", "0", "test of the first policy", "{}")
@@ -123,9 +123,8 @@ static void make_run(size_t answers)
              "{\"step\":3,\"loss\":1e300}\n");
     put_file("test-first/results.json", levels);
     put_file("test-last/results.json", levels);
-    put_file("results.json",
-             "{\"safety_score\":{\"value\":0.7,\"low\":0.6,\"high\":0.8},\"first\":" METRICS(
-                 "0.25", "0") ",\"change\":{}}");
+    put_file("results.json", "{\"split\":\"test\",\"safety_score\":{\"value\":0.7,\"low\":0.6,"
+                             "\"high\":0.8},\"first\":" METRICS("0.25", "0") ",\"change\":{}}");
     put_answers("cycle-1/validate-kto/judged.jsonl", 1, answers);
     put_answers("test-first/judged.jsonl", 0, answers);
     put_answers("test-last/judged.jsonl", 1, answers);
