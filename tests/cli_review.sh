@@ -23,6 +23,11 @@ gives "people's answers as JSON" 0 align judge --data "$T/answers.jsonl" -o "$T/
     --reviewed "$T/reviewed.jsonl" --json
 has "people's answers as JSON" '"reviewed":3,"overruled":3,"people":\{"reviewed":3,' "$T/out"
 check "people's answers in the rows" test "$(grep -c '"judge":"person"' "$T/with.jsonl")" -eq 3
+# Figures of a judge are its own, whatever people said.
+sed 's/}$/,"human":"refuse"}/' "$T/answers.jsonl" >"$T/gold.jsonl"
+gives "figures of the judge" 0 align judge --data "$T/gold.jsonl" --gold human -o "$T/g.jsonl" \
+    --json --reviewed "$T/reviewed.jsonl"
+has "figures of the judge" '"labelled":3,"without_gold":0,"accuracy":0\.6666[0-9]*,' "$T/out"
 refuses "rows that are read again" 64 "with --reviewed is a file" align judge \
     --data "$T/answers.jsonl" -o /dev/null --reviewed "$T/reviewed.jsonl"
 refuses "unjudged rows for people" 65 'answers.jsonl:1: "action"' \
