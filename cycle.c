@@ -148,7 +148,8 @@ static int take_candidate(const Loop *l, const Text *key, const char *folder,
     return share_take(l, key, files, e);
 }
 
-/* Trains one candidate. Divergence makes it no candidate; other errors end the loop. */
+/* Trains one candidate. If it diverges, or if none of its rows can be used (all too long, all with
+ * one prompt), there is no candidate; other errors end the loop. */
 static int train_candidate(Loop *l, size_t cycle, int method, const char *data, const char *folder,
                            Candidate *x, Err *e)
 {
@@ -157,11 +158,12 @@ static int train_candidate(Loop *l, size_t cycle, int method, const char *data, 
     if (!t) return -1;
     int status = training_begin(l, cycle, method, data, folder, t, e);
     if (!status) status = train_run(&t->config, &l->events->train, &result, e);
+    int rows_fail = t && status && e->code == ERR_DATA && strstr(e->text, t->data);
     mem_free(t);
     x->status = CANDIDATE_TRAINED;
     if (!status) return 0;
-    if (e->code != ERR_DIVERGED) return err_prefix(e, "%s", folder);
-    x->status = CANDIDATE_DIVERGED;
+    if (e->code != ERR_DIVERGED && !rows_fail) return err_prefix(e, "%s", folder);
+    x->status = rows_fail ? CANDIDATE_SKIPPED : CANDIDATE_DIVERGED;
     snprintf(x->why, sizeof x->why, "%.250s", e->text);
     return 0;
 }
@@ -325,6 +327,7 @@ static int stop_stage(Loop *l, size_t cycle, Err *e)
 /* What a run begins with, by hash; of the first policy's adapter "" where it has none. */
 typedef struct {
     char model[65], weights[65], settings[65];
+    char reviewed[65]; /* people's answers, "" where there are none */
     const char *kernel;
 } Beginning;
 
@@ -338,6 +341,7 @@ static int hash_beginning(const Loop *l, Beginning *b, Err *e)
     int status = model_hash(&p->model, b->model, e);
     b->kernel = compute_name(&p->compute);
     policy_close(p);
+    if (!status && l->c->judge.reviewed) status = sha256_file(l->c->judge.reviewed, b->reviewed, e);
     if (status || !adapter) return status;
     return io_path(path, sizeof path, adapter, LORA_WEIGHTS_FILE, e) ||
                    sha256_file(path, b->weights, e) ||
@@ -357,7 +361,8 @@ static int check_begun(const Loop *l, const Json *entry, const char *path, const
     } inputs[] = {{"prompts_sha256", l->prompts.sha256, c->prompts},
                   {"model_sha256", b->model, c->model},
                   {"adapter_sha256", b->weights, c->adapter},
-                  {"adapter_config_sha256", b->settings, c->adapter}};
+                  {"adapter_config_sha256", b->settings, c->adapter},
+                  {"reviewed_sha256", b->reviewed, c->judge.reviewed}};
     char *old;
     size_t len;
     if (ledger_check_outputs(&l->ledger, entry, e) || io_read_file(path, 0, &old, &len, e))
@@ -396,6 +401,7 @@ static int record_begin(Loop *l, const char *path, const Text *config, const Beg
           json_put_string(&facts, adapter, strlen(adapter), e) ||
           text_addf(&facts, e, ",\"adapter_sha256\":\"%s\",\"adapter_config_sha256\":\"%s\"",
                     b->weights, b->settings))) ||
+        (*b->reviewed && text_addf(&facts, e, ",\"reviewed_sha256\":\"%s\"", b->reviewed)) ||
         text_add(&facts, "}", 1, e) || io_write_file(path, config->data, config->len, e) ||
         ledger_append(
             &l->ledger,

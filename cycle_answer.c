@@ -281,6 +281,14 @@ int judge_rows(const Loop *l, const JudgeConfig *config, const char *in, const c
     return status ? -1 : 0;
 }
 
+/* All policies are measured by one validator, also where a run was stopped and goes on. */
+static int check_validator(const Loop *l, const JudgeReport *r, Err *e)
+{
+    const Json *first = json_get(ledger_find(&l->ledger, "judge", 0, "validation"), "facts");
+    if (!first || json_is(json_get(first, "judge_sha256"), r->sha256)) return 0;
+    return err_set(e, ERR_DATA, "--validator: was changed since %s began", l->c->run);
+}
+
 int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *config, const char *in,
                 const char *out, Err *e)
 {
@@ -291,6 +299,7 @@ int judge_stage(Loop *l, size_t cycle, const char *name, const JudgeConfig *conf
     CycleProgress stage = {.cycle = cycle, .stage = "judge", .name = name};
     loop_tell(l, stage);
     int status = judge_rows(l, config, in, out, stage, &report, e);
+    if (!status && config == &l->c->validator) status = check_validator(l, &report, e);
     if (!status) status = judge_report_json(&report, &facts, e);
     if (!status) {
         facts.data[--facts.len] = 0; /* its line break */

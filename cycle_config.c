@@ -150,9 +150,14 @@ static int put_generate(Text *t, const char *key, const GenerateOptions *o, Err 
     return text_addf(t, e, ", \"samples\": %zu},\n", o->samples);
 }
 
-static int put_judge(Text *t, const char *key, const JudgeConfig *j, Err *e)
+/* As the loop asks it: with the precision, and the policy itself with the chat template, of all. */
+static int put_judge(Text *t, const char *key, const CycleConfig *c, const JudgeConfig *judge,
+                     Err *e)
 {
-    return text_addf(t, e, "  \"%s\": ", key) || judge_config_json(j, t, e) ||
+    JudgeConfig j = *judge;
+    j.precision = c->precision;
+    if (!strcmp(j.kind, "self")) j.chat_template = c->chat_template;
+    return text_addf(t, e, "  \"%s\": ", key) || judge_config_json(&j, t, e) ||
                    text_add(t, ",\n", 2, e)
                ? -1
                : 0;
@@ -193,7 +198,7 @@ int cycle_config_json(const CycleConfig *c, Text *t, Err *e)
         put_number(t, "test", c->test, e) ||
         put_count(t, "prompts-per-cycle", c->prompts_per_cycle, e) ||
         put_generate(t, "sample", &c->sample, e) || put_generate(t, "validate", &c->validate, e) ||
-        put_judge(t, "judge", &c->judge, e) || put_judge(t, "validator", &c->validator, e) ||
+        put_judge(t, "judge", c, &c->judge, e) || put_judge(t, "validator", c, &c->validator, e) ||
         put_count(t, "demonstrations", c->demonstrations ? 1 : 0, e) ||
         put_number(t, "desirable", c->desirable, e) ||
         put_number(t, "undesirable", c->undesirable, e) ||

@@ -220,11 +220,34 @@ static int written_later(const Ledger *l, size_t entry, const char *path)
     return 0;
 }
 
-/* Every output of every entry. Inputs are outputs of earlier entries. */
+/* The hash that the newest entry before `entry` gave this path as an output, or NULL. */
+static const Json *made_before(const Ledger *l, size_t entry, const char *path)
+{
+    for (size_t i = entry; i-- > 0;) {
+        const Json *hash = json_get(json_get(l->entries[i], "outputs"), path);
+        if (hash) return hash;
+    }
+    return NULL;
+}
+
+/* What was read is what had been written: no file was another one in between. */
+static int verify_inputs(Verifier *x, const Ledger *l, size_t entry, Err *e)
+{
+    const Json *inputs = json_get(l->entries[entry], "inputs");
+    for (const Json *file = inputs ? inputs->child : NULL; file; file = file->next) {
+        const Json *made = made_before(l, entry, file->key);
+        int same = !made || (made->type == JSON_STRING && json_is(file, made->text));
+        if (!same && report_bad(x, file->key, "was another file when it was read", e)) return -1;
+    }
+    return 0;
+}
+
+/* Every output of every entry, and every input against the output that it was. */
 static int verify_files(Verifier *x, const Ledger *l, Err *e)
 {
     for (size_t i = 0; i < l->count; i++) {
         const Json *outputs = json_get(l->entries[i], "outputs");
+        if (verify_inputs(x, l, i, e)) return -1;
         for (const Json *file = outputs ? outputs->child : NULL; file; file = file->next) {
             if (written_later(l, i, file->key)) continue;
             const char *wrong = check_file(l->run, file);

@@ -60,5 +60,11 @@ check "no test is claimed where there is none" sh -c \
 has "the report tells how often they disagreed" \
     'people judged 4 of 4 rows and disagreed on [0-4]; at random 4, .*no sample of these: 0' \
     "$T/again/report.html"
+has "people's answers are an input, by hash" '"event":"begin".*"reviewed_sha256":"[0-9a-f]{64}"' \
+    "$T/again/ledger.jsonl"
+tail -n 1 "$T/people.jsonl" >>"$T/people.jsonl"
+# shellcheck disable=SC2086
+refuses "people who said more since" 65 'people.jsonl: was changed since' \
+    align cycle $loop -o "$T/again" --reviewed "$T/people.jsonl" --resume
 
 finish

@@ -544,6 +544,39 @@ static void cycles_without_progress_end_the_loop(void)
     cycle_result_free(&r);
 }
 
+static void stop_at_training(void *ctx, const CycleProgress *p)
+{
+    (void)ctx;
+    if (!strcmp(p->stage, "train")) stop_requested = 1;
+}
+
+/* Parent and candidate are not measured by two rulers. */
+static void a_validator_that_changed_since_is_refused(void)
+{
+    Err e;
+    CycleResult r;
+    Text table = {0};
+    static char path[IO_PATH_MAX];
+    CycleEvents events = {.progress = stop_at_training};
+    write_prompts("prompts.jsonl", 1);
+    CHECK(!judge_rules_write(&table, &e));
+    files_write("table.jsonl", table.data, table.len);
+    snprintf(path, sizeof path, "%.4000s", files_path("table.jsonl"));
+    CycleConfig c = small_run("rulers");
+    c.cycles = 1;
+    c.validator.rules = path;
+    CHECK(cycle_run(&c, &events, &r, &e) == -1 && e.code == ERR_INTERRUPTED);
+    stop_requested = 0;
+    files_write("table.jsonl", table.data, (size_t)(strchr(table.data, '\n') + 1 - table.data));
+    c.resume = 1;
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_DATA);
+    CHECK(strstr(e.text, "--validator: was changed since") != NULL);
+    files_write("table.jsonl", table.data, table.len);
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    text_free(&table);
+}
+
 static void a_diverged_candidate_is_recorded_and_the_loop_goes_on(void)
 {
     Err e;
@@ -558,6 +591,25 @@ static void a_diverged_candidate_is_recorded_and_the_loop_goes_on(void)
     cycle_result_free(&r);
     char *text = files_read(files_path("diverged/cycle-1/selection.json"), &len);
     CHECK(strstr(text, "\"method\":\"dpo\",\"status\":\"diverged\"") != NULL);
+    CHECK(strstr(text, "\"method\":\"kto\",\"status\":\"trained\"") != NULL);
+    mem_free(text);
+    int code;
+    CHECK_TEXT(wrong_files(c.run, &code), "");
+}
+
+static void a_candidate_without_usable_rows_is_skipped_and_the_loop_goes_on(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("unusable");
+    c.cycles = 1;
+    c.train[CYCLE_DPO].rows.max_length = 2; /* every prompt is longer */
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    char *text = files_read(files_path("unusable/cycle-1/selection.json"), &len);
+    CHECK(strstr(text, "\"method\":\"dpo\",\"status\":\"skipped\"") != NULL);
     CHECK(strstr(text, "\"method\":\"kto\",\"status\":\"trained\"") != NULL);
     mem_free(text);
     int code;
@@ -596,7 +648,9 @@ static const Test tests[] = {
     TEST(revisions_and_feedback_are_stages),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
     TEST(cycles_without_progress_end_the_loop),
+    TEST(a_validator_that_changed_since_is_refused),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),
+    TEST(a_candidate_without_usable_rows_is_skipped_and_the_loop_goes_on),
     TEST(a_run_that_cannot_begin_leaves_nothing_promoted),
 };
 
