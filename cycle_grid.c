@@ -17,6 +17,7 @@ typedef struct {
     int *choices; /* [n_choices] of each cycle, as Selection.promoted */
     size_t n_choices;
     char head[65];
+    int labelled; /* its validator labelled samples that it was trained on, too */
     Evaluation last[CYCLE_GRID_SIDE]; /* of its last policy, by each validator */
 } Cell;
 
@@ -68,8 +69,7 @@ static int label_cell(const Grid *x, Cell *cell, CycleConfig *c, Err *e)
         c->validator = g->validators[v];
         snprintf(name, sizeof name, "test-last/by-%s.jsonl", c->validator.kind);
         if (loop_path(&l, path, name, e)) return -1;
-        if (!io_exists(path) &&
-            judge_rows(&l, &c->validator, "test-last/responses.jsonl", name,
+        if (judge_rows(&l, &c->validator, "test-last/responses.jsonl", name,
                        (CycleProgress){.stage = "judge", .name = c->validator.kind}, &report, e))
             return -1;
         if (evaluate_file(&cell->last[v], path, c->seed, c->resamples, e)) return -1;
@@ -88,6 +88,7 @@ static int run_cell(const Grid *x, Cell *cell, Err *e)
     cell->n_choices = r.n_points - 1;
     for (size_t i = 0; cell->choices && i < cell->n_choices; i++)
         cell->choices[i] = r.points[i + 1].promoted;
+    cell->labelled = r.test_judge_labelled;
     memcpy(cell->head, r.head, sizeof cell->head);
     cycle_result_free(&r);
     return cell->choices ? label_cell(x, cell, &c, e) : -1;
@@ -112,7 +113,8 @@ static int put_cell(Text *t, const Grid *x, const Cell *cell, Err *e)
                   cell->name, cell->judge->kind, cell->validator->kind,
                   methods_names[cell->methods]) ||
         put_choices(t, cell, e) ||
-        text_addf(t, e, ",\"ledger_head\":\"%s\",\"test\":{", cell->head))
+        text_addf(t, e, ",\"test_judge_labelled_training\":%s,\"ledger_head\":\"%s\",\"test\":{",
+                  cell->labelled ? "true" : "false", cell->head))
         return -1;
     for (size_t v = 0; v < g->n_validators; v++) {
         const Estimate *m = cell->last[v].metrics;

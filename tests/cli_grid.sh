@@ -100,6 +100,10 @@ for cell in rules-rules-both rules-self-both self-self-both; do
 done
 has "grid.json" '"run":"grid-self-rules-both","judge":"self","validator":"rules","methods":"both"' \
     "$T/grid/grid.json"
+has "whose validator labelled training, too" \
+    '"judge":"rules","validator":"rules",[^{]*"test_judge_labelled_training":true' "$T/grid/grid.json"
+has "whose validator is apart" \
+    '"judge":"self","validator":"rules",[^{]*"test_judge_labelled_training":false' "$T/grid/grid.json"
 # What was shared is what the run computes by itself.
 # shellcheck disable=SC2086
 gives "a run of the grid, alone" 0 align cycle $grid --judge self --validator rules \
