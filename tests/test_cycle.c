@@ -577,43 +577,78 @@ static void a_validator_that_changed_since_is_refused(void)
     text_free(&table);
 }
 
-static void a_diverged_candidate_is_recorded_and_the_loop_goes_on(void)
+/* The loop runs to its end, with a DPO candidate of this status beside a trained one of KTO. */
+static void dpo_ends(CycleConfig *c, const char *name, const char *status)
 {
     Err e;
     CycleResult r;
     size_t len;
-    write_prompts("prompts.jsonl", 1);
-    CycleConfig c = small_run("diverged");
-    c.cycles = 1;
-    c.train[CYCLE_DPO].dpo.beta = 1e300; /* no float holds such a gradient */
-    c.train[CYCLE_DPO].steps = 5;
-    CHECK(run_once(&c, &r, &e) == 0);
+    char path[128], line[64];
+    int code;
+    snprintf(path, sizeof path, "%s/cycle-1/selection.json", name);
+    snprintf(line, sizeof line, "\"method\":\"dpo\",\"status\":\"%s\"", status);
+    c->cycles = 1;
+    int ran = run_once(c, &r, &e) == 0;
+    CHECK(ran);
+    if (!ran) return;
     cycle_result_free(&r);
-    char *text = files_read(files_path("diverged/cycle-1/selection.json"), &len);
-    CHECK(strstr(text, "\"method\":\"dpo\",\"status\":\"diverged\"") != NULL);
+    char *text = files_read(files_path(path), &len);
+    CHECK(strstr(text, line) != NULL);
     CHECK(strstr(text, "\"method\":\"kto\",\"status\":\"trained\"") != NULL);
     mem_free(text);
-    int code;
-    CHECK_TEXT(wrong_files(c.run, &code), "");
+    CHECK_TEXT(wrong_files(c->run, &code), "");
+}
+
+static void a_diverged_candidate_is_recorded_and_the_loop_goes_on(void)
+{
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("diverged");
+    c.train[CYCLE_DPO].dpo.beta = 1e300; /* no float holds such a gradient */
+    c.train[CYCLE_DPO].steps = 5;
+    dpo_ends(&c, "diverged", "diverged");
 }
 
 static void a_candidate_without_usable_rows_is_skipped_and_the_loop_goes_on(void)
 {
-    Err e;
-    CycleResult r;
-    size_t len;
     write_prompts("prompts.jsonl", 1);
     CycleConfig c = small_run("unusable");
-    c.cycles = 1;
     c.train[CYCLE_DPO].rows.max_length = 2; /* every prompt is longer */
-    CHECK(run_once(&c, &r, &e) == 0);
-    cycle_result_free(&r);
-    char *text = files_read(files_path("unusable/cycle-1/selection.json"), &len);
-    CHECK(strstr(text, "\"method\":\"dpo\",\"status\":\"skipped\"") != NULL);
-    CHECK(strstr(text, "\"method\":\"kto\",\"status\":\"trained\"") != NULL);
-    mem_free(text);
+    dpo_ends(&c, "unusable", "skipped");
+}
+
+/* Another file while KTO trains on it, and the first one again afterwards. */
+static void swap_for_training(void *ctx, const CycleProgress *p)
+{
+    Text *first = ctx;
+    size_t len;
+    Err e;
+    if (strcmp(p->stage, "train") != 0) return;
+    if (!strcmp(p->name, "kto")) {
+        char *rows = files_read(files_path("swapped/cycle-1/kto.jsonl"), &len);
+        CHECK(!text_add(first, rows, len, &e));
+        rows[len - 1] = 0;
+        char *last = strrchr(rows, '\n') + 1; /* without this row */
+        files_write("swapped/cycle-1/kto.jsonl", rows, (size_t)(last - rows));
+        mem_free(rows);
+    } else {
+        files_write("swapped/cycle-1/kto.jsonl", first->data, first->len);
+    }
+}
+
+static void what_was_read_must_be_what_was_written(void)
+{
+    Err e;
+    CycleResult r;
+    Text first = {0};
     int code;
-    CHECK_TEXT(wrong_files(c.run, &code), "");
+    CycleEvents events = {.ctx = &first, .progress = swap_for_training};
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("swapped");
+    c.cycles = 1;
+    CHECK(cycle_run(&c, &events, &r, &e) == 0);
+    cycle_result_free(&r);
+    CHECK_TEXT(wrong_files(c.run, &code), "cycle-1/kto.jsonl;");
+    text_free(&first);
 }
 
 static void a_run_that_cannot_begin_leaves_nothing_promoted(void)
@@ -651,6 +686,7 @@ static const Test tests[] = {
     TEST(a_validator_that_changed_since_is_refused),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),
     TEST(a_candidate_without_usable_rows_is_skipped_and_the_loop_goes_on),
+    TEST(what_was_read_must_be_what_was_written),
     TEST(a_run_that_cannot_begin_leaves_nothing_promoted),
 };
 

@@ -112,7 +112,8 @@ static void make_run(size_t answers)
                                              ENTRY("finish", "0", "", "{}")
                                                  ENTRY("approve", "1", "",
                                                        "{\"by\":\"Ann <b>\",\"reason\":\"fine\"}"));
-    put_file("config.json", "{\"model\":\"m\\\"<x>\",\"data\":\"d\",\"system\":\"secret\"}");
+    put_file("config.json", "{\"model\":\"m\\\"<x>\",\"data\":\"d\",\"system\":\"secret\","
+                            "\"instruction\":\"secret, too\"}");
     put_file("cycle-0/results.json", METRICS("0.25", "0"));
     put_file("cycle-1/selection.json",
              "{\"promoted\":\"kto\",\"why\":\"" EVIL "\",\"candidates\":[{\"method\":\"kto\","

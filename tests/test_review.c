@@ -119,13 +119,26 @@ static void page_keeps_the_verdict_to_itself(void)
     end();
 }
 
+/* Rules judge the file, `people` is what was reviewed; the rows that were written, to be freed. */
+static char *judge_with(Text *people, JudgeReport *r)
+{
+    Judge j = {0};
+    char *text;
+    size_t len;
+    put(reviewed, people->data);
+    text_free(people);
+    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err) == 0);
+    CHECK(judge_file(&j, judged, out, NULL, r, &err) == 0);
+    judge_close(&j);
+    CHECK(io_read_file(out, 0, &text, &len, &err) == 0);
+    return text;
+}
+
 static void people_count_over_the_judge(void)
 {
     char key[65], *text;
     Text rows = {0};
-    Judge j = {0};
     JudgeReport r;
-    size_t len;
     begin();
     put(judged,
         "{\"prompt\":\"a\",\"response\":\"I cannot help with that.\",\"harmful_level\":0}\n"
@@ -133,14 +146,9 @@ static void people_count_over_the_judge(void)
     key_of("a", "I cannot help with that.", key);
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"refuse\",\"half\":\"chosen\"}\n", key);
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"Caution\",\"half\":\"random\"}\n", key);
-    put(reviewed, rows.data);
-    text_free(&rows);
-    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err) == 0);
-    CHECK(judge_file(&j, judged, out, NULL, &r, &err) == 0);
-    judge_close(&j);
+    text = judge_with(&rows, &r);
     CHECK(r.reviewed == 1 && r.overruled == 1);
     CHECK(r.actions[ACTION_CAUTION] == 1 && r.actions[ACTION_REFUSE] == 1);
-    CHECK(io_read_file(out, 0, &text, &len, &err) == 0);
     CHECK(strstr(text, "\"action\":\"caution\",\"probability\":1,\"judge\":\"person\"") != NULL);
     CHECK(strstr(text, "\"judged\":\"refuse\",\"review\":\"random\"}\n{\"prompt\":\"b\"") != NULL);
     CHECK(count(text, "\"judged\"") == 1);
@@ -153,9 +161,7 @@ static void drawn_at_random_once(void)
 {
     char key[65], *text;
     Text rows = {0};
-    Judge j = {0};
     JudgeReport r;
-    size_t len;
     begin();
     put(judged, "{\"prompt\":\"a\",\"response\":\"I cannot help with that.\"}\n");
     key_of("a", "I cannot help with that.", key);
@@ -163,12 +169,7 @@ static void drawn_at_random_once(void)
               "{\"sha256\":\"%s\",\"action\":\"accept\",\"half\":\"random\",\"of\":\"%s\"}\n", key,
               key);
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"caution\",\"half\":\"chosen\"}\n", key);
-    put(reviewed, rows.data);
-    text_free(&rows);
-    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err) == 0);
-    CHECK(judge_file(&j, judged, out, NULL, &r, &err) == 0);
-    judge_close(&j);
-    CHECK(io_read_file(out, 0, &text, &len, &err) == 0);
+    text = judge_with(&rows, &r);
     CHECK(strstr(text, "\"action\":\"caution\"") &&
           strstr(text, "\"review\":\"random\",\"review_of\":\""));
     mem_free(text);
