@@ -11,16 +11,17 @@
  *     O += A V                               dQ += dS K,  dV += A^T dO,  dK += dS^T Q
  *
  * The softmax needs its maximum first: all chunks are scored for the maximum, then used. Contexts
- * that fit one chunk (1,360 positions with full blocks, 20,000 in decoding) are scored once, longer
- * ones twice. Nothing is rescaled on the way, so chunks leave no trace in the bits. Chunks begin at
- * multiples of LANES, so that position j adds to lane j mod 16 wherever a chunk or window begins.
- * A hidden key contributes e^-inf = 0 exactly.
+ * that fit one chunk (2,720 positions with full blocks, 5,440 with half as many rows, 40,000 and
+ * more in decoding) are scored once, longer ones twice. Nothing is rescaled on the way, so chunks
+ * leave no trace in the bits. Chunks begin at multiples of LANES, so that position j adds to lane j
+ * mod 16 wherever a chunk or window begins. A hidden key contributes e^-inf = 0 exactly.
  */
 #include "tensor.h"
 #include "tensor_kernels.h"
 
 enum {
     BLOCK_ROWS = SCORE_ROWS,
+    FORWARD_SCORES = 2 * SCORE_SCRATCH, /* there are no gradients yet: their room, too */
     BACKWARD_CHUNK = 512 /* positions: two blocks of scores then lie in the level-2 cache */
 };
 
@@ -33,6 +34,7 @@ typedef struct {
     const AttentionShape *s;
     RowStride rows;    /* of q, o and their gradients, within a block */
     size_t queries;    /* of a block */
+    size_t blocks;     /* of all sequences, for one key head */
     size_t head_parts; /* into so many parts a group is cut where it has more than BLOCK_ROWS */
 } AttentionJob;
 
@@ -54,9 +56,9 @@ static size_t first_key(const AttentionShape *s, size_t p)
 }
 
 static AttentionJob job_make(const Compute *c, const AttentionSeq *seqs, size_t n_seqs,
-                             const AttentionShape *s)
+                             const AttentionShape *s, size_t rows)
 {
-    size_t group = s->Q / s->G, parts = size_ceil(group, BLOCK_ROWS);
+    size_t group = s->Q / s->G, parts = size_ceil(group, rows);
     while (group % parts) parts++;
     size_t heads = group / parts;
     return (AttentionJob){.c = c,
@@ -64,13 +66,13 @@ static AttentionJob job_make(const Compute *c, const AttentionSeq *seqs, size_t 
                           .n_seqs = n_seqs,
                           .s = s,
                           .rows = {heads, s->D, s->Q * s->D},
-                          .queries = BLOCK_ROWS / heads,
+                          .queries = rows / heads,
                           .head_parts = parts};
 }
 
 /* Block number `index` of a sequence for key head g: parts of a group first, then queries. */
 static Block block_make(const AttentionJob *a, const AttentionSeq *seq, size_t g, size_t index,
-                        size_t most)
+                        size_t most, size_t room)
 {
     const AttentionShape *s = a->s;
     size_t heads = a->rows.group;
@@ -82,7 +84,7 @@ static Block block_make(const AttentionJob *a, const AttentionSeq *seq, size_t g
     b.at = ((seq->row + b.t) * s->Q + b.h) * s->D;
     b.lo = first_key(s, seq->pos + b.t) / LANES * LANES;
     b.hi = seq->pos + b.t + b.n;
-    b.chunk = size_min(most, SCORE_SCRATCH / b.count / LANES * LANES);
+    b.chunk = size_min(most, room / b.count / LANES * LANES);
     b.stride = size_min(b.chunk, lanes_ceil(b.hi - b.lo));
     b.score = compute_scratch(a->c) + PRODUCT_SCRATCH;
     b.dscore = b.score + SCORE_SCRATCH;
@@ -246,22 +248,34 @@ static void attention_task(void *ctx, size_t i)
 {
     const AttentionJob *a = ctx;
     const AttentionSeq *seq = a->seqs;
-    size_t g = i % a->s->G, index = i / a->s->G;
+    size_t g = i / a->blocks, index = i % a->blocks;
     while (index >= blocks_of(a, seq)) index -= blocks_of(a, seq++);
-    Block b = block_make(a, seq, g, index, SIZE_MAX);
+    size_t last = blocks_of(a, seq) - 1; /* sees most keys: light and heavy blocks take turns */
+    Block b =
+        block_make(a, seq, g, index % 2 ? last - index / 2 : index / 2, SIZE_MAX, FORWARD_SCORES);
     block_attend(&b);
+}
+
+/* Rows of a block: half as many where the scores of the longest context then fit at once. */
+static size_t forward_rows(const AttentionSeq *seqs, size_t n_seqs)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < n_seqs; i++)
+        if (seqs[i].pos + seqs[i].count > longest) longest = seqs[i].pos + seqs[i].count;
+    int halved =
+        longest > FORWARD_SCORES / BLOCK_ROWS && longest <= 2 * FORWARD_SCORES / BLOCK_ROWS;
+    return halved ? BLOCK_ROWS / 2 : BLOCK_ROWS;
 }
 
 void tensor_attention(const Compute *c, real *o, real *stat, const real *q,
                       const AttentionSeq *seqs, size_t n_seqs, const AttentionShape *s)
 {
-    AttentionJob a = job_make(c, seqs, n_seqs, s);
+    AttentionJob a = job_make(c, seqs, n_seqs, s, forward_rows(seqs, n_seqs));
     a.o = o;
     a.stat = stat;
     a.q = q;
-    size_t blocks = 0;
-    for (size_t i = 0; i < n_seqs; i++) blocks += blocks_of(&a, &seqs[i]);
-    tasks_run(attention_task, &a, blocks * s->G, attention_work(&a));
+    for (size_t i = 0; i < n_seqs; i++) a.blocks += blocks_of(&a, &seqs[i]);
+    tasks_run(attention_task, &a, a.blocks * s->G, attention_work(&a));
 }
 
 /* ---- backward ------------------------------------------------------------------------------ */
@@ -320,7 +334,7 @@ static void attention_backward_task(void *ctx, size_t g)
     const AttentionJob *a = ctx;
     for (size_t i = 0; i < a->n_seqs; i++)
         for (size_t index = 0; index < blocks_of(a, &a->seqs[i]); index++) {
-            Block b = block_make(a, &a->seqs[i], g, index, BACKWARD_CHUNK);
+            Block b = block_make(a, &a->seqs[i], g, index, BACKWARD_CHUNK, SCORE_SCRATCH);
             block_backward(&b);
         }
 }
@@ -329,7 +343,7 @@ void tensor_attention_backward(const Compute *c, real *dq, const real *dout, con
                                const real *stat, const real *q, const AttentionSeq *seqs,
                                size_t n_seqs, const AttentionShape *s)
 {
-    AttentionJob a = job_make(c, seqs, n_seqs, s);
+    AttentionJob a = job_make(c, seqs, n_seqs, s, BLOCK_ROWS);
     a.dq = dq;
     a.dout = dout;
     a.out = o;
