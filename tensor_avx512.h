@@ -61,6 +61,14 @@ INLINE size_t step_terms(const unsigned char *p, size_t rest, size_t terms, size
     return size_min(rest, terms - late);
 }
 
+/* Asks for what the sixteen stored rows after these hold at the same place: they are read side by
+ * side, too many streams for the machine to foresee. */
+INLINE void ask_next_rows(const unsigned char *const *rows, size_t at)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++) _mm_prefetch(rows[WIDTH + i] + at, _MM_HINT_T1);
+}
+
 /* Sixteen rows of sixteen 32-bit words become columns. First fours of rows: quarter n of
  * q[4 g + k] holds word 4 n + k of rows 4 g .. 4 g + 3. */
 INLINE void turn_fours(__m512i q[WIDTH], const __m512i row[WIDTH])

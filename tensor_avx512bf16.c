@@ -252,6 +252,7 @@ INLINE void few_across_of(float *const *c, const uint32_t *a, int width,
     take_sums(sum, c, width, 1, add);
     for (size_t k = 0, n; k < depth; k += n, a += n / PAIR * (size_t)width) {
         n = step_terms(rows[0] + k * size, depth - k, TERMS, size);
+        ask_next_rows(rows, k * size);
         if (n == TERMS)
             few_step(sum, a, width, rows, k * size, TERMS);
         else

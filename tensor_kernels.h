@@ -60,8 +60,9 @@ struct ProductBodies {
     void (*pack_along)(void *panel, const unsigned char *data, size_t stride, Dtype t, size_t depth,
                        size_t cols);
     /* Few rows straight from the stored numbers, without a panel: decoding. `a` is packed for
-     * `width` rows, a power of two. Across: c[m][j] for j < lanes from the stored rows[j]. Along:
-     * for j < cols, a multiple of lanes, from stored rows `stride` bytes apart; or NULL. */
+     * `width` rows, a power of two. Across: c[m][j] for j < lanes from the stored rows[j]; those
+     * that are needed next, rows[lanes + j], may be asked for. Along: for j < cols, a multiple of
+     * lanes, from stored rows `stride` bytes apart; or NULL. */
     void (*few_across)(real *const *c, const void *a, size_t width,
                        const unsigned char *const *rows, Dtype t, size_t depth, int add);
     void (*few_along)(real *const *c, const void *a, size_t width, const unsigned char *data,

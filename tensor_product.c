@@ -257,7 +257,7 @@ static void few_across(const Part *t, size_t width)
         pack_a(t, width, k0, depth);
         for (size_t n = 0; n < t->cols; n += unit) {
             size_t cols = size_min(unit, t->cols - n);
-            columns_of(t, from, unit, t->n0 + n, cols, k0);
+            columns_of(t, from, 2 * unit, t->n0 + n, size_min(2 * unit, t->p->N - t->n0 - n), k0);
             for (size_t i = 0; i < width; i++) {
                 int whole = i < t->rows && cols == unit;
                 to[i] = whole ? few_row(t, i, n) : edge[i];
