@@ -219,7 +219,7 @@ enum {
     PRODUCT_PART = 256,  /* the same where parts are summed apart; it shows in the bits */
     PRODUCT_PANEL = TILE_COLS_MAX * PRODUCT_DEPTH,
     PRODUCT_PACKED = (PRODUCT_ROWS + TILE_ROWS_MAX) * PRODUCT_DEPTH,
-    PRODUCT_SCRATCH = PRODUCT_PANEL + PRODUCT_PACKED
+    PRODUCT_SCRATCH = 2 * PRODUCT_PANEL + PRODUCT_PACKED
 };
 
 /* Asks for a cache line that will be needed soon; wrong addresses do no harm. */

@@ -39,7 +39,7 @@ typedef struct {
     const ProductBodies *bodies;
     int round; /* the bodies do not */
     size_t m0, rows, n0, cols;
-    real *panel, *packed;
+    real *packed, *panel, *coming; /* of A; of B, and the panel after it */
 } Part;
 
 /* ---- stored rows --------------------------------------------------------------------------- */
@@ -105,32 +105,46 @@ static void pack_a(const Part *t, size_t width, size_t k0, size_t depth)
     if (t->round) t->c->kernels->round_bf16(t->packed, size_ceil(t->rows, width) * width * depth);
 }
 
-/* The panel of columns n .. n + cols - 1. */
-static void pack_b(const Part *t, size_t n, size_t cols, size_t k0, size_t depth)
-{
-    const ProductB *b = &t->p->b;
-    if (b->across) {
-        const unsigned char *from[TILE_COLS_MAX];
-        columns_of(t, from, t->bodies->cols, n, cols, k0);
-        t->bodies->pack_across(t->panel, from, b->dtype, depth, cols);
-    }
-    size_t run, stride, size = t->bodies->cols * t->bodies->size;
-    for (size_t k = 0; k < depth && !b->across; k += run) {
-        const unsigned char *from = b->row(b, k0 + k, &run, &stride);
-        run = size_min(run, depth - k);
-        t->bodies->pack_along((unsigned char *)t->panel + k * size, from + n * dtype_size(b->dtype),
-                              stride, b->dtype, run, cols);
-    }
-    if (t->round && b->dtype != DTYPE_BF16)
-        t->c->kernels->round_bf16(t->panel, t->bodies->cols * depth);
-}
-
-/* ---- one part of the output ---------------------------------------------------------------- */
-
 /* A panel of one pass: columns n .. n + cols - 1, terms k0 .. k0 + depth - 1. */
 typedef struct {
     size_t n, cols, k0, depth;
 } Panel;
+
+/* Packs the terms from .. to - 1 of a panel; from is a multiple of the bodies' step. */
+static void pack_b(const Part *t, real *panel, const Panel *p, size_t from, size_t to)
+{
+    const ProductB *b = &t->p->b;
+    size_t run, stride, term = t->bodies->cols * t->bodies->size; /* bytes */
+    unsigned char *packed = (unsigned char *)panel + from * term;
+    if (b->across) {
+        const unsigned char *rows[TILE_COLS_MAX];
+        columns_of(t, rows, t->bodies->cols, p->n, p->cols, p->k0 + from);
+        t->bodies->pack_across(packed, rows, b->dtype, to - from, p->cols);
+    }
+    for (size_t k = from; k < to && !b->across; k += run) {
+        const unsigned char *row = b->row(b, p->k0 + k, &run, &stride);
+        run = size_min(run, to - k);
+        t->bodies->pack_along(packed + (k - from) * term, row + p->n * dtype_size(b->dtype), stride,
+                              b->dtype, run, p->cols);
+    }
+    if (t->round && b->dtype != DTYPE_BF16)
+        t->c->kernels->round_bf16((real *)packed, t->bodies->cols * (to - from));
+}
+
+/* Packs share i of the next panel after tile i of this one. Along, a panel takes a stretch of each
+ * of many stored rows, often a multiple of 4 KB apart: what was asked for during a tile would not
+ * stay in the cache until all of it has been. Across it does, and is packed at once. */
+static void pack_share(const Part *t, const Panel *next, size_t i, size_t shares)
+{
+    size_t step = t->bodies->step, from = next->depth * i / shares / step * step;
+    size_t to = i + 1 == shares ? next->depth : next->depth * (i + 1) / shares / step * step;
+    if (!t->p->b.across)
+        pack_b(t, t->coming, next, from, to);
+    else if (i + 1 == shares)
+        pack_b(t, t->coming, next, 0, next->depth);
+}
+
+/* ---- one part of the output ---------------------------------------------------------------- */
 
 static void ahead_add(Ahead *ahead, const void *from, size_t bytes)
 {
@@ -188,7 +202,8 @@ static void tile_end(const Part *t, const Tile *f, const Panel *p, int add)
     }
 }
 
-/* The outputs of one panel for one pass: tile after tile down the packed rows. */
+/* The outputs of one panel for one pass, tile after tile down the packed rows; beside them the next
+ * panel is packed. */
 static void run_panel(const Part *t, const Panel *p, const Panel *next, int add)
 {
     const ProductBodies *b = t->bodies;
@@ -204,6 +219,7 @@ static void run_panel(const Part *t, const Panel *p, const Panel *next, int add)
         if (next) ahead_panel(t, &f.ahead, next, i, tiles);
         b->tile(f.tile, packed, t->panel, p->depth, f.count, whole, add && !apart, &f.ahead);
         tile_end(t, &f, p, add && apart);
+        if (next) pack_share(t, next, i, tiles);
         packed += b->rows * depth_packed(b, p->depth) * b->size;
     }
 }
@@ -223,17 +239,20 @@ static int panel_next(const Part *t, Panel *p, size_t pass)
 }
 
 /* Panels of B, packed, for any number of rows. */
-static void many_rows(const Part *t)
+static void many_rows(Part *t)
 {
     size_t pass = t->p->apart ? PRODUCT_PART : t->bodies->depth;
     Panel p = {
         .n = t->n0, .cols = size_min(t->bodies->cols, t->cols), .depth = size_min(pass, t->p->K)};
+    pack_b(t, t->panel, &p, 0, p.depth);
     for (int more = 1; more;) {
         Panel next = p;
+        real *panel = t->panel;
         more = panel_next(t, &next, pass);
         if (p.n == t->n0) pack_a(t, t->bodies->rows, p.k0, p.depth);
-        pack_b(t, p.n, p.cols, p.k0, p.depth);
         run_panel(t, &p, more ? &next : NULL, t->p->add || p.k0 > 0);
+        t->panel = t->coming;
+        t->coming = panel;
         p = next;
     }
 }
@@ -323,7 +342,8 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
               .n0 = n0,
               .cols = cols,
               .panel = scratch,
-              .packed = scratch + PRODUCT_PANEL};
+              .coming = scratch + PRODUCT_PANEL,
+              .packed = scratch + 2 * PRODUCT_PANEL};
     size_t width = 1;
     while (width < rows) width *= 2;
     if (!is_few(&t))
