@@ -12,7 +12,7 @@ typedef struct {
     AttentionPlan plan;
     size_t T, live; /* rows; those with a gradient, which come first */
     /* The last layer goes on with the rows that the head reads, `asked`: their keys and values come
-     * from all rows, nothing else does. */
+     * from all rows, nothing else does. None asked: operations on no rows do and read nothing. */
     const uint32_t *asked;
     size_t n_asked, live_asked;
     Rotary asked_rotary;

@@ -80,7 +80,8 @@ typedef struct {
     size_t row, count; /* its tokens: rows of the packed batch */
     size_t pos;        /* sequence position of its first token */
     int parent;        /* the segment it continues (an earlier one), or -1 */
-    KvBlock *past;     /* cached positions before it, or NULL (inference; excludes parent) */
+    KvBlock *past;     /* cached positions before it, or NULL (inference). What has a parent sees
+                        * what the parent sees, cached or not, and has no past of its own */
     KvBlock *into;     /* cache block that takes its keys and values, or NULL */
 } Segment;
 
@@ -101,7 +102,8 @@ typedef struct {
 /* Log-probs of the scored tokens, [n_scores, 1]. lora NULL = the base. `square`, [n_scores] or
  * NULL: log sum_v p_v^2. */
 Var *model_logprob(Tape *t, Model *m, const Lora *lora, const Batch *b, real *square);
-/* Logits [n, V] of rows rows[0..n-1] (inference). */
+/* Logits [n, V] of rows rows[0..n-1] (inference). n = 0 only fills the caches: of the last layer
+ * no more than keys and values is computed, and no weight behind them is read. */
 Var *model_logits(Tape *t, Model *m, const Lora *lora, const Batch *b, const uint32_t *rows,
                   size_t n);
 /* Node memory such a pass needs (for tape_open). */

@@ -367,6 +367,18 @@ static void same_bits(void)
     same_bits_of("mistral");
 }
 
+/* The logits of every row of ids, each the last one of a pass of its own: out [n, V]. */
+static void logits_of_passes(Model *m, int32_t *ids, uint32_t n, real *out)
+{
+    size_t V = m->config.V;
+    for (uint32_t last = 0; last < n; last++) {
+        Segment s = {0, last + 1, 0, -1, NULL, NULL};
+        Batch b = {.T = last + 1, .ids = ids, .n_segments = 1, .segments = &s};
+        tape_reset(&tape);
+        memcpy(out + last * V, model_logits(&tape, m, NULL, &b, &last, 1)->x, V * sizeof *out);
+    }
+}
+
 /* A prompt in a cache, then one token at a time: the same logits as all at once. */
 static void cached_bits(void)
 {
@@ -379,12 +391,7 @@ static void cached_bits(void)
     CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
     CHECK(!load(golden_path("mistral"), 0, &m, &e) && !model_reserve_positions(&m, MOST, &e));
     for (size_t j = 0; j < LENGTH; j++) ids[j] = (int32_t)(rng_u64(4, 0, j) % 37);
-    for (uint32_t last = 0; last < LENGTH; last++) {
-        Segment s = {0, last + 1, 0, -1, NULL, NULL};
-        Batch b = {.T = last + 1, .ids = ids, .n_segments = 1, .segments = &s};
-        tape_reset(&tape);
-        memcpy(all + last * 37, model_logits(&tape, &m, NULL, &b, &last, 1)->x, 37 * sizeof *all);
-    }
+    logits_of_passes(&m, ids, LENGTH, all);
     KvBlock *prompt = kv_create(&m, PROMPT, NULL, &e);
     Segment s = {0, PROMPT, 0, -1, NULL, prompt};
     Batch b = {.T = PROMPT, .ids = ids, .n_segments = 1, .segments = &s};
@@ -407,6 +414,61 @@ static void cached_bits(void)
     tape_close(&tape);
     compute_close(&compute);
     model_close(&m);
+    free(all);
+}
+
+/* Takes away what comes after the keys and values of the last layer: reading it is fatal. */
+static void remove_end(Model *m)
+{
+    static const Target behind[] = {TARGET_Q, TARGET_O, TARGET_GATE, TARGET_UP, TARGET_DOWN};
+    ModelLayer *last = &m->layers[m->config.layers - 1];
+    for (size_t i = 0; i < sizeof behind / sizeof *behind; i++)
+        last->linear[behind[i]].w.data = NULL;
+    last->norm2.w.data = m->norm.w.data = m->head.w.data = NULL;
+}
+
+/* Prompts that are only read need no end of the model; and a token that continues rows of its own
+ * batch sees what they see in the cache: the same logits as all at once. */
+static void filled_bits(void)
+{
+    Model m;
+    Err e;
+    int32_t ids[MOST];
+    enum { LENGTH = 12, BEFORE = 6, PROMPT = LENGTH - 1 };
+    real *all = malloc(LENGTH * 37 * sizeof *all);
+    CHECK(!compute_open(&compute, "auto", PRECISION_F32, &e));
+    CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
+    CHECK(!load(golden_path("llama"), 0, &m, &e) && !model_reserve_positions(&m, MOST, &e));
+    for (size_t j = 0; j < LENGTH; j++) ids[j] = (int32_t)(rng_u64(5, 0, j) % 37);
+    logits_of_passes(&m, ids, LENGTH, all);
+    KvBlock *prompt = kv_create(&m, PROMPT, NULL, &e);
+    Segment first = {0, BEFORE, 0, -1, NULL, prompt};
+    Batch b = {.T = BEFORE, .ids = ids, .n_segments = 1, .segments = &first};
+    Model half = m;
+    ModelLayer *layers = malloc(m.config.layers * sizeof *layers);
+    memcpy(layers, m.layers, m.config.layers * sizeof *layers);
+    half.layers = layers;
+    remove_end(&half);
+    tape_reset(&tape);
+    Var *z = model_logits(&tape, &half, NULL, &b, NULL, 0);
+    CHECK(!tape_check(&tape, &e) && z->rows == 0 && prompt->len == BEFORE);
+
+    KvBlock *own = kv_create(&m, 2, prompt, &e);
+    own->pos = PROMPT;
+    Segment rest[] = {{0, PROMPT - BEFORE, BEFORE, -1, prompt, prompt},
+                      {PROMPT - BEFORE, 1, PROMPT, 0, NULL, own}};
+    b = (Batch){.T = LENGTH - BEFORE, .ids = ids + BEFORE, .n_segments = 2, .segments = rest};
+    const uint32_t row = PROMPT - BEFORE;
+    tape_reset(&tape);
+    z = model_logits(&tape, &m, NULL, &b, &row, 1);
+    CHECK(prompt->len == PROMPT && own->len == 1);
+    CHECK(!memcmp(z->x, all + PROMPT * 37, 37 * sizeof *all));
+    kv_free(own);
+    kv_free(prompt);
+    tape_close(&tape);
+    compute_close(&compute);
+    model_close(&m);
+    free(layers);
     free(all);
 }
 
@@ -497,6 +559,7 @@ const Test tests[] = {{"config_refusals", config_refusals},
                       {"tied_forms", tied_forms},
                       {"same_bits", same_bits},
                       {"cached_bits", cached_bits},
+                      {"filled_bits", filled_bits},
                       {"outside", outside},
                       {"merge", merge}};
 
