@@ -6,10 +6,7 @@
 
 const char *const generate_finish_names[] = {"stop", "length"};
 
-enum {
-    PREFILL = 256, /* prompt tokens read in a step: enough to be compute-bound, few to hold */
-    MAX_STOPS = MODEL_MAX_EOS + 1
-};
+enum { MAX_STOPS = MODEL_MAX_EOS + 1 };
 
 GenerateOptions generate_defaults(void)
 {
@@ -139,11 +136,13 @@ int32_t generate_choose(const GenerateOptions *o, real *z, size_t V, double u, u
 
 /* ---- a run --------------------------------------------------------------------------------- */
 
-/* A prompt in flight. Its block takes all tokens but the last: that one starts each sample, so
- * that samples may begin at different times and all steps look alike. */
+/* A prompt in flight. Its block takes all tokens but the last: that one starts each sample. So
+ * samples may begin at different times, the first in the step that reads the end of the block. */
 typedef struct {
     size_t prompt;         /* place in the array of prompts */
     KvBlock *block;        /* NULL for a prompt of one token */
+    size_t read;           /* tokens of the block, those that this step reads among them */
+    int piece;             /* the segment of this step that reads them, -1 = none */
     size_t started, ended; /* samples */
     int used;
 } Reading;
@@ -185,12 +184,13 @@ typedef struct {
     size_t V; /* rows of the head that are tokens */
 
     Tape tape;
-    Batch batch;
-    Slot **rows;       /* [n_slots]: whose logits row i is */
-    uint32_t *row_ids; /* 0, 1, 2, ... */
-    uint32_t *order;   /* [threads][V]: scratch of generate_choose */
-    real *logits;      /* of the step, [n][V of the head] */
-    size_t step_rows;
+    Batch batch;     /* of the step: prompts first, then samples */
+    size_t prefill;  /* prompt tokens in it, at most */
+    size_t n_rows;   /* samples in it */
+    Slot **rows;     /* [n_slots]: whose logits row i is */
+    uint32_t *asked; /* [n_slots]: the row of the batch that it comes from */
+    uint32_t *order; /* [threads][V]: scratch of generate_choose */
+    real *logits;    /* [n_rows][V of the head] */
 } Run;
 
 /* Prompts that can be worked on, and the room they need. */
@@ -241,6 +241,14 @@ static int is_stop(const Run *r, int32_t id)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
+/* Prompt tokens of a step: short runs do not pay for what they cannot need. */
+static size_t most_prefill(const Run *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_prompts && n < GENERATE_PREFILL; i++) n += r->prompts[i].count - 1;
+    return n < GENERATE_PREFILL ? n : GENERATE_PREFILL;
+}
+
 /* The heaviest step, as a batch whose numbers are never read: all slots running, and a full
  * measure of prompt tokens in as many segments as there can be. */
 static void heaviest_batch(Run *r, KvBlock chain[2])
@@ -248,12 +256,13 @@ static void heaviest_batch(Run *r, KvBlock chain[2])
     memset(chain, 0, 2 * sizeof *chain);
     chain[1].parent = &chain[0];
     Batch *b = &r->batch;
-    b->T = r->n_slots + PREFILL;
+    b->T = r->n_slots + r->prefill;
     b->n_segments = r->n_slots + r->n_readings;
     for (size_t i = 0; i < b->n_segments; i++)
         b->segments[i] =
             (Segment){.row = i < b->T ? i : b->T - 1, .count = 1, .parent = -1, .past = &chain[1]};
     memset(b->ids, 0, b->T * sizeof *b->ids);
+    for (size_t i = 0; i < r->n_slots; i++) r->asked[i] = (uint32_t)i;
 }
 
 /* Runs the heaviest step on a counting tape, then takes that much. */
@@ -265,8 +274,9 @@ static int open_tape(Run *r, Err *e)
     size_t nodes = model_node_bytes(m, &r->batch);
     Tape count;
     if (tape_open(&count, r->g->compute, 0, nodes, e)) return -1;
-    model_logits(&count, m, r->g->lora, &r->batch, r->row_ids, r->n_slots);
+    model_logits(&count, m, r->g->lora, &r->batch, r->asked, r->n_slots);
     size_t bytes = tape_peak(&count);
+    if (r->g->work) r->g->work->bytes = bytes;
     int bad = tape_check(&count, e);
     tape_close(&count);
     return bad ? -1 : tape_open(&r->tape, r->g->compute, bytes, nodes, e);
@@ -296,18 +306,18 @@ static int run_open(Run *r, Err *e)
                        o->samples);
     r->n_slots = total < o->at_once ? total : o->at_once;
     r->n_readings = r->n_slots + 1; /* one waits for the next free slot */
+    r->prefill = most_prefill(r);
     r->readings = mem_calloc(r->n_readings, sizeof *r->readings, e);
     r->slots = mem_calloc(r->n_slots, sizeof *r->slots, e);
     r->results = mem_calloc(total, sizeof *r->results, e);
     r->rows = mem_calloc(r->n_slots, sizeof *r->rows, e);
-    r->row_ids = mem_calloc(r->n_slots, sizeof *r->row_ids, e);
+    r->asked = mem_calloc(r->n_slots, sizeof *r->asked, e);
     r->order = mem_calloc((size_t)threads_count() * r->V, sizeof *r->order, e);
-    r->batch.ids = mem_calloc(r->n_slots + PREFILL, sizeof *r->batch.ids, e);
+    r->batch.ids = mem_calloc(r->n_slots + r->prefill, sizeof *r->batch.ids, e);
     r->batch.segments = mem_calloc(r->n_slots + r->n_readings, sizeof *r->batch.segments, e);
-    if (!r->readings || !r->slots || !r->results || !r->rows || !r->row_ids || !r->order ||
+    if (!r->readings || !r->slots || !r->results || !r->rows || !r->asked || !r->order ||
         !r->batch.ids || !r->batch.segments)
         return -1;
-    for (size_t i = 0; i < r->n_slots; i++) r->row_ids[i] = (uint32_t)i;
     return open_slots(r, e) || open_tape(r, e) ? -1 : 0;
 }
 
@@ -324,7 +334,7 @@ static void run_close(Run *r)
     mem_free(r->slots);
     mem_free(r->results);
     mem_free(r->rows);
-    mem_free(r->row_ids);
+    mem_free(r->asked);
     mem_free(r->order);
     mem_free(r->batch.ids);
     mem_free(r->batch.segments);
@@ -333,9 +343,10 @@ static void run_close(Run *r)
 
 /* ---- who runs ------------------------------------------------------------------------------ */
 
+/* Is the block complete, at the latest when this step has read its piece? */
 static int reading_done(const Run *r, const Reading *p)
 {
-    return !p->block || p->block->len + 1 == r->prompts[p->prompt].count;
+    return p->read + 1 == r->prompts[p->prompt].count;
 }
 
 /* The earliest prompt in flight, from `least` on, that has samples to start; NULL = none. */
@@ -368,25 +379,22 @@ static void start_sample(Run *r, Slot *s, Reading *from)
     s->running = 1;
 }
 
-/* Free slots take the next samples of prompts that have been read. Returns the slots left free. */
-static size_t start_samples(Run *r)
+/* Free slots take the next samples of prompts that have been read, or will be by this step. */
+static void start_samples(Run *r)
 {
-    size_t free_slots = 0;
     for (size_t i = 0; i < r->n_slots; i++) {
         if (r->slots[i].running) continue;
         Reading *from = first_waiting(r, 0);
-        if (from && reading_done(r, from))
-            start_sample(r, &r->slots[i], from);
-        else
-            free_slots++;
+        if (!from || !reading_done(r, from)) return;
+        start_sample(r, &r->slots[i], from);
     }
-    return free_slots;
 }
 
 /* Takes in prompts until their samples fill the free slots, and one more. */
-static int admit_prompts(Run *r, size_t free_slots, Err *e)
+static int admit_prompts(Run *r, Err *e)
 {
-    size_t waiting = 0;
+    size_t free_slots = 0, waiting = 0;
+    for (size_t i = 0; i < r->n_slots; i++) free_slots += !r->slots[i].running;
     for (size_t i = 0; i < r->n_readings; i++)
         if (r->readings[i].used) waiting += r->g->options.samples - r->readings[i].started;
     for (size_t i = 0; i < r->n_readings; i++) {
@@ -404,44 +412,50 @@ static int admit_prompts(Run *r, size_t free_slots, Err *e)
 
 /* ---- a step -------------------------------------------------------------------------------- */
 
-/* The newest token of each running sample; these rows want logits. */
-static void pack_samples(Run *r)
-{
-    Batch *b = &r->batch;
-    b->T = b->n_segments = 0;
-    for (size_t i = 0; i < r->n_slots; i++) {
-        Slot *s = &r->slots[i];
-        if (!s->running) continue;
-        r->rows[b->T] = s;
-        b->segments[b->n_segments++] = (Segment){.row = b->T,
-                                                 .count = 1,
-                                                 .pos = s->block->pos + s->block->len,
-                                                 .parent = -1,
-                                                 .past = s->block,
-                                                 .into = s->block};
-        b->ids[b->T++] = s->next;
-    }
-    r->step_rows = b->T;
-}
-
-/* Up to PREFILL tokens of prompts that are not read yet, earliest first; long ones in pieces. */
+/* Up to r->prefill tokens of prompts that are not read yet, earliest first; long ones in pieces. */
 static void pack_prompts(Run *r)
 {
     Batch *b = &r->batch;
-    size_t left = PREFILL;
+    size_t left = r->prefill;
+    b->T = b->n_segments = 0;
+    for (size_t i = 0; i < r->n_readings; i++) r->readings[i].piece = -1;
     for (Reading *p = first_waiting(r, 0); p && left; p = first_waiting(r, p->prompt + 1)) {
         if (reading_done(r, p)) continue;
-        size_t at = p->block->len, count = r->prompts[p->prompt].count - 1 - at;
+        size_t count = r->prompts[p->prompt].count - 1 - p->read;
         if (count > left) count = left;
+        p->piece = (int)b->n_segments;
         b->segments[b->n_segments++] = (Segment){.row = b->T,
                                                  .count = count,
-                                                 .pos = at,
+                                                 .pos = p->read,
                                                  .parent = -1,
-                                                 .past = at ? p->block : NULL,
+                                                 .past = p->read ? p->block : NULL,
                                                  .into = p->block};
-        memcpy(b->ids + b->T, r->prompts[p->prompt].ids + at, count * sizeof *b->ids);
+        memcpy(b->ids + b->T, r->prompts[p->prompt].ids + p->read, count * sizeof *b->ids);
+        p->read += count;
         b->T += count;
         left -= count;
+    }
+}
+
+/* The newest token of each running sample; these rows want logits. The first token continues the
+ * rows of its prompt where this step reads them: they are not in the block yet. */
+static void pack_samples(Run *r)
+{
+    Batch *b = &r->batch;
+    r->n_rows = 0;
+    for (size_t i = 0; i < r->n_slots; i++) {
+        Slot *s = &r->slots[i];
+        if (!s->running) continue;
+        int piece = s->count ? -1 : s->from->piece;
+        r->rows[r->n_rows] = s;
+        r->asked[r->n_rows++] = (uint32_t)b->T;
+        b->segments[b->n_segments++] = (Segment){.row = b->T,
+                                                 .count = 1,
+                                                 .pos = s->block->pos + s->block->len,
+                                                 .parent = piece,
+                                                 .past = piece < 0 ? s->block : NULL,
+                                                 .into = s->block};
+        b->ids[b->T++] = s->next;
     }
 }
 
@@ -509,19 +523,28 @@ static int take_token(Run *r, Slot *s, Err *e)
     return s->count == s->most ? end_sample(r, s, GENERATE_LENGTH, e) : 0;
 }
 
+/* Adds a step to what the run took. */
+static void count_work(GenerateWork *w, const Batch *b, const Var *logits)
+{
+    w->steps++;
+    w->rows += b->T;
+    w->logits += logits->rows;
+}
+
+/* One batch: prompts are read, samples begin and grow by a token. */
 static int step(Run *r, Err *e)
 {
-    if (admit_prompts(r, start_samples(r), e)) return -1;
-    pack_samples(r);
+    if (admit_prompts(r, e)) return -1;
     pack_prompts(r);
+    start_samples(r);
+    pack_samples(r);
     tape_reset(&r->tape);
-    /* A step that only reads prompts asks for one row of logits all the same, and drops it. */
-    size_t n = r->step_rows ? r->step_rows : 1;
-    Var *z = model_logits(&r->tape, r->g->model, r->g->lora, &r->batch, r->row_ids, n);
+    Var *z = model_logits(&r->tape, r->g->model, r->g->lora, &r->batch, r->asked, r->n_rows);
     if (tape_check(&r->tape, e)) return -1;
+    if (r->g->work) count_work(r->g->work, &r->batch, z);
     r->logits = z->x;
-    threads_run(choose_task, r, r->step_rows);
-    for (size_t i = 0; i < r->step_rows; i++)
+    threads_run(choose_task, r, r->n_rows);
+    for (size_t i = 0; i < r->n_rows; i++)
         if (take_token(r, r->rows[i], e)) return -1;
     return 0;
 }

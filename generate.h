@@ -1,9 +1,10 @@
 /* generate.h - batched sampling: prompts in, continuations out, in the order of the prompts.
  *
- * Every step runs one packed batch through the model: the newest token of each running sequence,
- * and a piece of the prompts that wait. A prompt is read once, into a cache block that its samples
- * share; a sample that ends makes room for the next. A text does not depend on any of this: it has
- * the same bits alone and in company, for any number of threads and of sequences at once.
+ * Every step runs one packed batch through the model: a piece of the prompts that wait, and the
+ * newest token of each running sequence. A prompt is read once, into a cache block that its samples
+ * share; they begin in the step that reads its end. A sample that ends makes room for the next. A
+ * text does not depend on any of this: it has the same bits alone and in company, for any number of
+ * threads and of sequences at once.
  */
 #ifndef ALIGN_GENERATE_H
 #define ALIGN_GENERATE_H
@@ -27,6 +28,16 @@ GenerateOptions generate_defaults(void);
 /* ERR_USAGE naming the option that is out of range. */
 int generate_check(const GenerateOptions *o, Err *e);
 
+/* Prompt tokens that a step reads, at most: enough for products to be bound by arithmetic, and most
+ * prompts whole; few to hold. */
+enum { GENERATE_PREFILL = 512 };
+
+/* What a run took. Steps, rows of their batches and rows of logits are added to what is there. */
+typedef struct {
+    size_t steps, rows, logits;
+    size_t bytes; /* of memory for the heaviest step */
+} GenerateWork;
+
 /* What continues the prompts. tokenizer may be NULL: then only the model's own end tokens stop, and
  * every row of the head is a token. */
 typedef struct {
@@ -35,6 +46,7 @@ typedef struct {
     const Tokenizer *tokenizer;
     const Compute *compute;
     GenerateOptions options;
+    GenerateWork *work; /* NULL = nobody counts */
 } Generator;
 
 /* One prompt. Draws depend on (seed, index, sample, position of the new token) only. */

@@ -211,7 +211,11 @@ static int write_all(const ModelJudge *m, Model *model, const Questions *q, int 
         const Row *r = &q->rows[ACTION_COUNT * i];
         prompts[i] = (Prompt){r->prompt, r->n_prompt, i};
     }
-    Generator g = {model, m->adapter, m->tokenizer, &m->compute, generate_defaults()};
+    Generator g = {.model = model,
+                   .lora = m->adapter,
+                   .tokenizer = m->tokenizer,
+                   .compute = &m->compute,
+                   .options = generate_defaults()};
     g.options.temperature = 0;
     g.options.max_tokens = TEXT_TOKENS;
     Heard h = {m, said};

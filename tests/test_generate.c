@@ -168,7 +168,7 @@ static void options_out_of_range_are_usage_errors(void)
 
 /* ---- texts --------------------------------------------------------------------------------- */
 
-enum { PROMPTS = 7, LONGEST = 300, NEW = 20, SAMPLES = 3 };
+enum { PROMPTS = 7, LONGEST = GENERATE_PREFILL + 44, NEW = 20, SAMPLES = 3 };
 
 static Model model;
 static Lora lora;
@@ -182,6 +182,7 @@ typedef struct {
     GenerateFinish finish[PROMPTS * SAMPLES];
     size_t done, tokens, samples;
     int in_order;
+    GenerateWork work;
 } Got;
 
 /* Prompts of many lengths: one token, two of the same beginning, longer than a step reads. */
@@ -242,7 +243,8 @@ static GenerateOptions usual(void)
 
 static int run(Got *g, const GenerateOptions *o, const Prompt *p, size_t n, Err *e)
 {
-    Generator gen = {.model = &model, .lora = &lora, .compute = &compute, .options = *o};
+    Generator gen = {
+        .model = &model, .lora = &lora, .compute = &compute, .options = *o, .work = &g->work};
     GenerateSink sink = {g, take, count_token};
     memset(g, 0, sizeof *g);
     g->in_order = 1;
@@ -312,7 +314,27 @@ static void a_text_is_the_same_for_any_number_of_threads(void)
     threads_set(0);
 }
 
-/* Greedy text is that of the whole sequence run again from its start for every token. */
+/* Is this the greedy text of the whole sequence, run again from its start for every token? */
+static void check_full_passes(const Prompt *p, const int32_t *text, size_t count)
+{
+    Err e;
+    GenerateOptions greedy = {.temperature = 0};
+    int32_t ids[LONGEST + NEW];
+    size_t n = p->count;
+    memcpy(ids, p->ids, n * sizeof *ids);
+    for (size_t t = 0; t < count; t++) {
+        Tape tape;
+        Segment s = {.count = n, .parent = -1};
+        Batch b = {.T = n, .ids = ids, .n_segments = 1, .segments = &s};
+        uint32_t last = (uint32_t)n - 1;
+        CHECK(tape_open(&tape, &compute, 64u << 20, 16u << 20, &e) == 0);
+        Var *z = model_logits(&tape, &model, &lora, &b, &last, 1);
+        ids[n++] = choose(&greedy, z->x, model.config.V, 0);
+        CHECK(ids[n - 1] == text[t]);
+        tape_close(&tape);
+    }
+}
+
 static void greedy_text_is_that_of_full_passes(void)
 {
     Err e = {0};
@@ -321,22 +343,8 @@ static void greedy_text_is_that_of_full_passes(void)
     o.temperature = 0;
     o.samples = 1;
     CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
-    for (size_t p = 0; p < PROMPTS; p++) {
-        int32_t ids[LONGEST + NEW];
-        size_t n = prompts[p].count;
-        memcpy(ids, prompts[p].ids, n * sizeof *ids);
-        for (size_t t = 0; t < together.count[p]; t++) {
-            Tape tape;
-            Segment s = {.count = n, .parent = -1};
-            Batch b = {.T = n, .ids = ids, .n_segments = 1, .segments = &s};
-            uint32_t last = (uint32_t)n - 1;
-            CHECK(tape_open(&tape, &compute, 64u << 20, 16u << 20, &e) == 0);
-            Var *z = model_logits(&tape, &model, &lora, &b, &last, 1);
-            ids[n++] = choose(&o, z->x, model.config.V, 0);
-            CHECK(ids[n - 1] == together.ids[p][t]);
-            tape_close(&tape);
-        }
-    }
+    for (size_t p = 0; p < PROMPTS; p++)
+        check_full_passes(&prompts[p], together.ids[p], together.count[p]);
     end();
 }
 
@@ -383,13 +391,98 @@ static void long_prompts_are_read_in_pieces_with_the_same_bits(void)
     begin("llama");
     GenerateOptions o = usual();
     if (model.config.max_positions < LONGEST + NEW) model.config.max_positions = LONGEST + NEW;
-    Prompt longer[3] = {
-        {prompt_ids[0], LONGEST, 0}, {prompt_ids[1], LONGEST - 1, 1}, {prompt_ids[3], 257, 2}};
+    Prompt longer[3] = {{prompt_ids[0], LONGEST, 0},
+                        {prompt_ids[1], LONGEST - 1, 1},
+                        {prompt_ids[3], GENERATE_PREFILL + 1, 2}};
     CHECK(run(&together, &o, longer, 3, &e) == 0);
     for (size_t p = 0; p < 3; p++) {
         CHECK(run(&other, &o, &longer[p], 1, &e) == 0);
         for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
     }
+    end();
+}
+
+/* One token and many, one step and several: more prompts than slots, and samples that must wait. */
+static void long_prompts_in_company_have_the_texts_of_full_passes(void)
+{
+    static const char *const names[] = {"llama", "mistral"};
+    static const size_t count[PROMPTS] = {GENERATE_PREFILL + 2, 1,  LONGEST,         2,
+                                          GENERATE_PREFILL + 1, 40, GENERATE_PREFILL};
+    for (size_t k = 0; k < 2; k++) {
+        Err e = {0};
+        begin(names[k]);
+        for (size_t p = 0; p < PROMPTS; p++) prompts[p].count = count[p];
+        GenerateOptions o = usual();
+        model.config.max_positions = LONGEST + NEW;
+        for (o.at_once = 1; o.at_once <= 7; o.at_once += 3) {
+            CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0 && together.in_order);
+            for (size_t p = 0; p < PROMPTS; p++) {
+                GenerateOptions alone = o;
+                alone.at_once = SAMPLES;
+                CHECK(run(&other, &alone, &prompts[p], 1, &e) == 0);
+                for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
+            }
+        }
+        o.temperature = 0;
+        o.max_tokens = 3;
+        o.at_once = 2;
+        CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+        for (size_t i = 0; i < PROMPTS * SAMPLES; i++)
+            check_full_passes(&prompts[i / SAMPLES], together.ids[i], together.count[i]);
+        end();
+    }
+}
+
+/* ---- what it takes ------------------------------------------------------------------------- */
+
+/* Runs one prompt of so many tokens; nothing but `most` ends its samples. */
+static const GenerateWork *work_of(size_t count, size_t samples, size_t most)
+{
+    Err e = {0};
+    GenerateOptions o = usual();
+    Prompt p = {prompt_ids[0], count, 0};
+    o.samples = samples;
+    o.max_tokens = most;
+    model.config.n_eos = 0;
+    model.config.max_positions = LONGEST + NEW;
+    CHECK(run(&together, &o, &p, 1, &e) == 0 && together.tokens == samples * most);
+    return &together.work;
+}
+
+static void a_sample_begins_in_the_step_that_reads_the_end_of_its_prompt(void)
+{
+    static const size_t count[] = {1, 2, 40, GENERATE_PREFILL, GENERATE_PREFILL + 1};
+    begin("llama");
+    for (size_t i = 0; i < sizeof count / sizeof *count; i++) {
+        const GenerateWork *w = work_of(count[i], 1, 1);
+        CHECK(w->steps == 1 && w->rows == count[i] && w->logits == 1);
+        w = work_of(count[i], SAMPLES, NEW); /* all samples begin at once, and share the prompt */
+        CHECK(w->steps == NEW && w->logits == SAMPLES * NEW);
+        CHECK(w->rows == count[i] - 1 + SAMPLES * NEW);
+    }
+    end();
+}
+
+static void a_step_without_samples_computes_no_logits(void)
+{
+    begin("llama");
+    const GenerateWork *w = work_of(GENERATE_PREFILL + 2, 1, 1); /* one token more than a step's */
+    CHECK(w->steps == 2 && w->rows == GENERATE_PREFILL + 2 && w->logits == 1);
+    end();
+}
+
+/* A step takes several short prompts, and no memory is planned for tokens that no prompt has. */
+static void short_prompts_share_a_step_and_need_little(void)
+{
+    Err e = {0};
+    begin("llama");
+    GenerateOptions o = usual();
+    o.max_tokens = o.samples = 1;
+    CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+    CHECK(together.work.steps == 1 && together.work.rows == 1 + 9 + 9 + 40 + 3 + 27 + 17);
+    size_t one = work_of(9, 1, 1)->bytes, full = work_of(GENERATE_PREFILL + 1, 1, 1)->bytes;
+    CHECK(one * 20 < full && one < together.work.bytes);
+    CHECK(work_of(LONGEST, 1, 1)->bytes == full);
     end();
 }
 
@@ -543,6 +636,12 @@ static const Test tests[] = {
     {"the_end_of_the_context_stops_with_length", the_end_of_the_context_stops_with_length},
     {"long_prompts_are_read_in_pieces_with_the_same_bits",
      long_prompts_are_read_in_pieces_with_the_same_bits},
+    {"long_prompts_in_company_have_the_texts_of_full_passes",
+     long_prompts_in_company_have_the_texts_of_full_passes},
+    {"a_sample_begins_in_the_step_that_reads_the_end_of_its_prompt",
+     a_sample_begins_in_the_step_that_reads_the_end_of_its_prompt},
+    {"a_step_without_samples_computes_no_logits", a_step_without_samples_computes_no_logits},
+    {"short_prompts_share_a_step_and_need_little", short_prompts_share_a_step_and_need_little},
     {"bad_prompts_are_named", bad_prompts_are_named},
     {"a_sink_that_fails_ends_the_run", a_sink_that_fails_ends_the_run},
     {"tokens_that_the_tokenizer_lacks_are_never_chosen",
