@@ -76,6 +76,15 @@ double bench_head_weights(const Bench *b);
 void bench_cpu(char *out, size_t size);
 /* Fills b->peaks. */
 int bench_peaks(Bench *b, Err *e);
+/* A block far larger than any cache, read front to back by all threads: GB/s of one such reading.
+ */
+typedef struct {
+    void *block;
+    size_t words, bytes; /* of each thread; of all */
+} BenchReader;
+int bench_reader_open(BenchReader *r, size_t bytes, Err *e);
+double bench_reader_gbs(const BenchReader *r);
+void bench_reader_close(BenchReader *r);
 /* The peak that a product of these stored weights is held against. */
 double bench_peak_of(const Bench *b, Dtype dtype);
 
@@ -118,13 +127,15 @@ int bench_attention(const Bench *b, BenchAttention out[BENCH_MAX_ATTENTION], siz
 /* The model of the shape, with random weights. */
 int bench_model(const Bench *b, Model *m, Err *e);
 
-/* Sequences that decode together, one token each a step. */
+/* Sequences that decode together, one token each a step. Memory is read in between: on a machine
+ * that others share, its rate may change by half from one second to the next. */
 typedef struct {
     size_t sequences;
     double seconds; /* of a step */
     double tokens_per_second;
     double bytes_per_token; /* weights once a step, and each sequence's keys and values */
-    double share;           /* of the reading rate */
+    double read_gbs;        /* of the readings between steps, median */
+    double share;           /* of that */
     double gflops_share;    /* of the precision's peak: 2 flops a weight and token */
 } BenchDecode;
 enum { BENCH_DECODES = 3 };

@@ -30,10 +30,12 @@ static double precision_peak(const Bench *b)
 
 enum { DECODE_PROMPT = 16, DECODE_MOST = 64 };
 
-/* When the first sequence got each of its tokens: steps begin and end there. */
+/* The first sequence's tokens: when a step ended with one, and when the next step began; between
+ * them memory is read, if there is something to read. */
 typedef struct {
-    double at[DECODE_MOST];
+    double ended[DECODE_MOST], began[DECODE_MOST], gbs[DECODE_MOST];
     size_t n;
+    const BenchReader *reader; /* or NULL */
 } Ticks;
 
 static int tick(void *ctx, size_t prompt, size_t sample, int32_t id, Err *e)
@@ -42,7 +44,10 @@ static int tick(void *ctx, size_t prompt, size_t sample, int32_t id, Err *e)
     (void)prompt;
     (void)id;
     (void)e;
-    if (sample == 0 && t->n < DECODE_MOST) t->at[t->n++] = time_now();
+    if (sample != 0 || t->n == DECODE_MOST) return 0;
+    t->ended[t->n] = time_now();
+    t->gbs[t->n] = t->reader ? bench_reader_gbs(t->reader) : 0;
+    t->began[t->n++] = time_now();
     return 0;
 }
 
@@ -72,7 +77,7 @@ static int generate(const Bench *b, Model *m, size_t prompt_tokens, size_t sampl
     g.options.max_tokens = tokens;
     Prompt prompt = {.ids = ids, .count = prompt_tokens};
     GenerateSink sink = {ticks, nothing_more, tick};
-    *ticks = (Ticks){.n = 0};
+    ticks->n = 0;
     int failed = generate_run(&g, &prompt, 1, &sink, e);
     compute_close(&c);
     mem_free(ids);
@@ -83,7 +88,7 @@ static int generate(const Bench *b, Model *m, size_t prompt_tokens, size_t sampl
 static double step_seconds(const Ticks *t)
 {
     double steps[DECODE_MOST];
-    for (size_t i = 0; i + 1 < t->n; i++) steps[i] = t->at[i + 1] - t->at[i];
+    for (size_t i = 0; i + 1 < t->n; i++) steps[i] = t->ended[i + 1] - t->began[i];
     double seconds = bench_median(steps, t->n - 1);
     return seconds > 0 ? seconds : 1e-9;
 }
@@ -100,26 +105,41 @@ static double decode_bytes(const Bench *b, size_t n, double length)
     return weights / (double)n + cache + H * size;
 }
 
-int bench_decode(const Bench *b, Model *m, size_t sequences, BenchDecode *out, Err *e)
+/* Steps after some to warm up; *tokens = how many of each sequence. */
+static int decode_steps(const Bench *b, Model *m, size_t sequences, size_t *tokens, Ticks *t,
+                        Err *e)
 {
     const size_t warm_up = 3, least = 6;
     const double budget = b->quick ? 1 : 5;
-    Ticks t;
-    if (generate(b, m, DECODE_PROMPT, sequences, warm_up, &t, e)) return -1;
-    double steps = budget / step_seconds(&t);
-    size_t tokens = steps < (double)least         ? least
-                    : steps > (double)DECODE_MOST ? DECODE_MOST
-                                                  : (size_t)steps;
-    if (generate(b, m, DECODE_PROMPT, sequences, tokens, &t, e)) return -1;
+    if (generate(b, m, DECODE_PROMPT, sequences, warm_up, t, e)) return -1;
+    double steps = budget / step_seconds(t);
+    *tokens = steps < (double)least         ? least
+              : steps > (double)DECODE_MOST ? DECODE_MOST
+                                            : (size_t)steps;
+    return generate(b, m, DECODE_PROMPT, sequences, *tokens, t, e);
+}
+
+int bench_decode(const Bench *b, Model *m, size_t sequences, BenchDecode *out, Err *e)
+{
+    const size_t read_bytes = (size_t)256 << 20;
+    size_t tokens;
+    BenchReader reader;
+    if (bench_reader_open(&reader, read_bytes, e)) return -1;
+    Ticks t = {.reader = &reader};
+    int failed = decode_steps(b, m, sequences, &tokens, &t, e);
+    bench_reader_close(&reader);
+    if (failed) return -1;
 
     double seconds = step_seconds(&t), rate = (double)sequences / seconds;
     double bytes = decode_bytes(b, sequences, DECODE_PROMPT + (double)tokens / 2);
     double flops = 2 * (bench_layer_weights(b) + bench_head_weights(b));
+    double read_gbs = bench_median(t.gbs, t.n);
     *out = (BenchDecode){.sequences = sequences,
                          .seconds = seconds,
                          .tokens_per_second = rate,
                          .bytes_per_token = bytes,
-                         .share = bytes * rate / 1e9 / b->peaks.read_gbs,
+                         .read_gbs = read_gbs,
+                         .share = bytes * rate / 1e9 / read_gbs,
                          .gflops_share = flops * rate / 1e9 / precision_peak(b)};
     return 0;
 }
@@ -130,10 +150,10 @@ int bench_prompt(const Bench *b, Model *m, BenchPrompt *out, Err *e)
     size_t tokens = length < b->config.max_positions ? length : b->config.max_positions / 2;
     double times[3];
     for (size_t i = 0; i < runs; i++) {
-        Ticks t;
+        Ticks t = {.n = 0};
         double began = time_now();
         if (generate(b, m, tokens, 1, 1, &t, e)) return -1;
-        times[i] = t.at[0] - began;
+        times[i] = t.ended[0] - began;
     }
     double seconds = bench_median(times, runs);
     double flops = 2 * (bench_forward_weights(b, (double)tokens, 1) + bench_head_weights(b));
@@ -182,8 +202,8 @@ static double useful_flops(const Bench *b, const BenchStep *s)
     double n = (double)s->batch, sides = s->method == TRAIN_DPO ? 2 : 1;
     double tokens = (double)s->distinct, length = (double)s->rows.completion;
     double asked = n * (sides * (length - 1) + 1), head = bench_head_weights(b);
-    double passes = bench_forward_weights(b, tokens, asked) +
-                    bench_backward_weights(b, tokens, asked);
+    double passes =
+        bench_forward_weights(b, tokens, asked) + bench_backward_weights(b, tokens, asked);
     double flops = 2 * passes + 4 * head * n * sides * length;
     if (s->method == TRAIN_KTO) /* its partner's first token is asked of the prompt's last row */
         flops += 2 * n * (bench_forward_weights(b, length, length - 1) + head * length);

@@ -50,7 +50,10 @@ static float plain_run(size_t rounds)
     return total;
 }
 
-#define PLAIN_LOOP {"plain C", DTYPE_F32, 2.0 * PLAIN_SUMS, always, plain_run}
+#define PLAIN_LOOP                                                                                 \
+    {                                                                                              \
+        "plain C", DTYPE_F32, 2.0 * PLAIN_SUMS, always, plain_run                                  \
+    }
 
 /* ---- x86-64 --------------------------------------------------------------------------------- */
 
@@ -116,9 +119,9 @@ __attribute__((target("avx512f,avx512bf16"))) static float avx512bf16_run(size_t
 /* Flops: 2 for each product that is added; VDPBF16PS adds two products a lane. */
 static const Loop loops[] = {
     PLAIN_LOOP,
-    {"AVX2 FMA", DTYPE_F32, 2.0 * AVX2_LANES * AVX2_SUMS, has_avx2, avx2_run},
-    {"AVX-512 FMA", DTYPE_F32, 2.0 * AVX512_LANES * AVX512_SUMS, has_avx512, avx512_run},
-    {"VDPBF16PS", DTYPE_BF16, 4.0 * AVX512_LANES * AVX512_SUMS, has_avx512bf16, avx512bf16_run},
+    {"AVX2 FMA", DTYPE_F32, 2.0 * AVX2_LANES *AVX2_SUMS, has_avx2, avx2_run},
+    {"AVX-512 FMA", DTYPE_F32, 2.0 * AVX512_LANES *AVX512_SUMS, has_avx512, avx512_run},
+    {"VDPBF16PS", DTYPE_BF16, 4.0 * AVX512_LANES *AVX512_SUMS, has_avx512bf16, avx512bf16_run},
 };
 
 /* The brand string: leaves 0x80000002 .. 0x80000004, 16 bytes each. */
@@ -193,8 +196,8 @@ bfmmla_run(size_t rounds)
 /* Flops: BFMMLA multiplies 2 x 4 by 4 x 2 numbers into four sums. */
 static const Loop loops[] = {
     PLAIN_LOOP,
-    {"NEON FMLA", DTYPE_F32, 2.0 * NEON_LANES * NEON_SUMS, always, neon_run},
-    {"BFMMLA", DTYPE_BF16, (double)BFMMLA_FLOPS * NEON_SUMS, has_bf16, bfmmla_run},
+    {"NEON FMLA", DTYPE_F32, 2.0 * NEON_LANES *NEON_SUMS, always, neon_run},
+    {"BFMMLA", DTYPE_BF16, (double)BFMMLA_FLOPS *NEON_SUMS, has_bf16, bfmmla_run},
 };
 
 #else
@@ -310,20 +313,45 @@ static void touch_task(void *ctx, size_t i)
     memset((uint64_t *)(uintptr_t)j->block + i * j->words, 1, j->words * sizeof *j->block);
 }
 
-/* A block far larger than any cache, read front to back by all threads: 1.25 GiB, or half of that
- * as often as it takes to get it; 320 MiB when quick. */
+/* Half of what is wanted, or a quarter, ..., where that is not to be had. */
+int bench_reader_open(BenchReader *r, size_t bytes, Err *e)
+{
+    const size_t least = (size_t)16 << 20;
+    size_t threads = (size_t)threads_count();
+    *r = (BenchReader){0};
+    while (bytes >= least && !(r->block = mem_alloc(bytes, e))) bytes /= 2;
+    if (!r->block) return -1;
+    r->words = bytes / sizeof(uint64_t) / threads / READ_SUMS * READ_SUMS;
+    r->bytes = r->words * sizeof(uint64_t) * threads;
+    Job j = {.block = r->block, .words = r->words};
+    timed(touch_task, &j);
+    return 0;
+}
+
+double bench_reader_gbs(const BenchReader *r)
+{
+    Job j = {.block = r->block, .words = r->words};
+    return (double)r->bytes / timed(read_task, &j) / 1e9;
+}
+
+void bench_reader_close(BenchReader *r)
+{
+    mem_free(r->block);
+}
+
+/* The best of some readings of 1.25 GiB, or of 320 MiB when quick. */
 static int read_rate(BenchPeaks *p, int quick, Err *e)
 {
-    const size_t runs = quick ? 4 : 8, least = (size_t)16 << 20;
-    size_t threads = (size_t)threads_count(), bytes = (size_t)(quick ? 320 : 1280) << 20;
-    void *block = NULL;
-    while (bytes >= least && !(block = mem_alloc(bytes, e))) bytes /= 2;
-    if (!block) return -1;
-    Job j = {.block = block, .words = bytes / sizeof(uint64_t) / threads / READ_SUMS * READ_SUMS};
-    timed(touch_task, &j);
-    p->read_bytes = j.words * sizeof(uint64_t) * threads;
-    p->read_gbs = (double)p->read_bytes / best_of(read_task, &j, runs) / 1e9;
-    mem_free(block);
+    const size_t runs = quick ? 4 : 8;
+    BenchReader r;
+    if (bench_reader_open(&r, (size_t)(quick ? 320 : 1280) << 20, e)) return -1;
+    p->read_bytes = r.bytes;
+    p->read_gbs = 0;
+    for (size_t i = 0; i < runs; i++) {
+        double gbs = bench_reader_gbs(&r);
+        if (gbs > p->read_gbs) p->read_gbs = gbs;
+    }
+    bench_reader_close(&r);
     return 0;
 }
 

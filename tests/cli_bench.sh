@@ -25,7 +25,7 @@ for dtype in bf16 f32; do
     done
 done
 has "attention" "\"length\":1024,\"direction\":\"backward\",\"seconds\":$N,\"gflops\":$N" "$T/parts"
-has "decoding" "^\"sequences\":1,.*\"tokens_per_second\":$N,\"bytes_per_token\":$N,\"share\":$N" \
+has "decoding" "^\"sequences\":1,.*\"tokens_per_second\":$N,\"bytes_per_token\":$N,\"read_gbs\":$N,\"share\":$N" \
     "$T/parts"
 has "decoding 32 at once" "^\"sequences\":32," "$T/parts"
 has "a prompt" "\"tokens\":256,\"seconds\":$N,\"tokens_per_second\":$N" "$T/parts"

@@ -231,7 +231,8 @@ static void decoding(void)
     double maps = bench_layer_weights(&b), head = bench_head_weights(&b);
     double weights = (maps + head + 3 * 128) * 4 / 8, least = weights + 128 * 4;
     CHECK_NEAR(d.tokens_per_second * d.seconds, 8, 1e-9);
-    CHECK_NEAR(d.share * 10e9, d.bytes_per_token * d.tokens_per_second, 1);
+    CHECK(d.read_gbs > 0);
+    CHECK_NEAR(d.share * d.read_gbs * 1e9, d.bytes_per_token * d.tokens_per_second, 1);
     CHECK_NEAR(d.gflops_share * 100e9, 2 * (maps + head) * d.tokens_per_second, 1);
     /* 16 tokens of prompt and 6 to 64 new ones: keys and values of 19 to 48 positions on average,
      * one layer, 4 heads of width 16 */
