@@ -755,24 +755,31 @@ static void attention_shared(void)
     }
 }
 
-/* One query at a time over a cache gives the bits of all at once, also where a block of queries
- * needs several chunks of keys and a single query does not. */
+/* The last queries of a long sequence, together and one at a time over a cache: the same bits, also
+ * where the scores of a block fit only if it has fewer queries (3,000 keys), or only in several
+ * chunks of keys (5,600), and those of a single query do at once. */
 static void attention_decode(void)
 {
-    const size_t windows[] = {0, 50, 1400};
-    enum { T = 1500, Q = 2, G = 1, D = 4 };
+    const size_t windows[] = {0, 50, 5500}, keys[] = {130, 3000, 5600};
+    enum { T = 130, Q = 2, G = 1, D = 4 };
     Compute c;
     CHECK(kernel_open(&c, kernels_avx2() || kernels_neon() ? 1 : 0, PRECISION_F32));
-    for (size_t w = 0; w < sizeof windows / sizeof windows[0]; w++) {
-        Attention a = attention_make(Q, G, D, windows[w], T, T);
-        Attention b = attention_make(Q, G, D, windows[w], T, T);
-        KeySpan all = span_of(&a, 0, T);
-        AttentionSeq seq = {0, T, 0, &all, 1};
+    for (size_t w = 0; w < 9; w++) {
+        size_t n = keys[w / 3], past = n - T, window = windows[w % 3];
+        Attention a = attention_make(Q, G, D, window, T, n);
+        Attention b = attention_make(Q, G, D, window, T, n);
+        KeySpan all = span_of(&a, 0, n);
+        AttentionSeq seq = {0, T, past, &all, 1};
         tensor_attention(&c, a.o, a.stat, a.q, &seq, 1, &a.s);
         for (size_t t = 0; t < T; t++) {
-            KeySpan spans[] = {span_of(&b, 0, t / 3), span_of(&b, t / 3, t + 1 - t / 3)};
-            AttentionSeq one = {t, 1, t, spans, 2};
+            size_t p = past + t;
+            double o[D];
+            KeySpan spans[] = {span_of(&b, 0, p / 3), span_of(&b, p / 3, p + 1 - p / 3)};
+            AttentionSeq one = {t, 1, p, spans, 2};
             tensor_attention(&c, b.o, b.stat, b.q, &one, 1, &b.s);
+            attention_exact(&a, t, p, t % Q, o);
+            for (size_t i = 0; i < D; i++)
+                CHECK_NEAR((double)a.o[(t * Q + t % Q) * D + i], o[i], 1e-6);
         }
         same_bits(b.o, a.o, T * Q * D, "decoded");
         same_bits(b.stat, a.stat, T * Q * 2, "decoded stat");
