@@ -359,15 +359,18 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
 typedef struct {
     const Compute *c;
     const Product *p;
-    size_t rows, cols, groups; /* of a part; column groups */
+    size_t blocks, rows; /* blocks of so many rows, ... */
+    size_t groups, panels,
+        width; /* ... times groups of panels, dealt out evenly, of so many columns */
 } ProductJob;
 
 static void product_task(void *ctx, size_t i)
 {
     const ProductJob *j = ctx;
-    size_t m0 = i / j->groups * j->rows, n0 = i % j->groups * j->cols;
-    product_part(j->c, j->p, m0, size_min(j->rows, j->p->M - m0), n0,
-                 size_min(j->cols, j->p->N - n0));
+    size_t m0 = i / j->groups * j->rows, group = i % j->groups;
+    size_t n0 = group * j->panels / j->groups * j->width;
+    size_t n1 = size_min((group + 1) * j->panels / j->groups * j->width, j->p->N);
+    product_part(j->c, j->p, m0, size_min(j->rows, j->p->M - m0), n0, n1 - n0);
 }
 
 void product_run(const Compute *c, const Product *p)
@@ -376,12 +379,11 @@ void product_run(const Compute *c, const Product *p)
     size_t unit = bodies_of(c, p)->rows, width = bodies_of(c, p)->cols;
     size_t blocks = size_ceil(p->M, PRODUCT_ROWS), panels = size_ceil(p->N, width);
     size_t wanted = size_ceil((size_t)threads_count() * TASKS_PER_THREAD, blocks);
-    size_t per_group = size_ceil(panels, size_min(panels, wanted));
-    ProductJob j = {.c = c, .p = p, .cols = per_group * width};
+    ProductJob j = {.c = c, .p = p, .panels = panels, .width = width};
     j.rows = size_ceil(size_ceil(p->M, blocks), unit) * unit;
-    j.groups = size_ceil(panels, per_group);
-    tasks_run(product_task, &j, size_ceil(p->M, j.rows) * j.groups,
-              (double)p->M * (double)p->N * (double)p->K);
+    j.blocks = size_ceil(p->M, j.rows);
+    j.groups = size_min(panels, wanted);
+    tasks_run(product_task, &j, j.blocks * j.groups, (double)p->M * (double)p->N * (double)p->K);
 }
 
 /* A chain of no terms: 0, or what was there. */
