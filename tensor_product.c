@@ -359,9 +359,8 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
 typedef struct {
     const Compute *c;
     const Product *p;
-    size_t blocks, rows; /* blocks of so many rows, ... */
-    size_t groups, panels,
-        width; /* ... times groups of panels, dealt out evenly, of so many columns */
+    size_t blocks, rows;          /* blocks of so many rows, ... */
+    size_t groups, panels, width; /* ... times groups of panels, each of so many columns */
 } ProductJob;
 
 static void product_task(void *ctx, size_t i)

@@ -210,8 +210,9 @@ static void products_remainders(void)
 
 static void products_large(void)
 {
-    const size_t shapes[][3] = {{1, 40, 257},  {7, 33, 600}, {600, 20, 31}, {16, 300, 90},
-                                {3, 16, 1030}, {777, 2, 3},  {4, 600, 70}};
+    const size_t shapes[][3] = {{1, 40, 257},  {7, 33, 600},   {600, 20, 31},
+                                {16, 300, 90}, {3, 16, 1030},  {777, 2, 3},
+                                {4, 600, 70},  {40, 130, 300}, {37, 301, 129}};
     Compute c;
     for (int threads = 1; threads <= 7; threads += threads < 3 ? 1 : 4) { /* 1, 2, 3, 7 */
         threads_set(threads);
@@ -240,6 +241,7 @@ static void products_bf16(void)
                 products_of(&c, 14, 33, 1030, (Dtype)t, 1);
                 products_of(&c, 270, 17, 50, (Dtype)t, 0);
                 products_of(&c, 3, 530, 34, (Dtype)t, 1);
+                products_of(&c, 37, 301, 129, (Dtype)t, 0);
             }
     }
     threads_set(0);
