@@ -137,7 +137,8 @@ static int gemm_json(Report *r, const BenchWeight *w, const char *dtype, const B
     return text_addf(&r->out, e,
                      "%s{\"weights\":\"%s\",\"dtype\":\"%s\",\"direction\":\"%s\",\"T\":%zu,"
                      "\"K\":%zu,\"N\":%zu",
-                     first ? "" : ",", w->names, dtype, direction(g->backward), g->T, w->K, w->N) ||
+                     first ? "" : ",", w->names, dtype, direction(g->backward), g->T, w->K,
+                     w->N) ||
                    put(r, "seconds", g->seconds, e) || put(r, "gflops", g->gflops, e) ||
                    put(r, "share", g->share, e) || put(r, "gbs", g->gbs, e) ||
                    put(r, "read_share", g->read_share, e) || text_add(&r->out, "}", 1, e)
@@ -156,13 +157,13 @@ static int report_weight(Report *r, const BenchWeight *w, Dtype dtype, int *firs
     for (size_t i = 0; i < n; i++) {
         const BenchGemm *g = &rows[i];
         int status =
-            r->json
-                ? gemm_json(r, w, name, g, *first, e)
-                : text_addf(&r->out, e,
-                            "  %-17s %-5s %-8s %5zu %6zu %6zu %11.6f %9.1f %6.1f%% %7.1f "
-                            "%6.1f%%\n",
-                            w->names, name, direction(g->backward), g->T, w->K, w->N, g->seconds,
-                            g->gflops, percent(g->share), g->gbs, percent(g->read_share));
+            r->json ? gemm_json(r, w, name, g, *first, e)
+                    : text_addf(&r->out, e,
+                                "  %-17s %-5s %-8s %5zu %6zu %6zu %11.6f %9.1f %6.1f%% %7.1f "
+                                "%6.1f%%\n",
+                                w->names, name, direction(g->backward), g->T, w->K, w->N,
+                                g->seconds, g->gflops, percent(g->share), g->gbs,
+                                percent(g->read_share));
         if (status) return -1;
         *first = 0;
     }
@@ -175,10 +176,8 @@ static int report_gemm(Report *r, Err *e)
     BenchWeight weights[BENCH_MAX_WEIGHTS];
     size_t n = bench_weights(&r->b, weights);
     int first = 1, wanted = wants(r, "gemm");
-    if (r->json
-            ? text_addf(&r->out, e, ",\"gemm\":[")
-            : wanted &&
-                  text_addf(&r->out, e,
+    if (r->json ? text_addf(&r->out, e, ",\"gemm\":[")
+                : wanted && text_addf(&r->out, e,
                             "\nmatrix products: y [T,N] = x [T,K] W^T, backward dx = dy W; shares "
                             "of the peak, and of reading W\n"
                             "  %-17s %-5s %-8s %5s %6s %6s %11s %9s %7s %7s %7s\n",
@@ -206,13 +205,14 @@ static int report_attention(Report *r, Err *e)
                                      "length", "", "seconds", "GFLOP/s", "share");
     for (size_t i = 0; i < n && !status; i++) {
         const BenchAttention *a = &rows[i];
-        status = r->json
-                     ? text_addf(&r->out, e, "%s{\"length\":%zu,\"direction\":\"%s\"", i ? "," : "",
-                                 a->length, direction(a->backward)) ||
-                           put(r, "seconds", a->seconds, e) || put(r, "gflops", a->gflops, e) ||
-                           put(r, "share", a->share, e) || text_add(&r->out, "}", 1, e)
-                     : text_addf(&r->out, e, "  %6zu %-8s %11.6f %9.1f %6.1f%%\n", a->length,
-                                 direction(a->backward), a->seconds, a->gflops, percent(a->share));
+        status = r->json ? text_addf(&r->out, e, "%s{\"length\":%zu,\"direction\":\"%s\"",
+                                     i ? "," : "", a->length, direction(a->backward)) ||
+                               put(r, "seconds", a->seconds, e) ||
+                               put(r, "gflops", a->gflops, e) || put(r, "share", a->share, e) ||
+                               text_add(&r->out, "}", 1, e)
+                         : text_addf(&r->out, e, "  %6zu %-8s %11.6f %9.1f %6.1f%%\n", a->length,
+                                     direction(a->backward), a->seconds, a->gflops,
+                                     percent(a->share));
     }
     if (!status && r->json) status = text_add(&r->out, "]", 1, e);
     return status ? -1 : flush_tables(r, e);
@@ -305,11 +305,12 @@ static int step_json(Report *r, const BenchStep *s, int first, Err *e)
 
 static int step_row(Report *r, const BenchStep *s, Err *e)
 {
-    return text_addf(
-        &r->out, e, "  %-6s %-5s %5zu %5zu+%-5zu %7zu %10.3f %9.1f %6.1f%% %10.3f %8llu\n",
-        train_method_names[s->method], s->rows.name, s->batch, s->rows.prompt, s->rows.completion,
-        s->tokens, s->seconds, s->tokens_per_second, percent(s->share), s->reference_seconds,
-        (unsigned long long)(s->planned >> 20));
+    return text_addf(&r->out, e,
+                     "  %-6s %-5s %5zu %5zu+%-5zu %7zu %10.3f %9.1f %6.1f%% %10.3f %8llu\n",
+                     train_method_names[s->method], s->rows.name, s->batch, s->rows.prompt,
+                     s->rows.completion, s->tokens, s->seconds, s->tokens_per_second,
+                     percent(s->share), s->reference_seconds,
+                     (unsigned long long)(s->planned >> 20));
 }
 
 static int report_steps(Report *r, Model *m, Err *e)
@@ -317,14 +318,13 @@ static int report_steps(Report *r, Model *m, Err *e)
     static const TrainMethod methods[] = {TRAIN_DPO, TRAIN_KTO};
     size_t kinds = r->b.quick ? 1 : BENCH_ROWS; /* quick: short rows only */
     int first = 1, wanted = wants(r, "steps");
-    if (r->json
-            ? text_addf(&r->out, e, ",\"steps\":[")
-            : wanted && text_addf(&r->out, e,
-                                  "\ntraining steps, LoRA of rank 16 on all maps; shares count the "
-                                  "products with weights that no method can save\n"
-                                  "  %-6s %-5s %5s %11s %7s %10s %9s %7s %10s %8s\n",
-                                  "method", "rows", "batch", "lengths", "tokens", "seconds",
-                                  "tokens/s", "share", "reference", "plan MiB"))
+    if (r->json ? text_addf(&r->out, e, ",\"steps\":[")
+                : wanted && text_addf(&r->out, e,
+                            "\ntraining steps, LoRA of rank 16 on all maps; shares count the "
+                            "products with weights that no method can save\n"
+                            "  %-6s %-5s %5s %11s %7s %10s %9s %7s %10s %8s\n",
+                            "method", "rows", "batch", "lengths", "tokens", "seconds", "tokens/s",
+                            "share", "reference", "plan MiB"))
         return -1;
     if (flush_tables(r, e)) return -1;
     for (size_t k = 0; k < kinds && wanted; k++)

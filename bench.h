@@ -76,8 +76,7 @@ double bench_head_weights(const Bench *b);
 void bench_cpu(char *out, size_t size);
 /* Fills b->peaks. */
 int bench_peaks(Bench *b, Err *e);
-/* A block far larger than any cache, read front to back by all threads: GB/s of one such reading.
- */
+/* A block far larger than any cache, and the GB/s of one reading, front to back by all threads. */
 typedef struct {
     void *block;
     size_t words, bytes; /* of each thread; of all */
