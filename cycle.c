@@ -581,7 +581,8 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
     static const CycleEvents silent;
     *result = (CycleResult){0};
     if (cycle_config_check(c, e)) return -1;
-    if (io_exists(c->run) && !c->resume)
+    int existed = io_exists(c->run);
+    if (existed && !c->resume)
         return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
                        c->run);
     mode_t before = umask(077); /* prompts hold what people wrote: for the owner only */
@@ -599,6 +600,7 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
     }
     mem_free(l);
     umask(before);
+    if (status && !existed) remove(c->run); /* stays as soon as a file is in it */
     if (status) cycle_result_free(result);
     return status;
 }

@@ -298,7 +298,8 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
     if (!c->run) return err_set(e, ERR_USAGE, "-o: a run directory is needed");
     if (!(c->test > 0))
         return err_set(e, ERR_USAGE, "--test: found 0; a grid compares its runs on test prompts");
-    if (io_exists(c->run) && !c->resume)
+    int existed = io_exists(c->run);
+    if (existed && !c->resume)
         return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
                        c->run);
     mode_t before = umask(077);
@@ -312,6 +313,10 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
     for (size_t i = 0; x.cells && i < x.n; i++) {
         mem_free(x.cells[i].choices);
         for (size_t v = 0; v < g->n_validators; v++) evaluate_close(&x.cells[i].last[v]);
+    }
+    if (status && !existed && x.shared) { /* they stay as soon as a file is in them */
+        remove(x.shared);
+        remove(c->run);
     }
     mem_free(x.cells);
     mem_free(x.shared);

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The first faults of the list of bad inputs, each with its number, as a user meets them: the message
-# on the last line of stderr, the exit code, and that nothing is left behind. Faults that need a
-# broken disk or a killed process are in faults.sh.
+# The first faults of the list of bad inputs, each with its number, as a user meets them: the
+# message on the last line of stderr, the exit code, and that nothing is left behind. Faults that
+# need a broken disk or a killed process are in faults.sh.
 . "$(dirname "$0")/lib.sh"
 LC_ALL=C
 export LC_ALL
@@ -96,23 +96,28 @@ sed 's/"hidden_size":32/"hidden_size":40/' "$MODEL/config.json" >"$T/bad/config.
 cp "$MODEL/model.safetensors" "$T/bad/"
 bad "T31 weights of another shape" 'expected \[.*\] by config.json, found \['
 cp "$MODEL/config.json" "$T/bad/"
-printf 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n' >"$T/bad/model.safetensors"
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n' \
+    >"$T/bad/model.safetensors"
 bad "S09 a Git LFS pointer" 'LFS'
 cp "$MODEL/model.safetensors" "$T/bad/"
 
 # T34: NaN in the last weight, found on request; without it the numbers are refused later.
 size=$(wc -c <"$MODEL/model.safetensors")
-{ head -c $((size - 4)) "$MODEL/model.safetensors"; printf '\000\000\300\177'; } >"$T/bad/model.safetensors"
+{ head -c $((size - 4)) "$MODEL/model.safetensors"; printf '\000\000\300\177'; } \
+    >"$T/bad/model.safetensors"
 refuses "T34 NaN in the weights" 65 'model.safetensors: .*weight' \
     align score -m "$T/bad" --data "$T/rows.jsonl" --check-tensors
 cp "$MODEL/model.safetensors" "$T/bad/"
 
 # ---- S: shards
 mv "$T/bad/model.safetensors" "$T/bad/part.safetensors"
-printf '{"weight_map":{"model.norm.weight":"../../etc/passwd"}}' >"$T/bad/model.safetensors.index.json"
+printf '{"weight_map":{"model.norm.weight":"../../etc/passwd"}}' \
+    >"$T/bad/model.safetensors.index.json"
 bad "S05 a shard outside the directory" '\.\./\.\./etc/passwd'
-printf '{"weight_map":{"model.norm.weight":"gone.safetensors"}}' >"$T/bad/model.safetensors.index.json"
-refuses "S02 a shard that is not there" 66 'gone.safetensors' align score -m "$T/bad" --data "$T/rows.jsonl"
+printf '{"weight_map":{"model.norm.weight":"gone.safetensors"}}' \
+    >"$T/bad/model.safetensors.index.json"
+refuses "S02 a shard that is not there" 66 'gone.safetensors' align score -m "$T/bad" \
+    --data "$T/rows.jsonl"
 rm "$T/bad/model.safetensors.index.json"
 mv "$T/bad/part.safetensors" "$T/bad/model.safetensors"
 
@@ -122,7 +127,8 @@ config '"hidden_size":32' '"hidden_size":0'
 bad "C04 a size of 0" 'hidden_size'
 config '"vocab_size":258' '"vocab_size":1000000000'
 bad "C04 a size of 10^9" 'vocab_size'
-config '"rope_theta":10000.0' '"rope_theta":10000.0,"rope_parameters":{"rope_type":"default","rope_theta":5e5}'
+config '"rope_theta":10000.0' \
+    '"rope_theta":10000.0,"rope_parameters":{"rope_type":"default","rope_theta":5e5}'
 bad "C05 two rope_thetas" 'rope_theta'
 config '"rope_theta":10000.0,' ''
 gives "C06 no rope_theta: a default is used" 0 align score -m "$T/bad" --data "$T/rows.jsonl"
@@ -193,7 +199,8 @@ no_run J06
 { echo "$good"; echo '{"prompt":"a","chosen":"b"}'; } >"$T/j.jsonl"
 refuses "J07 no rejected" 65 'j.jsonl:2.*rejected' dpo
 no_run J07
-{ echo '{"prompt":"a","completion":"b","label":true}'; echo '{"prompt":"b","completion":"b","label":"yes"}'; } >"$T/j.jsonl"
+{ echo '{"prompt":"a","completion":"b","label":true}'
+  echo '{"prompt":"b","completion":"b","label":"yes"}'; } >"$T/j.jsonl"
 refuses "J08 a label that is text" 65 'j.jsonl:2.*label' kto
 no_run J08
 { echo "$good"; echo '{"prompt":"a","chosen":"","rejected":"x"}'; } >"$T/j.jsonl"
@@ -202,7 +209,8 @@ rm -rf "$T/run"
 echo "$good" >"$T/j.jsonl"
 refuses "J12 all rows dropped" 65 'j.jsonl' dpo --max-length 2
 no_run J12
-{ echo '{"prompt":"a","completion":"b","label":true}'; echo '{"prompt":"c","completion":"d","label":true}'; } >"$T/j.jsonl"
+{ echo '{"prompt":"a","completion":"b","label":true}'
+  echo '{"prompt":"c","completion":"d","label":true}'; } >"$T/j.jsonl"
 gives "J21 one class only" 0 kto --batch 2
 has "J21 and it is said" 'desirable' "$T/err"
 rm -rf "$T/run"
@@ -223,13 +231,18 @@ for wrong in '--lr abc' '--lr nan' '--lr -1' '--beta 0' '--rank 0' '--rank 10000
 done
 refuses "O02 a value missing" 64 '--lr' align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --lr
 : >"$T/file"
-refuses "O09 a run inside a file" 73 "$T/file" align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/file/run" --steps 1
-refuses "O09 a run under no folder" 73 "nowhere" align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/nowhere/run" --steps 1
+refuses "O09 a run inside a file" 73 "$T/file" align dpo -m "$MODEL" --data "$T/j.jsonl" \
+    -o "$T/file/run" --steps 1
+refuses "O09 a run under no folder" 73 "nowhere" align dpo -m "$MODEL" --data "$T/j.jsonl" \
+    -o "$T/nowhere/run" --steps 1
 
 # ---- P, N: checkpoints, adapters, numbers
-gives "P12 a run to break" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3
-refuses "P14 resumed with another rank" 65 'rank' align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --rank 2 --resume
-refuses "O08 a run that exists" 73 'run' align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3
+gives "P12 a run to break" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 \
+    --save-every 1 --keep 2 --lr 1e-3
+refuses "P14 resumed with another rank" 65 'rank' align dpo -m "$MODEL" --data "$T/j.jsonl" \
+    -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --rank 2 --resume
+refuses "O08 a run that exists" 73 'run' align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" \
+    --steps 3
 cp -r "$T/run" "$T/whole"
 rm -rf "$T/run/adapter"
 newest=$(ls "$T/run/checkpoints" | tail -n 1)
@@ -237,26 +250,34 @@ adapter="$T/run/checkpoints/$newest/adapter_model.safetensors"
 [ -f "$adapter" ] || adapter=$(find "$T/run/checkpoints/$newest" -name '*.safetensors' | head -n 1)
 size=$(wc -c <"$adapter")
 { head -c $((size - 1)) "$adapter"; printf 'x'; } >"$T/flipped" && cp "$T/flipped" "$adapter"
-gives "P10 a byte of the newest checkpoint changed" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --resume
+gives "P10 a byte of the newest checkpoint changed" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" \
+    -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --resume
 has "P10 the file is named" "$newest" "$T/err"
-same "P10 the same adapter in the end" "$T/whole/adapter/adapter_model.safetensors" "$T/run/adapter/adapter_model.safetensors"
+same "P10 the same adapter in the end" "$T/whole/adapter/adapter_model.safetensors" \
+    "$T/run/adapter/adapter_model.safetensors"
 rm -rf "$T/run" && cp -r "$T/whole" "$T/run" && rm -rf "$T/run/adapter"
 rm "$T/run/checkpoints/$newest/manifest.json"
-gives "P11 a checkpoint without its manifest" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --resume
-same "P11 the same adapter in the end" "$T/whole/adapter/adapter_model.safetensors" "$T/run/adapter/adapter_model.safetensors"
+gives "P11 a checkpoint without its manifest" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" \
+    -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --resume
+same "P11 the same adapter in the end" "$T/whole/adapter/adapter_model.safetensors" \
+    "$T/run/adapter/adapter_model.safetensors"
 rm -rf "$T/run" && cp -r "$T/whole" "$T/run" && rm -rf "$T/run/adapter"
 for c in "$T"/run/checkpoints/*; do rm "$c/manifest.json"; done
-refuses "P12 no valid checkpoint: no silent restart" 65 'checkpoint' align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --resume
+refuses "P12 no valid checkpoint: no silent restart" 65 'checkpoint' align dpo -m "$MODEL" \
+    --data "$T/j.jsonl" -o "$T/run" --steps 3 --save-every 1 --keep 2 --lr 1e-3 --resume
 adapter="$T/whole/adapter/adapter_model.safetensors"
 cp -r "$T/whole/adapter" "$T/nan"
 size=$(wc -c <"$adapter")
 { head -c $((size - 4)) "$adapter"; printf '\000\000\300\177'; } >"$T/nan/adapter_model.safetensors"
-refuses "P21 NaN in an adapter" 65 'lora_' align score -m "$MODEL" --adapter "$T/nan" --data "$T/rows.jsonl"
-refuses "P22 merged onto itself" 64 'model' align merge -m "$MODEL" --adapter "$T/whole/adapter" -o "$MODEL"
+refuses "P21 NaN in an adapter" 65 'lora_' align score -m "$MODEL" --adapter "$T/nan" \
+    --data "$T/rows.jsonl"
+refuses "P22 merged onto itself" 64 'model' align merge -m "$MODEL" --adapter "$T/whole/adapter" \
+    -o "$MODEL"
 gives "P22 the good twin" 0 align merge -m "$MODEL" --adapter "$T/whole/adapter" -o "$T/merged"
 rm -rf "$T/run"
 size=$(wc -c <"$MODEL/model.safetensors")
-{ head -c $((size - 4)) "$MODEL/model.safetensors"; printf '\000\000\300\177'; } >"$T/bad/model.safetensors"
+{ head -c $((size - 4)) "$MODEL/model.safetensors"; printf '\000\000\300\177'; } \
+    >"$T/bad/model.safetensors"
 align dpo -m "$T/bad" --data "$T/j.jsonl" -o "$T/run" --steps 4 >"$T/out" 2>"$T/err"
 status=$?
 check "N01 NaN never becomes an adapter (exit $status)" test $status -eq 65 -o $status -eq 76
@@ -265,7 +286,9 @@ check "N01 no adapter" test ! -e "$T/run/adapter"
 # N11: the same bits for any number of threads.
 for t in 1 2 3 7; do
     rm -rf "$T/run"
-    gives "N11 $t threads" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 --lr 1e-3 --threads $t
-    same "N11 $t threads" "$T/whole/adapter/adapter_model.safetensors" "$T/run/adapter/adapter_model.safetensors"
+    gives "N11 $t threads" 0 align dpo -m "$MODEL" --data "$T/j.jsonl" -o "$T/run" --steps 3 \
+        --lr 1e-3 --threads $t
+    same "N11 $t threads" "$T/whole/adapter/adapter_model.safetensors" \
+        "$T/run/adapter/adapter_model.safetensors"
 done
 finish

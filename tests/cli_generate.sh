@@ -12,7 +12,8 @@ gives "answers" 0 align generate -m "$MODEL" --data "$T/prompts.jsonl" --samples
 lines "a line for each prompt and sample" 9 "$T/answers.jsonl"
 has "a row" '^\{"index":0,"sample":1,"prompt":"ab","response":".*","token_ids":\[[0-9,]*\],"finish":"(stop|length)","harmful_level":2\}$' \
     "$T/answers.jsonl"
-check "in order" sh -c "sed 's/{\"index\":\([0-9]*\),\"sample\":\([0-9]*\),.*/\1 \2/' $T/answers.jsonl |
+check "in order" \
+    sh -c "sed 's/{\"index\":\([0-9]*\),\"sample\":\([0-9]*\),.*/\1 \2/' $T/answers.jsonl |
     sort -c -n"
 
 # The same text in any company, threads, kernel; another seed, another text.
@@ -25,8 +26,8 @@ done
 gives "another seed" 0 align generate -m "$MODEL" --data "$T/prompts.jsonl" --samples 3 -n 6 -s 7 \
     -o "$T/other.jsonl"
 check "another seed" sh -c "! cmp -s $T/answers.jsonl $T/other.jsonl"
-gives "greedy" 0 align generate -m "$MODEL" --data "$T/prompts.jsonl" --temperature 0 --samples 2 -n 4 \
-    -o "$T/greedy.jsonl"
+gives "greedy" 0 align generate -m "$MODEL" --data "$T/prompts.jsonl" --temperature 0 --samples 2 \
+    -n 4 -o "$T/greedy.jsonl"
 check "greedy samples are alike" sh -c "sed -n 's/.*\"sample\":0,//p' $T/greedy.jsonl >$T/a
     sed -n 's/.*\"sample\":1,//p' $T/greedy.jsonl >$T/b; cmp $T/a $T/b"
 

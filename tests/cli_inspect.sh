@@ -10,7 +10,8 @@ if command -v sha256sum >/dev/null; then
     has "model: hash of the weights" "$hash +130216 +model.safetensors" "$T/out"
 fi
 gives "model as JSON" 0 align inspect "$MODEL" --json
-has "model as JSON" '^\{"kind":"model",.*"tied embeddings":false,.*"files":\[\{"name":"config' "$T/out"
+has "model as JSON" '^\{"kind":"model",.*"tied embeddings":false,.*"files":\[\{"name":"config' \
+    "$T/out"
 gives "adapter" 0 align inspect tests/golden/llama/adapter
 has "adapter" '^r +3$' "$T/out"
 gives "adapter as JSON" 0 align inspect tests/golden/llama/adapter --json

@@ -18,11 +18,13 @@ for kind in self model; do
     gives "judge $kind" 0 align judge --judge $kind -m "$MODEL" --data "$T/answers.jsonl" \
         -o "$T/$kind.jsonl"
     lines "judge $kind: a line for each row" 4 "$T/$kind.jsonl"
-    has "judge $kind: the row unchanged" "^\{\"prompt\":\"a\",.*\"extra\":\[1\],\"action\":.*\"judge\":\"$kind\"" \
+    has "judge $kind: the row unchanged" \
+        "^\{\"prompt\":\"a\",.*\"extra\":\[1\],\"action\":.*\"judge\":\"$kind\"" \
         "$T/$kind.jsonl"
     has "judge $kind: agreement of the orders" '"evidence":\[\],"agreement":(1|0\.[36]+7?)\}$' \
         "$T/$kind.jsonl"
-    has "judge $kind: no words, a refusal" '"response":"".*"refuse","probability":1,' "$T/$kind.jsonl"
+    has "judge $kind: no words, a refusal" '"response":"".*"refuse","probability":1,' \
+        "$T/$kind.jsonl"
     has "judge $kind: disagreement is reported" '^label orders disagree on [0-3] rows' "$T/out"
 done
 sed 's/"judge":"self"/"judge":"model"/' "$T/self.jsonl" >"$T/self-as-model.jsonl"
@@ -39,7 +41,8 @@ has "judge by text: and marked" '"caution","probability":0\.333.*"agreement":0,"
 gives "a model against people" 0 align judge --judge self -m "$MODEL" --data "$T/answers.jsonl" \
     -o "$T/x" --gold human --json
 has "a model against people: both baselines" \
-    '"baselines":\{"majority":\{"action":"refuse",.*"rules":\{"metrics":\{"accuracy":\{"value":1,' "$T/out"
+    '"baselines":\{"majority":\{"action":"refuse",.*"rules":\{"metrics":\{"accuracy":\{"value":1,' \
+    "$T/out"
 has "a model against people: bias" '"bias":\{"value":-?[0-9.]+,"low":-?[0-9.]+,"high":' "$T/out"
 rm "$T/x"
 refuses "rows and report on one output" 64 "standard output" align judge \
@@ -61,12 +64,12 @@ teach="sft -m $MODEL --judge-data $T/taught.jsonl --max-length 1500 --steps 3 --
 sed 's/"human"/"label"/' "$T/answers.jsonl" >"$T/taught.jsonl"
 # shellcheck disable=SC2086
 gives "sft --judge-data" 0 align $teach -o "$T/run"
-has "sft --judge-data says what it teaches" "4 rows that teach a judge .accept 1, caution 1, refuse 2." \
-    "$T/err"
+has "sft --judge-data says what it teaches" \
+    "4 rows that teach a judge .accept 1, caution 1, refuse 2." "$T/err"
 has "the rows are there" '^\{"prompt":"You judge .*Judgment:","completion":" Refuse"\}$' \
     "$T/run.rows.jsonl"
-gives "judge by the trained one" 0 align judge --judge model -m "$MODEL" --adapter "$T/run/adapter" \
-    --uncalibrated --data "$T/answers.jsonl" -o "$T/trained.jsonl"
+gives "judge by the trained one" 0 align judge --judge model -m "$MODEL" \
+    --adapter "$T/run/adapter" --uncalibrated --data "$T/answers.jsonl" -o "$T/trained.jsonl"
 check "training changed it" sh -c "! cmp -s '$T/trained.jsonl' '$T/model.jsonl'"
 # shellcheck disable=SC2086
 gives "sft --judge-data goes on" 0 align $teach -o "$T/run" --resume

@@ -53,12 +53,14 @@ while [ $i -lt 40 ]; do
     echo "{\"prompt\":\"s$i\",\"harmful_level\":3,\"method\":\"indirect\",\"action\":\"refuse\"}"
     i=$((i + 1))
 done >"$T/earlier.jsonl"
-sed -e '/"h[0-9]"/s/accept/refuse/' -e '/"s1[0-9]"/s/refuse/accept/' "$T/earlier.jsonl" >"$T/later.jsonl"
+sed -e '/"h[0-9]"/s/accept/refuse/' -e '/"s1[0-9]"/s/refuse/accept/' "$T/earlier.jsonl" \
+    >"$T/later.jsonl"
 gives "evaluate against" 0 align evaluate --data "$T/later.jsonl" --against "$T/earlier.jsonl" \
     -o "$T/results.json"
 has "evaluate against: severe failures first" '^severe failures: 10 prompts of level 3' "$T/out"
 check "evaluate against: severe failures first" sh -c "head -1 '$T/out' | grep -q severe"
-has "evaluate against: more refusal" '^erroneous refusal +0\.000 +0\.250 +\+0\.250 \[\+0\.1.*- +0\.0' \
+has "evaluate against: more refusal" \
+    '^erroneous refusal +0\.000 +0\.250 +\+0\.250 \[\+0\.1.*- +0\.0' \
     "$T/out"
 has "evaluate against: a worse stratum" '^ +3 +indirect +10 +0 +0\.00098' "$T/out"
 has "evaluate against: in results.json" '"change":\{"before_sha256"' "$T/results.json"
@@ -106,5 +108,12 @@ refuses "a changed past shows" 65 "ledger.jsonl" align inspect "$T/loop" --verif
 refuses "no ledger" 66 "ledger.jsonl" align inspect "$T" --verify
 # shellcheck disable=SC2086
 refuses "an unknown method" 64 "nearest: kto" align cycle $loop -o "$T/x" --methods ktp
+prompts 3 no >"$T/few.jsonl"
+for grid in "" "--judges rules,self"; do
+    # shellcheck disable=SC2086
+    refuses "too few prompts to split $grid" 65 "few.jsonl: .* split" \
+        align cycle -m "$MODEL" --data "$T/few.jsonl" -o "$T/x" $grid
+    check "they leave no folder $grid" test ! -e "$T/x"
+done
 
 finish

@@ -41,7 +41,8 @@ while [ $i -lt 16 ]; do
     echo "{\"prompt\":\"ask $i\",\"base_prompt\":\"b$i\",\"harmful_level\":$((i % 4)),\"demonstration\":\"I cannot help with that, sorry.\"}"
     i=$((i + 1))
 done >"$T/prompts.jsonl"
-loop="-m $MODEL --data $T/prompts.jsonl --samples 2 -n 6 --steps 2 --rank 2 --test 0 --validation 0.25"
+loop="-m $MODEL --data $T/prompts.jsonl --samples 2 -n 6 --steps 2 --rank 2 --test 0
+    --validation 0.25"
 # shellcheck disable=SC2086
 gives "a loop" 0 align cycle $loop -o "$T/loop"
 gives "a page of its answers" 0 align judge --data "$T/loop/cycle-0/judged.jsonl" --review 8 \

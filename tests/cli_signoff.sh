@@ -5,18 +5,21 @@
 # ---- --print-config: what is printed is accepted, and says the same again
 gives "print-config" 0 align cycle --print-config
 cp "$T/out" "$T/plain.json"
-has "print-config: an option is explained" '^  "//cycles": "times through the loop \[\[1,1000\]; default 1\]",$' \
+has "print-config: an option is explained" \
+    '^  "//cycles": "times through the loop \[\[1,1000\]; default 1\]",$' \
     "$T/plain.json"
-gives "print-config of choices" 0 align cycle -m "$MODEL" --data "a \"b\".jsonl" --seed 18446744073709551615 \
-    --methods dpo --confidence 0.9 --system "Be kind." --raw --dpo-loss sigmoid,sft --print-config
+gives "print-config of choices" 0 align cycle -m "$MODEL" --data "a \"b\".jsonl" \
+    --seed 18446744073709551615 --methods dpo --confidence 0.9 --system "Be kind." --raw --dpo-loss sigmoid,sft --print-config
 cp "$T/out" "$T/config.json"
 gives "print-config of its own file" 0 align cycle --config "$T/config.json" --print-config
 same "print-config of its own file" "$T/config.json" "$T/out"
 check "the file says what was chosen" sh -c "! cmp -s '$T/plain.json' '$T/config.json'"
-for key in '"seed": 18446744073709551615' '"methods": \["dpo"\]' '"raw": true' '"system": "Be kind."'; do
+for key in '"seed": 18446744073709551615' '"methods": \["dpo"\]' '"raw": true' \
+    '"system": "Be kind."'; do
     has "print-config: $key" "^  $key,\$" "$T/config.json"
 done
-check "no action is part of a configuration" sh -c "! grep -q '\"approve\"\|\"resume\"' '$T/config.json'"
+check "no action is part of a configuration" \
+    sh -c "! grep -q '\"approve\"\|\"resume\"' '$T/config.json'"
 sed 's/"cycles"/"cycels"/' "$T/plain.json" >"$T/typo.json"
 refuses "a comment hides no typing error" 64 'cycels.*nearest: cycles' \
     align cycle --config "$T/typo.json" --print-config
@@ -59,7 +62,8 @@ refuses "a policy that was not selected" 65 "promoted a candidate" \
     align cycle "$T/stays" --approve "Dr A" --reason "looks fine"
 refuses "no run" 66 "ledger.jsonl" align cycle "$T" --approve "Dr A" --reason x
 refuses "no run named" 64 "RUN is missing" align cycle --approve "Dr A" --reason x
-check "nothing is deployed by a refusal" test ! -e "$T/run/deployed.json" -a ! -e "$T/stays/deployed.json"
+check "nothing is deployed by a refusal" test ! -e "$T/run/deployed.json" -a \
+    ! -e "$T/stays/deployed.json"
 
 cp -R "$T/run" "$T/changed"
 echo >>"$T/changed/cycle-1/judged.jsonl"
@@ -68,7 +72,8 @@ refuses "a run with a changed file" 65 "nothing is signed: .*cycle-1/judged.json
 check "a run with a changed file" test ! -e "$T/changed/deployed.json"
 
 gives "approve" 0 align cycle "$T/run" --approve "Dr \"A\"" --reason "read 200 answers"
-has "approve" '^approved: the policy after cycle 1 is deployed, signed by Dr "A", entry [0-9]+$' "$T/out"
+has "approve" '^approved: the policy after cycle 1 is deployed, signed by Dr "A", entry [0-9]+$' \
+    "$T/out"
 has "approve: the head is not enough" 'can also rewrite the whole chain' "$T/out"
 head=$(sed -n 's/^ledger head //p' "$T/out")
 weights=$(sed -n 's/^adapter sha256 //p' "$T/out")
@@ -76,26 +81,33 @@ check "the adapter's hash is the file's" \
     sh -c "sha256sum '$T/run/cycle-1/adapter/adapter_model.safetensors' | grep -q '^$weights '"
 has "the report shows who signed" 'Dr &quot;A&quot;</td><td>read 200 answers' "$T/run/report.html"
 has "the report shows the head" "$head" "$T/run/report.html"
-has "deployed.json names it" "^\{\"cycle\":1,\"by\":\"Dr ..A..\",.*\"method\":\"dpo\".*\"adapter_sha256\":\"$weights\"" \
+has "deployed.json names it" \
+    "^\{\"cycle\":1,\"by\":\"Dr ..A..\",.*\"method\":\"dpo\".*\"adapter_sha256\":\"$weights\"" \
     "$T/run/deployed.json"
-check "deployed.json is for its owner only" sh -c "ls -l '$T/run/deployed.json' | grep -q '^-rw-------'"
+check "deployed.json is for its owner only" \
+    sh -c "ls -l '$T/run/deployed.json' | grep -q '^-rw-------'"
 gives "a signed run verifies" 0 align inspect "$T/run" --verify
 has "a signed run verifies" "^ledger head +$head\$" "$T/out"
 has "inspect: who approved what" '^  approved +cycle 1, by Dr "A", 2.*Z: read 200 answers$' "$T/out"
 gives "inspect: who approved what, for machines" 0 align inspect "$T/run" --json
 has "inspect: who approved what, for machines" \
-    '"signatures":\[\{"event":"approve","cycle":1,"by":"Dr ..A..","reason":"read 200 answers"' "$T/out"
+    '"signatures":\[\{"event":"approve","cycle":1,"by":"Dr ..A..","reason":"read 200 answers"' \
+    "$T/out"
 sed -i.bak 's/"cycle":1/"cycle":7/' "$T/run/deployed.json"
 refuses "a changed deployed.json shows" 65 "deployed.json" align inspect "$T/run" --verify
 mv "$T/run/deployed.json.bak" "$T/run/deployed.json"
 
 refuses "a rollback to what is deployed" 64 "found 1, allowed 0 to 0" \
     align cycle "$T/run" --rollback 1 --approve "Dr B" --reason x
-gives "rollback" 0 align cycle -o "$T/run" --rollback 0 --approve "Dr B" --reason "too cautious" --json
-has "rollback" '"event":"rollback","cycle":0,"by":"Dr B","reason":"too cautious","adapter_sha256":"",' "$T/out"
-has "rollback: the base model" '^\{"cycle":0,"by":"Dr B".*"method":null,"adapter":null' "$T/run/deployed.json"
+gives "rollback" 0 align cycle -o "$T/run" --rollback 0 --approve "Dr B" --reason "too cautious" \
+    --json
+has "rollback" \
+    '"event":"rollback","cycle":0,"by":"Dr B","reason":"too cautious","adapter_sha256":"",' "$T/out"
+has "rollback: the base model" '^\{"cycle":0,"by":"Dr B".*"method":null,"adapter":null' \
+    "$T/run/deployed.json"
 has "the report shows the rollback" 'Dr B</td><td>too cautious' "$T/run/report.html"
-gives "a redacted report" 0 align cycle "$T/run" --approve "Dr A" --reason "on second thought" --redact
+gives "a redacted report" 0 align cycle "$T/run" --approve "Dr A" --reason "on second thought" \
+    --redact
 has "a redacted report" 'on second thought' "$T/run/report.html"
 check "a redacted report" sh -c "! grep -q '<p class=.said.>' '$T/run/report.html'"
 gives "back again" 0 align cycle "$T/run" --rollback 0 --approve "Dr B" --reason "too cautious"
@@ -104,7 +116,8 @@ has "two signatures" '^  rolled back to +cycle 0, by Dr B' "$T/out"
 # shellcheck disable=SC2086
 gives "a signed run, resumed" 0 align cycle $loop --max-added-refusal 1 -o "$T/run" --resume
 gives "a signed run, resumed" 0 align inspect "$T/run" --verify
-refuses "two names of the run" 64 "one run" align cycle "$T/run" -o "$T/stays" --approve a --reason b
+refuses "two names of the run" 64 "one run" align cycle "$T/run" -o "$T/stays" --approve a \
+    --reason b
 
 # ---- the adapter of the run swapped, and the ledger written anew: hashes of two entries disagree
 cp -R "$T/run" "$T/forged"
@@ -121,13 +134,16 @@ has "auto" '"by":"auto","reason":"--auto","automatic":true' "$T/auto/deployed.js
 gives "auto signs once" 0 align cycle $loop --max-added-refusal 1 -o "$T/auto" --auto --resume
 check "auto signs once" test "$(grep -c '"event":"approve"' "$T/auto/ledger.jsonl")" -eq 1
 # shellcheck disable=SC2086
-gives "what auto signed is taken back" 0 align cycle "$T/auto" --rollback 0 --approve A --reason doubts
+gives "what auto signed is taken back" 0 align cycle "$T/auto" --rollback 0 --approve A \
+    --reason doubts
 # shellcheck disable=SC2086
 gives "auto does not overrule a person" 0 align cycle $loop --max-added-refusal 1 -o "$T/auto" \
     --auto --resume
-check "auto does not overrule a person" test "$(grep -c '"automatic":true' "$T/auto/ledger.jsonl")" -eq 1
+check "auto does not overrule a person" \
+    test "$(grep -c '"automatic":true' "$T/auto/ledger.jsonl")" -eq 1
 has "a person's word stands" '"by":"A"' "$T/auto/deployed.json"
-gives "auto with nothing to sign" 0 align cycle $loop --max-added-refusal 0 -o "$T/stays" --auto --resume
+gives "auto with nothing to sign" 0 align cycle $loop --max-added-refusal 0 -o "$T/stays" --auto \
+    --resume
 check "auto with nothing to sign" test ! -e "$T/stays/deployed.json"
 cp "$T/auto/deployed.json" "$T/stays/deployed.json"
 gives "a deployment nobody signed" 65 align inspect "$T/stays" --verify

@@ -48,8 +48,8 @@ while [ $i -lt 40 ]; do
     echo "{\"prompt\":[{\"role\":\"user\",\"content\":\"Erz\303\244hl $i\"},{\"role\":\"assistant\",\"content\":\"\344\275\240\"},{\"role\":\"user\",\"content\":\"weiter\"}],\"harmful_level\":$((i % 4)),\"demonstration\":\"No.\"}"
     i=$((i + 1))
 done >"$T/talks.jsonl"
-gives "conversations" 0 align cycle -m "$stories" --data "$T/talks.jsonl" --samples 2 -n 4 --steps 2 \
-    --batch 8 --chat-template mistral-v0.1 -o "$T/talks"
+gives "conversations" 0 align cycle -m "$stories" --data "$T/talks.jsonl" --samples 2 -n 4 \
+    --steps 2 --batch 8 --chat-template mistral-v0.1 -o "$T/talks"
 has "conversations" '"prompt":\[\{"role":"user","content":"Erz' "$T/talks/cycle-1/dpo.jsonl"
 gives "conversations verify" 0 align inspect "$T/talks" --verify
 

@@ -56,7 +56,8 @@ gives "one row" 0 align score -m "$MODEL" --data "$T/one.jsonl" -o "$T/one.score
 head -n 1 "$T/scores.jsonl" >"$T/first"
 same "alone or in company" "$T/first" "$T/one.scores"
 for t in 1 2 3 7; do
-    gives "$t threads" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --threads $t -o "$T/t.scores"
+    gives "$t threads" 0 align score -m "$MODEL" --data "$T/rows.jsonl" --threads $t \
+        -o "$T/t.scores"
     same "$t threads" "$T/scores.jsonl" "$T/t.scores"
 done
 for k in ref auto; do

@@ -102,7 +102,8 @@ for f in model.safetensors config.json tokenizer.json tokenizer_config.json; do
 done
 check "merge leaves nothing behind" test ! -e "$T/merged.tmp"
 head -n 1 "$T/kto.jsonl" >"$T/one.jsonl"
-gives "score of the merged model" 0 align score -m "$T/merged" --data "$T/one.jsonl" -o "$T/a.scores"
+gives "score of the merged model" 0 align score -m "$T/merged" --data "$T/one.jsonl" \
+    -o "$T/a.scores"
 gives "score with the adapter" 0 align score -m "$MODEL" --adapter "$T/dpo/adapter" \
     --data "$T/one.jsonl" -o "$T/b.scores"
 check "both agree to rounding" awk '{ sub(/.*"logp":/, ""); x[NR] = $0 + 0 }

@@ -49,7 +49,8 @@ one() { # file find put program test
     unit=$1
     case $1 in *.h) unit=$with; cp "$unit" "$dir/broken/" ;; esac
     if ! compile "$dir/broken/$unit" "$dir/mutant.o" "$extra" 2> "$dir/log" ||
-        ! $cc $flags $extra "tests/$4.c" $dir/mutant.o $dir/$kind.a -o "$dir/test" -lm 2> "$dir/log"; then
+        ! $cc $flags $extra "tests/$4.c" $dir/mutant.o $dir/$kind.a -o "$dir/test" \
+            -lm 2> "$dir/log"; then
         echo "DOES NOT COMPILE  $1: $3"
         head -3 "$dir/log"
         failed=$((failed + 1))

@@ -2,8 +2,8 @@
 # Runs every test program given (and tests/cli_*.sh), prints the failures and one line of totals:
 # "N passed, N failed". Usage: tests/run.sh PROGRAM...
 # RUNNER, where set, is put before each compiled program (an emulator).
-# Threads that wait sleep instead of spinning: on a machine with other work, spinning makes the small
-# parallel loops of these tests some fifty times slower.
+# Threads that wait sleep instead of spinning: on a machine with other work, spinning makes the
+# small parallel loops of these tests some fifty times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 passed=0
 failed=0
