@@ -64,7 +64,8 @@ static int read_lines(Ledger *l, const char *text, size_t len, size_t *whole, co
     return 0;
 }
 
-int ledger_open(Ledger *l, const char *run, Err *e)
+/* mend: a torn last line is taken off the file. */
+static int open_chain(Ledger *l, const char *run, int mend, Err *e)
 {
     char path[IO_PATH_MAX], *text;
     size_t len, whole;
@@ -75,13 +76,24 @@ int ledger_open(Ledger *l, const char *run, Err *e)
     if (!io_exists(path)) return 0;
     if (io_read_file(path, 0, &text, &len, e)) return -1;
     int status = read_lines(l, text, len, &whole, &wrong, e);
-    if (!status && wrong && !memchr(text + whole, '\n', len - whole))
+    int torn = wrong && !memchr(text + whole, '\n', len - whole);
+    if (!status && torn && mend)
         status = io_write_file(path, text, whole, e);
-    else if (!status && wrong)
+    else if (!status && wrong && !torn)
         status = err_set(e, ERR_DATA, "%s: entry %zu %s", path, l->count, wrong);
     mem_free(text);
     if (status) ledger_close(l);
     return status;
+}
+
+int ledger_open(Ledger *l, const char *run, Err *e)
+{
+    return open_chain(l, run, 1, e);
+}
+
+int ledger_read(Ledger *l, const char *run, Err *e)
+{
+    return open_chain(l, run, 0, e);
 }
 
 void ledger_close(Ledger *l)

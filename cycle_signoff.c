@@ -273,7 +273,7 @@ int cycle_signatures(const char *run, void (*each)(void *ctx, const CycleSignatu
                      Err *e)
 {
     Ledger l;
-    if (ledger_open(&l, run, e)) return -1;
+    if (ledger_read(&l, run, e)) return -1;
     for (size_t i = 0; i < l.count; i++) {
         const Json *entry = l.entries[i], *facts = json_get(entry, "facts");
         const Json *automatic = json_get(facts, "automatic");

@@ -169,6 +169,25 @@ static void all_signatures_are_told_in_order(void)
     CHECK_TEXT(told.text, "approve A \"x\" 2 because 1;rollback B 1 because 1;");
 }
 
+/* Who only reads may come while another process appends: the ledger stays as it is. */
+static void a_reader_leaves_a_torn_ledger_alone(void)
+{
+    CycleSignature x;
+    Told told = {0};
+    Err e;
+    size_t len, after;
+    fresh(1);
+    CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("B", 1, 1, &x, &e));
+    char *before = files_read(files_path("run/ledger.jsonl"), &len);
+    files_write("run/ledger.jsonl", before, len - 3);
+    CHECK(!cycle_signatures(run, tell, &told, &e));
+    CHECK_TEXT(told.text, "approve A 2 because 1;");
+    char *text = files_read(files_path("run/ledger.jsonl"), &after);
+    CHECK(after == len - 3 && !memcmp(text, before, after));
+    mem_free(before);
+    mem_free(text);
+}
+
 static const Test tests[] = {
     TEST(the_newest_promotion_is_approved),
     TEST(a_rollback_goes_back_and_never_forth),
@@ -178,6 +197,7 @@ static const Test tests[] = {
     TEST(changed_files_are_not_signed_over),
     TEST(a_signature_needs_name_and_reason),
     TEST(all_signatures_are_told_in_order),
+    TEST(a_reader_leaves_a_torn_ledger_alone),
 };
 
 FILES_TEST_MAIN(tests)
