@@ -139,21 +139,66 @@ static const Command *command_find(const char *name, Err *e)
     return NULL;
 }
 
-/* No output may take the place of an input. */
-static int check_output(const Options *o, Err *e)
+static int same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* What is read from the directory of a model or an adapter. */
+static int is_model_file(const char *name)
+{
+    static const char *const names[] = {
+        "config.json",     "generation_config.json",  "tokenizer.json",      "tokenizer_config.json",
+        "tokenizer.model", "special_tokens_map.json", "chat_template.jinja", "adapter_config.json"};
+    static const char weights[] = ".safetensors";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(name, names[i])) return 1;
+    return strstr(name, weights) != NULL; /* and model.safetensors.index.json */
+}
+
+/* Is `file` one of those in a directory of a model or an adapter? */
+static int holds_file(const char *directory, const struct stat *file)
+{
+    Pool pool = {0};
+    Err ignored;
+    char **names, path[IO_PATH_MAX];
+    size_t n = 0;
+    struct stat in;
+    int found = 0;
+    if (io_list(directory, &pool, &names, &n, &ignored)) n = 0;
+    for (size_t i = 0; i < n && !found; i++)
+        found = is_model_file(names[i]) && !io_path(path, sizeof path, directory, names[i], &ignored) &&
+                !stat(path, &in) && same_file(&in, file);
+    pool_free(&pool);
+    return found;
+}
+
+/* The output that option `name` names may not take the place of an input. */
+static int check_output(const Options *o, const char *name, Err *e)
 {
     struct stat out, in;
-    const char *path = option_exists(o, "output") ? option_text(o, "output") : NULL;
+    const char *path = option_exists(o, name) ? option_text(o, name) : NULL;
     if (!path || stat(path, &out)) return 0;
     for (size_t i = 0; i < o->count; i++) {
         const Option *row = o->values[i].row;
         const char *text = o->values[i].text;
         if ((row->type != OPTION_FILE && row->type != OPTION_DIR) || !text) continue;
-        if (!strcmp(row->name, "output") || stat(text, &in)) continue;
-        if (in.st_dev == out.st_dev && in.st_ino == out.st_ino)
-            return err_set(e, ERR_USAGE, "--output %s is also --%s; an input is not written over",
+        if (!strcmp(row->name, name) || stat(text, &in)) continue;
+        if (same_file(&in, &out))
+            return err_set(e, ERR_USAGE, "--%s %s is also --%s; an input is not written over", name,
                            path, row->name);
+        if (row->type == OPTION_DIR && holds_file(text, &out))
+            return err_set(e, ERR_USAGE, "--%s %s is a file of --%s; an input is not written over",
+                           name, path, row->name);
     }
+    return 0;
+}
+
+static int check_outputs(const Options *o, Err *e)
+{
+    static const char *const names[] = {"output", "answers", "dump-gradients"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (check_output(o, names[i], e)) return -1;
     return 0;
 }
 
@@ -168,7 +213,7 @@ static int command_run(const Command *c, int argc, const char *const *argv, Err 
         text_free(&t);
     } else if (!status) {
         notes_quiet(option_flag(&o, "quiet"));
-        status = check_output(&o, e) || c->run(&o, e);
+        status = check_outputs(&o, e) || c->run(&o, e);
     }
     options_free(&o);
     return status ? -1 : 0;

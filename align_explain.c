@@ -122,14 +122,13 @@ static int lesson_side(Text *out, const Tokenizer *t, const char *name, const Ex
 
 static int lesson_dpo(Text *out, const TrainExplain *x, Err *e)
 {
-    int plain = !strcmp(x->loss_name, "sigmoid");
     if (text_addf(out, e,
                   "\nmargin  = beta (log-ratio chosen - log-ratio rejected)\n"
                   "        = %g (%.6f - %.6f) = %.6f\n"
                   "sigma   = 1 / (1 + exp(-margin)) = %.6f\n",
                   x->beta, x->side[0].logratio, x->side[1].logratio, x->margin, x->sigmoid))
         return -1;
-    if (!plain) return text_addf(out, e, "loss    = %.6f   (%s)\n", x->loss, x->loss_name);
+    if (!x->plain) return text_addf(out, e, "loss    = %.6f   (%s)\n", x->loss, x->loss_name);
     return text_addf(out, e,
                      "loss    = -log sigma(margin) = %.6f\n"
                      "gradient of a chosen token    = -beta (1 - sigma) = %.6g\n"

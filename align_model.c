@@ -40,7 +40,11 @@ static int save_merged(const Model *m, const Lora *lora, const char *out, Err *e
     memcpy(temp, out, n);
     memcpy(temp + n, suffix, sizeof suffix);
     Err ignored;
-    if (io_exists(temp) && io_remove_tree(temp, e)) return -1;
+    if (io_exists(temp))
+        return err_set(e, ERR_CREATE,
+                       "%s: exists, perhaps of a merge that was killed; remove it, or take another "
+                       "--output",
+                       temp);
     if (io_make_directory(temp, 0, e)) return -1;
     int status = check_space(temp, m->weight_bytes, e) || model_save(m, lora, temp, NULL, e) ||
                  io_rename(temp, out, e);

@@ -189,6 +189,7 @@ static int score_run(const Options *o, Err *e)
         status = score_rows(&g.model, g.adapter, &g.compute, data.rows, data.count, 1, 0,
                             write_score, &w, e);
         progress_end(&w.progress);
+        if (status && e->code == ERR_DATA) err_prefix(e, "%s", option_text(o, "data"));
     }
     if (!status) status = output_commit(&w.out, e);
     output_abort(&w.out);

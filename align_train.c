@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- options ------------------------------------------------------------------------------- */
 
@@ -96,7 +97,7 @@ static const OptionGroup start_group = OPTION_GROUP("What is trained", start_row
 
 static const Option new_adapter_rows[] = {
     {"rank", 0, OPTION_COUNT, "16", "[1,65536]", "rank of a new adapter"},
-    {"alpha", 0, OPTION_NUMBER, "32", "(0,inf)", "scale = alpha / rank"},
+    {"alpha", 0, OPTION_NUMBER, "32", "(0,1e9)", "scale = alpha / rank"},
     {"targets", 0, OPTION_WORDS, "all-linear",
      "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|lm_head|all-linear",
      "linear maps that get an adapter; all-linear = the seven of a layer"},
@@ -413,8 +414,20 @@ static int put_result(const TrainConfig *c, const TrainResult *r, int json, Text
 
 /* ---- a judge of one's own ------------------------------------------------------------------ */
 
+/* The rows in `made` become the file `path`. One that is there is kept if it says the same. */
+static int place_rows(const char *made, const char *path, Err *e)
+{
+    char is[65], was[65];
+    if (!io_exists(path)) return io_rename(made, path, e);
+    if (sha256_file(made, is, e) || sha256_file(path, was, e)) return -1;
+    if (strcmp(is, was))
+        return err_set(e, ERR_CREATE, "%s: exists with other rows; take another --output", path);
+    remove(made);
+    return 0;
+}
+
 /* --judge-data: labelled responses become the rows of OUTPUT.rows.jsonl (path), which are then the
- * training rows. */
+ * training rows. A dry run's go into a temporary file that the caller removes. */
 static int teach_judge(const Options *o, TrainConfig *c, char path[IO_PATH_MAX], Err *e)
 {
     JudgeTraining r;
@@ -428,9 +441,18 @@ static int teach_judge(const Options *o, TrainConfig *c, char path[IO_PATH_MAX],
                          .chat_template = option_text(o, "chat-template"),
                          .order = judge_order_from(o, "label-order"),
                          .max_length = c->rows.max_length};
-    int n = snprintf(path, IO_PATH_MAX, "%s.rows.jsonl", c->run);
-    if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
-    if (judge_training_rows(&judge, labelled, path, &r, e)) return -1;
+    char made[IO_PATH_MAX];
+    snprintf(path, IO_PATH_MAX, "%s.rows.jsonl", c->run);
+    int n = snprintf(made, sizeof made, "%s.rows.jsonl.tmp.%ld", c->run, (long)getpid());
+    if (n < 0 || (size_t)n >= sizeof made)
+        return err_set(e, ERR_USAGE, "--output: the path is too long");
+    if (judge_training_rows(&judge, labelled, made, &r, e)) return -1;
+    if (c->dry_run)
+        memcpy(path, made, (size_t)n + 1);
+    else if (place_rows(made, path, e)) {
+        remove(made);
+        return -1;
+    }
     log_note(notes(), 'i',
              "%s: %zu rows that teach a judge (accept %zu, caution %zu, refuse %zu); %zu without a "
              "label, %zu cut to --max-length",
@@ -448,15 +470,16 @@ static int train(const Options *o, TrainMethod method, Err *e)
     TrainResult result;
     TrainShow show = {.phase = NULL};
     Text text = {0};
-    char rows[IO_PATH_MAX];
+    char rows[IO_PATH_MAX]; /* c.data, with --judge-data */
     if (config_from(o, method, &c, e)) return -1;
+    threads_from(o);
+    if (note_options(o, e)) return -1;
     if (method == TRAIN_SFT && teach_judge(o, &c, rows, e)) return -1;
     TrainEvents events = {.ctx = &show, .log = *notes(), .progress = train_show};
     int json = option_flag(o, "json");
-    threads_from(o);
-    if (note_options(o, e)) return -1;
     int status = train_run(&c, &events, &result, e);
     progress_end(&show.progress);
+    if (c.dry_run && c.data == rows) remove(rows);
     if (!status)
         status = c.dry_run ? put_plan(&result.plan, json, &text, e)
                            : put_result(&c, &result, json, &text, e);

@@ -759,7 +759,9 @@ static int lock_take(int fd, const char *path, Err *e)
     int len = snprintf(text, sizeof text, "%ld %s\n", (long)getpid(), host.name);
     if (lseek(fd, 0, SEEK_SET) < 0 || ftruncate(fd, 0) || sys_write(fd, text, (size_t)len) ||
         sys_sync(fd)) {
-        return err_set(e, ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+        err_set(e, ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+        sys_unlink(path); /* nobody holds it */
+        return -1;
     }
     return 0;
 }

@@ -97,8 +97,11 @@ static int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
     l->slots = mem_calloc(n, sizeof *l->slots, e);
     if (!l->slots) return -1;
     for (size_t i = 0; i < n; i++) {
+        size_t both;
         slot_place(&l->shape, i, &layer, &target);
-        l->count += rank[i] * (l->shape.inputs[target] + l->shape.outputs[target]);
+        if (size_add(l->shape.inputs[target], l->shape.outputs[target], &both) ||
+            size_mul(rank[i], both, &both) || size_add(l->count, both, &l->count))
+            return err_set(e, ERR_MEMORY, "the adapter is larger than this machine can address");
     }
     l->weights = mem_calloc(l->count, sizeof(real), e);
     if (trainable) l->gradients = mem_calloc(l->count, sizeof(real), e);
@@ -294,13 +297,15 @@ static int read_config_numbers(Lora *l, const Json *root, const char *path, Err 
     double alpha = 8, dropout = 0;
     const Json *j;
     if ((j = json_get(root, "r")) && (json_u64(j, &rank) || rank < 1 || rank > 1 << 20))
-        return err_set(e, ERR_DATA, "%s: \"r\" must be a whole number from 1 on", path);
+        return err_set(e, ERR_DATA, "%s: \"r\" must be a whole number from 1 to %d", path, 1 << 20);
     if ((j = json_get(root, "lora_alpha")) && (json_f64(j, &alpha) || !(fabs(alpha) < 1e9)))
-        return err_set(e, ERR_DATA, "%s: \"lora_alpha\" must be a number", path);
+        return err_set(e, ERR_DATA, "%s: \"lora_alpha\" must be a number in (-1e9, 1e9)", path);
     if ((j = json_get(root, "lora_dropout")) &&
         (json_f64(j, &dropout) || !(dropout >= 0 && dropout < 1)))
         return err_set(e, ERR_DATA, "%s: \"lora_dropout\" must be a number in [0, 1)", path);
     j = json_get(root, "use_rslora");
+    if (j && j->type != JSON_TRUE && j->type != JSON_FALSE && j->type != JSON_NULL)
+        return err_set(e, ERR_DATA, "%s: \"use_rslora\" must be true or false", path);
     l->config.rslora = j && j->type == JSON_TRUE;
     l->config.rank = (size_t)rank;
     l->config.alpha = alpha;
@@ -308,6 +313,20 @@ static int read_config_numbers(Lora *l, const Json *root, const char *path, Err 
     if ((j = json_get(root, "base_model_name_or_path")) && j->type == JSON_STRING)
         snprintf(l->config.base, sizeof l->config.base, "%s", j->text);
     return 0;
+}
+
+/* Initialisations by which PEFT changes the base's weights, too, when it loads the adapter. */
+static int check_initialisation(const Json *root, const char *path, Err *e)
+{
+    static const char *const harmless[] = {"gaussian", "eva", "orthogonal"};
+    const Json *j = json_get(root, "init_lora_weights");
+    if (!j || j->type == JSON_NULL || j->type == JSON_TRUE || j->type == JSON_FALSE) return 0;
+    for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
+        if (json_is(j, harmless[i])) return 0;
+    return err_set(e, ERR_DATA,
+                   "%s: \"init_lora_weights\" is %.40s, which changes the base model; allowed are "
+                   "true, false, gaussian, eva, orthogonal",
+                   path, j->type == JSON_STRING ? j->text : "neither a boolean nor a name");
 }
 
 static int check_config(const Json *root, const char *path, Err *e)
@@ -320,7 +339,7 @@ static int check_config(const Json *root, const char *path, Err *e)
         if (!is_harmless(json_get(root, refused[i].key), refused[i].harmless))
             return err_set(e, ERR_DATA, "%s: \"%s\" is set; adapters with it are not supported",
                            path, refused[i].key);
-    return 0;
+    return check_initialisation(root, path, e);
 }
 
 /* Does PEFT's pattern key name this module? Its rule is the regular expression (.*\.)?(key)$; keys
@@ -406,6 +425,16 @@ static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShap
                    st->map.path, name);
 }
 
+/* A without B, or B without A, is no adapter. */
+static int check_other_half(const Safetensors *st, const StTensor *t, int b, Err *e)
+{
+    char other[sizeof((NamedParam *)0)->name];
+    int n = snprintf(other, sizeof other, "%s", t->name);
+    other[(size_t)n - strlen("A.weight")] = b ? 'A' : 'B';
+    if (safetensors_find(st, other)) return 0;
+    return err_set(e, ERR_DATA, "%s: %s is missing, its other half is there", st->map.path, other);
+}
+
 /* Finds each slot's rank from the shape of its A; every tensor must be one half of a slot. */
 static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, Err *e)
 {
@@ -432,6 +461,7 @@ static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, E
         if (rank[slot] && rank[slot] != t->shape[outer])
             return err_set(e, ERR_DATA, "%s: %s: rank %llu, but its other half has rank %zu",
                            st->map.path, t->name, (unsigned long long)t->shape[outer], rank[slot]);
+        if (check_other_half(st, t, b, e)) return -1;
         rank[slot] = (size_t)t->shape[outer];
     }
     return st->count ? 0 : err_set(e, ERR_DATA, "%s: holds no tensors", st->map.path);
@@ -442,10 +472,7 @@ static int read_tensors(Lora *l, const Safetensors *st, Err *e)
     for (size_t i = 0, n = lora_param_count(l); i < n; i++) {
         NamedParam p;
         lora_param(l, i, &p);
-        const StTensor *t = safetensors_find(st, p.name);
-        if (!t)
-            return err_set(e, ERR_DATA, "%s: %s is missing, its other half is there", st->map.path,
-                           p.name);
+        const StTensor *t = safetensors_find(st, p.name); /* read_ranks saw both halves */
         if (!t->supported)
             return err_set(e, ERR_DATA,
                            "%s: %s: dtype %s is not supported here; F32, BF16 and F16 "

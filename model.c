@@ -326,7 +326,13 @@ static real rope_frequency(const ModelConfig *c, size_t i)
 
 int model_reserve_positions(Model *m, size_t count, Err *e)
 {
+    const size_t most = m->config.max_positions;
     if (count <= m->rope_positions) return 0;
+    if (most && count > most)
+        return err_set(e, ERR_DATA,
+                       "a sequence of %zu tokens, but the model has %zu positions; set "
+                       "--max-length %zu",
+                       count, most, most);
     size_t half = m->config.D / 2, n;
     if (size_mul(count, half, &n) || size_mul(n, sizeof(real), &n))
         return err_set(e, ERR_MEMORY, "rotary table: %zu positions are too many", count);

@@ -31,6 +31,7 @@ typedef struct {
     int32_t bos;
     int32_t eos[MODEL_MAX_EOS]; /* of generation_config.json, else config.json */
     size_t n_eos;
+    char dtype[16]; /* of the weights, by config.json: "bfloat16", ..., or ""; the files count */
 } ModelConfig;
 
 typedef struct {
@@ -61,7 +62,8 @@ int model_create_random(Model *m, const ModelConfig *c, Dtype dtype, uint64_t se
 void model_close(Model *m);
 Param *model_head(Model *m);
 void model_lora_shape(const Model *m, LoraShape *shape);
-/* Cosines and sines for positions 0 .. count-1; call outside steps, before the first use. */
+/* Cosines and sines for positions 0 .. count-1; call outside steps, before the first use. ERR_DATA
+ * beyond the positions that the model was made for. */
 int model_reserve_positions(Model *m, size_t count, Err *e);
 /* --full: copies every weight to a trainable array. */
 int model_make_trainable(Model *m, Err *e);
@@ -71,7 +73,8 @@ void model_param(const Model *m, size_t i, NamedParam *out);
 /* SHA-256 over the model's configuration and weight files' tensors (names, shapes, bytes). */
 int model_hash(const Model *m, char hex[65], Err *e);
 /* Writes weights and configuration as a new model directory: `lora` folded in (may be NULL), the
- * base's dtype kept, tokenizer files copied from m->path. */
+ * base's dtype kept (weights trained by --full go out as F32, and config.json says so), tokenizer
+ * files copied from m->path. */
 int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e);
 
 /* ---- text in ------------------------------------------------------------------------------- */

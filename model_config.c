@@ -272,6 +272,14 @@ static int parse_file(const char *dir, const char *name, int optional, Pool *poo
     return *root ? 0 : -1;
 }
 
+/* "dtype" of transformers 5, "torch_dtype" before. */
+static void read_dtype_name(const Reader *r, ModelConfig *c)
+{
+    const Json *j = json_get(r->root, "dtype");
+    if (!j) j = json_get(r->root, "torch_dtype");
+    if (j && j->type == JSON_STRING) snprintf(c->dtype, sizeof c->dtype, "%s", j->text);
+}
+
 int model_config_read(ModelConfig *c, const char *dir, int strict, const Log *log, Err *e)
 {
     char path[IO_PATH_MAX], *text;
@@ -283,6 +291,7 @@ int model_config_read(ModelConfig *c, const char *dir, int strict, const Log *lo
               read_norm(&r, c) ||
               read_id(&r, "bos_token_id", json_get(r.root, "bos_token_id"), c->V, &c->bos) ||
               read_eos(&r, c);
+    if (!bad) read_dtype_name(&r, c);
     mem_free(text);
     if (!bad) {
         bad = parse_file(dir, "generation_config.json", 1, &pool, path, &text, &r.root, e) ||

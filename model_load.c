@@ -219,6 +219,20 @@ static size_t tensors_used(const Model *m)
     return m->config.layers * (TARGET_COUNT + 2) + (m->config.tied ? 2 : 3);
 }
 
+/* The files say what the weights are stored as; config.json only what they were. */
+static void note_dtype(const Model *m, const Log *log)
+{
+    static const struct {
+        const char *name;
+        Dtype dtype;
+    } names[] = {{"float32", DTYPE_F32}, {"bfloat16", DTYPE_BF16}, {"float16", DTYPE_F16}};
+    Dtype stored = m->embedding.w.dtype;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(m->config.dtype, names[i].name) && stored != names[i].dtype)
+            log_note(log, 'w', "%s: config.json says %s, the weights are stored as %s: that counts",
+                     m->path, names[i].name, dtype_name(stored));
+}
+
 static void note_extras(const Model *m, const Log *log)
 {
     size_t stored = 0, used = tensors_used(m);
@@ -245,6 +259,7 @@ int model_load(Model *m, const char *dir, int flags, const Log *log, Err *e)
         model_close(m);
         return -1;
     }
+    note_dtype(m, log);
     note_extras(m, log);
     return 0;
 }

@@ -108,11 +108,49 @@ static int copy_file(const char *from_dir, const char *to_dir, const char *name,
     return io_exists(from) ? io_copy_file(from, to, e) : 0;
 }
 
+/* Puts text[0 .. len-1] without the words of "dtype" and "torch_dtype" that name 16 bits. */
+static int put_as_float32(Text *out, const char *text, size_t len, Err *e)
+{
+    static const char *const keys[] = {"\"dtype\"", "\"torch_dtype\""};
+    static const char *const words[] = {"\"bfloat16\"", "\"float16\""};
+    for (size_t at = 0; at < len;) {
+        size_t end = at + 1, skip = 0;
+        for (int k = 0; k < 2; k++) {
+            size_t n = strlen(keys[k]);
+            if (strncmp(text + at, keys[k], n)) continue;
+            end = at + n + strspn(text + at + n, " \t\r\n:");
+            for (int w = 0; w < 2; w++)
+                if (!strncmp(text + end, words[w], strlen(words[w]))) skip = strlen(words[w]);
+        }
+        if (text_add(out, text + at, end - at, e) ||
+            (skip && text_add(out, "\"float32\"", strlen("\"float32\""), e)))
+            return -1;
+        at = end + skip;
+    }
+    return 0;
+}
+
+/* config.json of weights that went out as F32: who loads them must not round them again. */
+static int write_config(const Model *m, const char *dir, Err *e)
+{
+    static const char name[] = "config.json";
+    char from[IO_PATH_MAX], to[IO_PATH_MAX], *text;
+    size_t len;
+    Text out = {0};
+    if (io_path(from, sizeof from, m->path, name, e) || io_path(to, sizeof to, dir, name, e) ||
+        io_read_file(from, 0, &text, &len, e))
+        return -1;
+    int status = put_as_float32(&out, text, len, e) || io_write_file(to, out.data, out.len, e);
+    text_free(&out);
+    mem_free(text);
+    return status ? -1 : 0;
+}
+
 int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)
 {
     static const char *const beside[] = {
-        "config.json",     "generation_config.json",  "tokenizer.json",     "tokenizer_config.json",
-        "tokenizer.model", "special_tokens_map.json", "chat_template.jinja"};
+        "generation_config.json",  "tokenizer.json",     "tokenizer_config.json", "tokenizer.model",
+        "special_tokens_map.json", "chat_template.jinja"};
     char path[IO_PATH_MAX];
     if (m->config.tied && lora_at(lora, 0, TARGET_HEAD))
         return err_set(e, ERR_DATA,
@@ -120,7 +158,8 @@ int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log
                        "its embedding: it cannot be merged",
                        m->path);
     if (io_make_directory(dir, 0, e) || io_path(path, sizeof path, dir, "model.safetensors", e) ||
-        save_weights(m, lora, path, e))
+        save_weights(m, lora, path, e) ||
+        (m->trained ? write_config(m, dir, e) : copy_file(m->path, dir, "config.json", e)))
         return -1;
     for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
         if (copy_file(m->path, dir, beside[i], e)) return -1;

@@ -37,7 +37,7 @@ typedef struct {
     size_t n_pieces;
     Place *places;
     size_t n_places, cap_places;
-    size_t longest; /* positions that rotary tables must cover */
+    size_t longest, longest_line; /* positions that rotary tables must cover, whose they are */
     Tape tape;
     size_t tape_bytes, node_bytes; /* what the tape was opened with; 0 = not open */
 } Pass;
@@ -113,7 +113,10 @@ static int pass_pack(Pass *p, size_t first, size_t count, size_t *end, Err *e)
                                       &place.count, e) ||
                 place_add(p, &place, e))
                 return -1;
-            if (row->n_prompt + n > p->longest) p->longest = row->n_prompt + n;
+            if (row->n_prompt + n > p->longest) {
+                p->longest = row->n_prompt + n;
+                p->longest_line = row->line;
+            }
         }
     }
     *end = i;
@@ -128,7 +131,8 @@ static int pass_reserve(Pass *p, const Compute *c, Err *e)
     const Batch *b = &p->packer.batch;
     Tape counting;
     size_t nodes = model_node_bytes(p->m, b);
-    if (model_reserve_positions(p->m, p->longest, e)) return -1;
+    if (model_reserve_positions(p->m, p->longest, e))
+        return err_prefix(e, "line %zu", p->longest_line);
     if (tape_open(&counting, c, 0, nodes, e)) return -1;
     model_logprob(&counting, p->m, p->lora, b, NULL);
     size_t bytes = tape_peak(&counting);

@@ -10,6 +10,8 @@
 #define NOTABLE_STEPS 20
 /* A mean reward margin beyond which the loss has no gradient left. */
 #define SATURATED_MARGIN 100
+/* No run is planned beyond (and counts of steps fit every machine). */
+#define MOST_STEPS 1e9
 
 /* ---- the way through the rows -------------------------------------------------------------- */
 
@@ -156,9 +158,13 @@ static int find_partners(Run *r, TrainSet *set, const char *path, Err *e)
                                                set->partner, &alone, e);
     mem_free(prompts);
     if (failed) return err_prefix(e, "%s", path);
+    if (r->c.kl_pairing == KTO_TRL && r->c.order == ORDER_SHUFFLE && (r->c.run || r->c.dry_run))
+        log_note(&r->events->log, 'w',
+                 "--kl-pairing trl pairs rows within blocks of the file, but --order shuffle mixes "
+                 "the blocks; TRL's own estimate needs --order trl");
     if (alone)
         log_note(&r->events->log, 'w',
-                 "%s: the last row stands alone in its batch: --kl-pairing trl pairs it with "
+                 "%s: the last row stands alone in its block: --kl-pairing trl pairs it with "
                  "itself, as TRL does, so its kl is its own log-ratio",
                  path);
     return 0;
@@ -294,11 +300,17 @@ int run_open(Run *r, Err *e)
 
 /* ---- prepare ------------------------------------------------------------------------------- */
 
-static void count_steps(Run *r)
+static int count_steps(Run *r, Err *e)
 {
     r->epoch_batches = run_batch_count(r, r->train.rows.count);
     r->epoch_steps = (r->epoch_batches + r->c.accumulate - 1) / r->c.accumulate;
-    r->steps = r->c.steps ? r->c.steps : (size_t)ceil(r->c.epochs * (double)r->epoch_steps);
+    double steps =
+        r->c.steps ? (double)r->c.steps : ceil(r->c.epochs * (double)r->epoch_steps);
+    if (steps > MOST_STEPS)
+        return err_set(e, ERR_USAGE, "found %.0f steps, allowed are %.0f: lower --epochs or --steps",
+                       steps, MOST_STEPS);
+    r->steps = (size_t)steps;
+    return 0;
 }
 
 /* What a crash before the first file leaves. */
@@ -361,13 +373,23 @@ static int resume(Run *r, TrainResult *result, Err *e)
                : 0;
 }
 
+/* Can the gradients be written? To be known now, and not after the references. */
+static int check_dump(const Run *r, Err *e)
+{
+    Writer w;
+    if (!r->c.dump_gradients || r->c.dry_run) return 0;
+    if (writer_open(&w, r->c.dump_gradients, e)) return -1;
+    writer_abort(&w);
+    return 0;
+}
+
 /* Everything up to the first step. result->finished_before = 1: there is none to be made. */
 static int prepare(Run *r, TrainResult *result, Err *e)
 {
-    if (open_directory(r, e) || run_open(r, e)) return -1;
-    count_steps(r);
+    if (open_directory(r, e) || run_open(r, e) || count_steps(r, e)) return -1;
     if (!r->c.dry_run && claim_directory(r, &result->finished_before, e)) return -1;
     if (result->finished_before) return 0;
+    if (check_dump(r, e)) return -1;
     unsigned char *needed = mem_calloc(r->train.rows.count, 1, e);
     int failed =
         !needed || plan_run(r, needed, e) || (!r->c.dry_run && prepare_references(r, needed, e));

@@ -155,7 +155,8 @@ typedef struct {
 
 typedef struct {
     TrainMethod method;
-    const char *loss_name;
+    const char *loss_name; /* of a sum: all, with commas */
+    int plain; /* dpo: the loss is -log sigma(margin) and nothing else (Rafailov 2023, eq. 7) */
     size_t row, line;
     double beta;
     const int32_t *prompt;

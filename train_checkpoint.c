@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Of state.json and manifest.json. A larger number in a file means a newer program wrote it. */
 #define CHECKPOINT_FORMAT 1
@@ -47,7 +48,8 @@ static int put_set(Text *out, const TrainSet *set, const char *prefix, Err *e)
     sha256_begin(&s);
     for (size_t i = 0; i < set->rows.count; i++) {
         const Row *row = &set->rows.rows[i];
-        sha256_add(&s, &row->n_prompt, sizeof row->n_prompt);
+        uint64_t n_prompt = row->n_prompt; /* the same bytes on 32-bit machines */
+        sha256_add(&s, &n_prompt, sizeof n_prompt);
         sha256_add(&s, row->prompt, row->n_prompt * sizeof *row->prompt);
         for (size_t k = 0; k < 2; k++)
             if (row->completion[k])
@@ -246,16 +248,15 @@ static int write_state(const Run *r, const char *dir, Err *e)
     return failed ? -1 : 0;
 }
 
-/* Size and SHA-256 of a file. */
+/* Size and SHA-256 of a file, read piece by piece: it may be larger than what memory is left. */
 static int measure_file(const char *dir, const char *name, uint64_t *bytes, char hash[65], Err *e)
 {
-    char path[IO_PATH_MAX], *data;
-    size_t len;
-    if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &data, &len, e))
-        return -1;
-    sha256_bytes(data, len, hash);
-    *bytes = len;
-    mem_free(data);
+    char path[IO_PATH_MAX];
+    struct stat st;
+    *bytes = 0;
+    if (io_path(path, sizeof path, dir, name, e) || sha256_file(path, hash, e)) return -1;
+    if (stat(path, &st)) return err_set(e, ERR_IO, "%s: cannot be read", path);
+    *bytes = (uint64_t)st.st_size;
     return 0;
 }
 
@@ -472,14 +473,14 @@ static int read_tensors(Run *r, const char *dir, Err *e)
     const char *weights = r->c.full ? "weights.safetensors" : "adapter_model.safetensors";
     char path[IO_PATH_MAX];
     Safetensors s = {0};
-    int failed = io_path(path, sizeof path, dir, weights, e) || safetensors_open(&s, path, 0, e);
+    int failed = io_path(path, sizeof path, dir, weights, e) || safetensors_open(&s, path, 1, e);
     for (size_t i = 0; i < r->params.n && !failed; i++)
         failed = take_tensor(&s, "", &r->params.list[i], r->params.list[i].p.w, e);
     safetensors_close(&s);
     if (failed) return -1;
     s = (Safetensors){0};
     failed = io_path(path, sizeof path, dir, "optimizer.safetensors", e) ||
-             safetensors_open(&s, path, 0, e);
+             safetensors_open(&s, path, 1, e);
     for (size_t i = 0; i < r->params.n && !failed; i++) {
         const TrainParam *p = &r->params.list[i];
         failed = take_tensor(&s, "m.", p, r->params.m + p->at, e) ||
@@ -501,7 +502,9 @@ static int load_newest(Run *r, const char *parent, char **names, size_t count, i
         if (!parse_name(names[i - 1], &step)) continue;
         if (io_path(dir, sizeof dir, parent, names[i - 1], e)) return -1;
         if (verify(r, dir, &newer, e)) {
-            if (newer) return err_prefix(e, "%s", dir); /* never trained over */
+            /* Never trained over; and a fault of the moment says nothing about the checkpoint. */
+            if (newer || e->code == ERR_MEMORY || e->code == ERR_IO)
+                return err_prefix(e, "%s", dir);
             rejected++;
             snprintf(reason, sizeof reason, "%s: %.900s", names[i - 1], e->text);
             log_note(&r->events->log, 'w', "checkpoint %s is left out: %s", names[i - 1], e->text);
@@ -568,6 +571,7 @@ void checkpoint_sweep(const Run *r)
     Err ignored;
     sweep_directory(r->c.run);
     if (!checkpoints_path(r, path, sizeof path, &ignored)) sweep_directory(path);
+    if (!io_path(path, sizeof path, r->c.run, "diverged", &ignored)) sweep_directory(path);
 }
 
 int checkpoint_finish(Run *r, Err *e)

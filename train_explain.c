@@ -91,8 +91,23 @@ static double sum_of(const real *x, const Scored *s)
     return sum;
 }
 
-static void explain_dpo(const Run *r, TrainExplain *x, const Item *item, const real *policy,
-                        const real *square)
+/* What the loss is called, and whether the lesson may write out its equation. */
+static int name_loss(const Run *r, TrainExplain *x, Err *e)
+{
+    const DpoConfig *c = &r->c.dpo;
+    Text names = {0};
+    int failed = 0;
+    for (size_t i = 0; i < c->n_losses && !failed; i++)
+        failed = text_addf(&names, e, "%s%s", i ? "," : "", dpo_loss_name(c->loss[i]));
+    x->loss_name = failed ? NULL : pool_strndup(&x->pool, names.data, names.len, e);
+    x->plain = c->n_losses == 1 && c->loss[0] == DPO_SIGMOID && c->weight[0] == 1 &&
+               c->f == F_REVERSE_KL && !c->wpo && r->c.ld_alpha == 1;
+    text_free(&names);
+    return x->loss_name ? 0 : -1;
+}
+
+static int explain_dpo(const Run *r, TrainExplain *x, const Item *item, const real *policy,
+                       const real *square, Err *e)
 {
     ExplainSide *chosen = &x->side[0], *rejected = &x->side[1];
     DpoPair pair = {.policy_chosen = chosen->policy_logp,
@@ -119,10 +134,10 @@ static void explain_dpo(const Run *r, TrainExplain *x, const Item *item, const r
             x->side[k].gradient[t] =
                 by_sum * dpo_ld_weight(t - unscored, shared, r->c.ld_alpha) + plain;
     }
-    x->loss_name = dpo_loss_name(r->c.dpo.loss[0]);
     x->beta = r->c.dpo.beta;
     x->margin = x->beta * (chosen->logratio - rejected->logratio);
     x->sigmoid = maths_sigmoid(x->margin);
+    return name_loss(r, x, e);
 }
 
 /* ---- kto ----------------------------------------------------------------------------------- */
@@ -199,12 +214,14 @@ static int explain(Run *r, size_t row, TrainExplain *x, Err *e)
     int failed = !reference;
     for (size_t k = 0; k < x->n_sides && !failed; k++)
         failed = fill_side(r, x, &item, k, policy, reference, e);
-    if (!failed && r->c.method == TRAIN_DPO) explain_dpo(r, x, &item, policy, square);
+    if (!failed && r->c.method == TRAIN_DPO)
+        failed = explain_dpo(r, x, &item, policy, square, e);
     if (!failed && r->c.method == TRAIN_KTO) failed = explain_kto(r, x, at, &item, e);
     mem_free(policy);
     mem_free(reference);
     mem_free(square);
-    return failed ? -1 : 0;
+    if (!failed) return 0;
+    return e->code == ERR_DATA ? err_prefix(e, "%s: line %zu", r->c.data, x->line) : -1;
 }
 
 int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log *log, Err *e)

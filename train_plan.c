@@ -121,6 +121,8 @@ static int weigh_steps(Run *r, Needs *needs, unsigned char *needed, Err *e)
     for (size_t step = 0; step < r->steps; step++)
         for (size_t k = 0; k < run_window(r, step); k++) {
             const uint32_t *rows;
+            if (stop_requested)
+                return err_set(e, ERR_INTERRUPTED, "interrupted while planning, before step 1");
             size_t n = run_rows(r, step, k, &rows);
             for (size_t i = 0; i < n; i++) needed[rows[i]] = 1;
             if (weigh_micro_batch(r, needs, &r->train, rows, n, PASS_TRAIN, e)) return -1;
@@ -258,12 +260,9 @@ static size_t longest_sequence(const Run *r, const TrainSet *set, size_t *line)
 
 static int reserve_positions(Run *r, const TrainSet *set, const char *path, Err *e)
 {
-    size_t line, longest = longest_sequence(r, set, &line), most = r->model.config.max_positions;
-    if (!most || longest <= most) return model_reserve_positions(&r->model, longest, e);
-    return err_set(e, ERR_DATA,
-                   "%s: line %zu: a sequence of %zu tokens, but the model has %zu positions; set "
-                   "--max-length %zu",
-                   path, line, longest, most, most);
+    size_t line, longest = longest_sequence(r, set, &line);
+    if (!model_reserve_positions(&r->model, longest, e)) return 0;
+    return err_prefix(e, "%s: line %zu", path, line);
 }
 
 /* Arrays by row of a micro-batch; a last lonely row may join the batch before it. */

@@ -291,6 +291,8 @@ static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, 
     else if (r->c.dpo.wpo || dpo_loss_at_zero(&r->c.dpo, &expected))
         return 0;
     double scale = fabs(expected) > 1 ? fabs(expected) : 1;
+    if (r->c.method == TRAIN_DPO && r->c.dpo.label_smoothing < 0.5)
+        scale /= 1 - 2 * r->c.dpo.label_smoothing; /* robust's terms are so much larger */
     if (fabs(loss - expected) <= rounding * scale) return 0;
     return err_set(e, ERR_INTERNAL, "step 0: the loss must be %.17g, found %.17g", expected, loss);
 }

@@ -73,6 +73,18 @@ gives "judge by the trained one" 0 align judge --judge model -m "$MODEL" \
 check "training changed it" sh -c "! cmp -s '$T/trained.jsonl' '$T/model.jsonl'"
 # shellcheck disable=SC2086
 gives "sft --judge-data goes on" 0 align $teach -o "$T/run" --resume
+cp "$T/run.rows.jsonl" "$T/rows.kept"
+sed 's/"label":"accept"/"label":"caution"/' "$T/taught.jsonl" >"$T/other.jsonl"
+refuses "other labels for a run" 73 "run.rows.jsonl: exists with other rows" align sft -m "$MODEL" \
+    --judge-data "$T/other.jsonl" --max-length 1500 -o "$T/run" --resume
+same "other labels for a run: its rows stay" "$T/run.rows.jsonl" "$T/rows.kept"
+cp "$T/taught.jsonl" "$T/z.rows.jsonl"
+refuses "labels where the rows go" 73 "z.rows.jsonl: exists" align sft -m "$MODEL" \
+    --judge-data "$T/z.rows.jsonl" --max-length 1500 -o "$T/z"
+same "labels where the rows go: they stay" "$T/taught.jsonl" "$T/z.rows.jsonl"
+# shellcheck disable=SC2086
+gives "a plan of sft --judge-data" 0 align $teach -o "$T/dry" --dry-run
+check "a plan of sft --judge-data writes nothing" sh -c "! ls $T | grep -q '^dry'"
 # shellcheck disable=SC2086
 refuses "two kinds of data" 64 "give one of them" align $teach --data "$T/answers.jsonl" -o "$T/y"
 refuses "no data" 64 "--data" align sft -m "$MODEL" -o "$T/y"

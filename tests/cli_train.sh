@@ -72,6 +72,20 @@ has "resuming a finished run" "already finished" "$T/out"
 # ---- sft, --full, evaluation, a plan
 gives "sft --full" 0 align sft -m "$MODEL" --data "$T/kto.jsonl" -o "$T/full" --full --steps 2 -q
 check "sft --full makes a model" test -s "$T/full/model/model.safetensors"
+cp -R "$MODEL" "$T/named"
+sed 's/"torch_dtype":"float32"/"torch_dtype" : "bfloat16"/' "$MODEL/config.json" \
+    >"$T/named/config.json"
+gives "sft --full of a model said to be bf16" 0 align sft -m "$T/named" --data "$T/kto.jsonl" \
+    -o "$T/full2" --full --steps 2 -q
+has "config.json is not believed" 'says bfloat16, the weights are stored as F32' "$T/err"
+has "trained weights are said to be what they are" '"torch_dtype" : "float32"' \
+    "$T/full2/model/config.json"
+printf '{"prompt":"%0400d","completion":"b"}\n' 1 >"$T/long.jsonl"
+refuses "score beyond the positions" 65 'long.jsonl: line 1: a sequence of .* positions; set --max-length' \
+    align score -m "$MODEL" --data "$T/long.jsonl"
+refuses "gradients to nowhere" 73 "nowhere" align dpo -m "$MODEL" --data "$T/pairs.jsonl" \
+    -o "$T/dumps" --dump-gradients "$T/nowhere/g.safetensors"
+check "gradients to nowhere: no run" test ! -e "$T/dumps"
 # shellcheck disable=SC2086
 gives "evaluation" 0 align dpo -m "$MODEL" --data "$T/pairs.jsonl" --eval "$T/pairs.jsonl" \
     -o "$T/eval" $short --eval-every 2
@@ -109,6 +123,11 @@ gives "score with the adapter" 0 align score -m "$MODEL" --adapter "$T/dpo/adapt
 check "both agree to rounding" awk '{ sub(/.*"logp":/, ""); x[NR] = $0 + 0 }
     END { d = x[1] - x[2]; exit !(NR == 2 && d < 1e-4 && d > -1e-4 && x[1] < 0) }' \
     "$T/a.scores" "$T/b.scores"
+cp -R "$MODEL" "$T/base.tmp"
+refuses "merge beside somebody's folder" 73 "base.tmp: exists" \
+    align merge -m "$T/base.tmp" --adapter "$T/dpo/adapter" -o "$T/base"
+same "merge beside somebody's folder: it stays" "$MODEL/model.safetensors" \
+    "$T/base.tmp/model.safetensors"
 refuses "merge onto its input" 64 "--output" \
     align merge -m "$MODEL" --adapter "$T/dpo/adapter" -o "$MODEL"
 refuses "merge onto something" 73 "exists already" \

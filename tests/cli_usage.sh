@@ -78,7 +78,17 @@ refuses "output onto input" 64 '--output .*link.jsonl is also --data' \
     align tokenize -m "$MODEL" --data "$T/in.jsonl" -o "$T/link.jsonl"
 refuses "a run onto the model" 64 'is also --model' \
     align dpo -m "$MODEL" --data "$T/in.jsonl" -o "$MODEL/"
+refuses "gradients onto the rows" 64 '--dump-gradients .* is also --data' align dpo -m "$MODEL" \
+    --data "$T/in.jsonl" -o "$T/run" --dump-gradients "$T/in.jsonl"
+refuses "verdicts onto the rows" 64 '--answers .* is also --data' align judge --judge self \
+    -m "$MODEL" --data "$T/in.jsonl" -o "$T/judged" --answers "$T/in.jsonl"
+refuses "output onto a file of the model" 64 'config.json is a file of --model' \
+    align tokenize -m "$MODEL" --data "$T/in.jsonl" -o "$MODEL/config.json"
+refuses "gradients into the model" 64 'is a file of --model' align dpo -m "$MODEL" \
+    --data "$T/in.jsonl" -o "$T/run" --dump-gradients "$MODEL/model.safetensors"
 same "output onto input" "$T/in.jsonl" "$T/kept.jsonl"
+gives "the model is whole" 0 align inspect "$MODEL"
+check "nothing is made by a refusal" test ! -e "$T/run" -a ! -e "$T/judged"
 refuses "no such adapter" 66 "nowhere" \
     align score -m "$MODEL" --adapter "$T/nowhere" --data "$T/in.jsonl"
 

@@ -105,6 +105,12 @@ static int nothing_half_made(int code)
     return clean && resumed_it_is_whole(code);
 }
 
+/* What was there stays; a lock that could not be read stays, too: it might be somebody's. */
+static int stays_resumable(int code)
+{
+    return (!code || !io_exists(in_run("adapter"))) && resumed_it_is_whole(code);
+}
+
 /* Call number n of a kind fails, for n = 1, 1 + step, ... until faults leave no trace. */
 static int fail_each(const char *variable, const char *format, int step, int (*is_right)(int code))
 {
@@ -138,6 +144,44 @@ static void out_of_memory(void)
     CHECK(calls > 50);
     printf("  %d allocations\n", calls);
 }
+
+/* ---- going on ------------------------------------------------------------------------------ */
+
+static void stop_at_once(void *ctx, const TrainProgress *p)
+{
+    (void)ctx;
+    if (!strcmp(p->phase, "train")) stop_requested = 1;
+}
+
+/* A run that was stopped after its first step; it has one checkpoint. */
+static void stopped(void)
+{
+    static const TrainEvents events = {.progress = stop_at_once};
+    TrainConfig c = config();
+    TrainResult result;
+    Err e = {0, ""};
+    fresh();
+    CHECK(train_run(&c, &events, &result, &e) && e.code == ERR_INTERRUPTED);
+    stop_requested = 0;
+    CHECK(io_is_directory(in_run("checkpoints")) && !io_exists(in_run("adapter")));
+}
+
+/* A fault while a run is resumed is told as what it is, never as a broken checkpoint. */
+static void resuming_fails(void)
+{
+    static const struct {
+        const char *variable, *format;
+        int step, (*is_right)(int code);
+    } kinds[] = {{"FAULT_IO", "%d:EIO", 1, fault_io}, {"FAULT_ALLOC", "%d", 3, fault_memory}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const Faults f = {run_training,      kinds[i].variable,  kinds[i].format, kinds[i].is_right,
+                          stopped,           stays_resumable,   kinds[i].step,   0,
+                          8};
+        CHECK(fault_each(&f) > 30);
+    }
+}
+
+/* ---- a step -------------------------------------------------------------------------------- */
 
 static size_t told;
 
@@ -191,6 +235,7 @@ static const Test tests[] = {
     {"full_disk", full_disk},
     {"broken_disk", broken_disk},
     {"out_of_memory", out_of_memory},
+    {"resuming_fails", resuming_fails},
     {"steps_do_not_allocate", steps_do_not_allocate},
     {"interruptions", interruptions},
 };

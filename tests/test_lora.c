@@ -122,6 +122,10 @@ static void refusals(void)
     refused("\"layer_replication\": null", "\"layer_replication\": [[0,2]]", "layer_replication");
     refused("\"lora_bias\": false", "\"lora_bias\": true", "lora_bias");
     refused("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "IA3");
+    refused("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "pissa");
+    refused("\"init_lora_weights\": true", "\"init_lora_weights\": \"loftq\"", "loftq");
+    refused("\"init_lora_weights\": true", "\"init_lora_weights\": 1", "init_lora_weights");
+    refused("\"use_rslora\": false", "\"use_rslora\": 1", "use_rslora");
     refused("\"r\": 3", "\"r\": 4", "rank 3");
     refused("\"r\": 3", "\"r\": -1", "\"r\"");
     refused("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_(proj|x)\": 4}", "regular expression");

@@ -978,8 +978,51 @@ static void long_rows(void)
     c.data = files_path("long.jsonl");
     CHECK(train(&c));
     CHECK_ERR(err, ERR_DATA, "the model has 256 positions; set --max-length 256");
+    TrainExplain x;
+    CHECK(train_explain(&c, 0, &x, NULL, &err));
+    CHECK_ERR(err, ERR_DATA, "long.jsonl: line 1: a sequence of ");
     c.rows.max_length = 256;
     CHECK(!train(&c));
+}
+
+/* More steps than are ever planned; and a plan that takes long can be stopped. */
+static void long_plans(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.steps = 0;
+    c.epochs = 1e9;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_USAGE, "allowed are 1000000000");
+    c = small(TRAIN_DPO);
+    c.steps = 1000000000;
+    stop_requested = 1;
+    CHECK(train_run(&c, &events, &result, &err));
+    stop_requested = 0;
+    CHECK_ERR(err, ERR_INTERRUPTED, "before step 1");
+    CHECK(!exists("checkpoints") && !exists("LOCK"));
+}
+
+/* Robust DPO divides by 1 - 2 eps: near one half its terms are large, and their sum is still ln 2. */
+static void robust_start(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.dpo.loss[0] = DPO_ROBUST;
+    c.dpo.label_smoothing = 0.499999;
+    CHECK(!train(&c));
+    CHECK_NEAR(metric(0, "loss"), 0.69314718055994531, 1e-9);
+}
+
+/* TRL's pairing without TRL's order is not TRL's estimate. */
+static void shuffled_blocks(void)
+{
+    TrainConfig c = small(TRAIN_KTO);
+    c.kl_pairing = KTO_TRL;
+    c.order = ORDER_SHUFFLE;
+    CHECK(!train(&c));
+    CHECK(strstr(notes, "--order trl") != NULL);
+    c.order = ORDER_TRL;
+    CHECK(!io_remove_tree(run_path, &err) && !train(&c));
+    CHECK(strstr(notes, "--order trl") == NULL);
 }
 
 static void dry_run(void)
@@ -1012,9 +1055,30 @@ static void explained_pair(void)
     CHECK_NEAR(x.side[1].gradient[1], 0.1 * (1 - x.sigmoid), 1e-12);
     CHECK(x.row == 3 && x.line == 4 && x.n_sides == 2 && x.prompt[0] == TINY_BOS);
     CHECK(s->token_ids[s->n - 1] == TINY_EOS);
+    CHECK(x.plain && !strcmp(x.loss_name, "sigmoid"));
     train_explain_close(&x);
     CHECK(train_explain(&c, 7, &x, NULL, &err));
     CHECK_ERR(err, ERR_USAGE, "--row 7");
+}
+
+/* Variants whose loss is not -log sigma(margin) do not say that it is. */
+static void explained_variants(void)
+{
+    for (int variant = 0; variant < 6; variant++) {
+        TrainConfig c = small(TRAIN_DPO);
+        TrainExplain x;
+        DpoConfig *d = &c.dpo;
+        if (variant == 0) d->loss[d->n_losses] = DPO_SFT, d->weight[d->n_losses++] = 1;
+        if (variant == 1) d->weight[0] = 2;
+        if (variant == 2) d->f = F_FORWARD_KL;
+        if (variant == 3) d->wpo = 1;
+        if (variant == 4) c.ld_alpha = 0.5;
+        if (variant == 5) d->loss[0] = DPO_IPO;
+        CHECK(!train_explain(&c, 3, &x, NULL, &err));
+        CHECK(!x.plain);
+        CHECK_TEXT(x.loss_name, variant == 0 ? "sigmoid,sft" : variant == 5 ? "ipo" : "sigmoid");
+        train_explain_close(&x);
+    }
 }
 
 static void explained_row(void)
@@ -1075,8 +1139,12 @@ static const Test tests[] = {
     {"idle_run", idle_run},
     {"broken_weights", broken_weights},
     {"long_rows", long_rows},
+    {"long_plans", long_plans},
+    {"robust_start", robust_start},
+    {"shuffled_blocks", shuffled_blocks},
     {"dry_run", dry_run},
     {"explained_pair", explained_pair},
+    {"explained_variants", explained_variants},
     {"explained_row", explained_row},
 };
 
