@@ -147,9 +147,10 @@ static int same_file(const struct stat *a, const struct stat *b)
 /* What is read from the directory of a model or an adapter. */
 static int is_model_file(const char *name)
 {
-    static const char *const names[] = {
-        "config.json",     "generation_config.json",  "tokenizer.json",      "tokenizer_config.json",
-        "tokenizer.model", "special_tokens_map.json", "chat_template.jinja", "adapter_config.json"};
+    static const char *const names[] = {"config.json",         "generation_config.json",
+                                        "tokenizer.json",      "tokenizer_config.json",
+                                        "tokenizer.model",     "special_tokens_map.json",
+                                        "chat_template.jinja", "adapter_config.json"};
     static const char weights[] = ".safetensors";
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return 1;
@@ -167,8 +168,9 @@ static int holds_file(const char *directory, const struct stat *file)
     int found = 0;
     if (io_list(directory, &pool, &names, &n, &ignored)) n = 0;
     for (size_t i = 0; i < n && !found; i++)
-        found = is_model_file(names[i]) && !io_path(path, sizeof path, directory, names[i], &ignored) &&
-                !stat(path, &in) && same_file(&in, file);
+        found = is_model_file(names[i]) &&
+                !io_path(path, sizeof path, directory, names[i], &ignored) && !stat(path, &in) &&
+                same_file(&in, file);
     pool_free(&pool);
     return found;
 }

@@ -279,8 +279,10 @@ int put_shown(Text *out, const char *text, size_t most, Err *e)
     size_t len = strlen(text), at = 0, from = out->len, step;
     while ((step = utf8_step(text + at, len - at)) != 0 && at + step <= most) at += step;
     if (text_add(out, text, at, e)) return -1;
-    for (char *c = out->data + from; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
+    for (unsigned char *c = (unsigned char *)out->data + from; *c; c++) {
+        if (*c < 0x20 || *c == 0x7F) *c = '?';
+        if (c[0] == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0) c[0] = c[1] = '?'; /* U+0080 to U+009F */
+    }
     return 0;
 }
 

@@ -442,9 +442,9 @@ static int put_signature_json(Text *out, const CycleSignature *x, Err *e)
                    json_put_string(out, x->by, strlen(x->by), e) ||
                    text_addf(out, e, ",\"reason\":") ||
                    json_put_string(out, x->reason, strlen(x->reason), e) ||
-                   text_addf(out, e,
-                             ",\"adapter_sha256\":\"%s\",\"entry\":%zu,\"ledger_head\":\"%s\"}\n",
-                             x->adapter_sha256, x->entry, x->head)
+                   text_addf(out, e, ",\"adapter_sha256\":") ||
+                   json_put_string(out, x->adapter_sha256, strlen(x->adapter_sha256), e) ||
+                   text_addf(out, e, ",\"entry\":%zu,\"ledger_head\":\"%s\"}\n", x->entry, x->head)
                ? -1
                : 0;
 }
@@ -471,27 +471,19 @@ static int sign_command(const Options *o, Err *e)
     return -1;
 }
 
-static void count_signature(void *ctx, const CycleSignature *x)
-{
-    (void)x;
-    ++*(size_t *)ctx;
-}
-
 /* --auto: signs what the run promoted, once, and only where nobody has signed: a finished run
  * promotes nothing new, and what a person approved or took back stays so. */
 static int sign_automatically(const char *run, CycleResult *r, Err *e)
 {
     int promoted = 0;
-    size_t signatures = 0;
     for (size_t i = 0; i < r->n_points; i++) promoted |= r->points[i].promoted >= 0;
     if (!promoted) {
         log_note(notes(), 'i', "--auto: no cycle promoted a candidate; nothing is signed");
         return 0;
     }
-    if (cycle_signatures(run, count_signature, &signatures, e)) return -1;
-    if (signatures) return 0;
     CycleSignature x = {.by = CYCLE_AUTO, .reason = "--auto", .automatic = 1};
     if (cycle_sign(run, &x, e)) return -1;
+    if (!*x.head) return 0;
     memcpy(r->head, x.head, sizeof r->head);
     log_note(notes(), 'w', "--auto: the policy after cycle %zu is signed, and no person looked",
              x.cycle);

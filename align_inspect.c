@@ -38,6 +38,16 @@ static int fact_name(Facts *f, const char *name, Err *e)
     return text_add(&f->text, ":", 1, e);
 }
 
+/* A name from a file, harmless on a terminal, in a column of `width` bytes. */
+static int put_padded(Facts *f, const char *name, size_t width, Err *e)
+{
+    size_t from = f->text.len;
+    if (put_shown(&f->text, name, SIZE_MAX, e)) return -1;
+    while (f->text.len - from < width)
+        if (text_add(&f->text, " ", 1, e)) return -1;
+    return 0;
+}
+
 static int fact_end(Facts *f, Err *e)
 {
     return f->json ? 0 : text_add(&f->text, "\n", 1, e);
@@ -96,7 +106,11 @@ static int fact_file(Facts *f, const char *dir, const char *name, int first, Err
     unsigned long long size = map.size;
     filemap_close(&map);
     if (sha256_file(path, hex, e)) return -1;
-    if (!f->json) return text_addf(&f->text, e, "  %s  %12llu  %s\n", hex, size, name);
+    if (!f->json)
+        return text_addf(&f->text, e, "  %s  %12llu  ", hex, size) || put_padded(f, name, 0, e) ||
+                       text_add(&f->text, "\n", 1, e)
+                   ? -1
+                   : 0;
     if (text_addf(&f->text, e, "%s{\"name\":", first ? "" : ",")) return -1;
     if (json_put_string(&f->text, name, strlen(name), e)) return -1;
     return text_addf(&f->text, e, ",\"bytes\":%llu,\"sha256\":\"%s\"}", size, hex);
@@ -202,10 +216,13 @@ static int fact_tensor(Facts *f, const StTensor *t, int first, Err *e)
         status = text_addf(&f->text, e, "%s{\"name\":", first ? "" : ",");
         if (!status) status = json_put_string(&f->text, t->name, t->name_len, e);
         if (!status)
-            status = text_addf(&f->text, e, ",\"dtype\":\"%s\",\"shape\":%s}", t->dtype_text,
-                               shape.data);
+            status = text_addf(&f->text, e, ",\"dtype\":") ||
+                     json_put_string(&f->text, t->dtype_text, strlen(t->dtype_text), e) ||
+                     text_addf(&f->text, e, ",\"shape\":%s}", shape.data);
     } else if (!status) {
-        status = text_addf(&f->text, e, "  %-5s %-16s %s\n", t->dtype_text, shape.data, t->name);
+        status = text_add(&f->text, "  ", 2, e) || put_padded(f, t->dtype_text, 5, e) ||
+                 text_addf(&f->text, e, " %-16s ", shape.data) || put_padded(f, t->name, 0, e) ||
+                 text_add(&f->text, "\n", 1, e);
     }
     text_free(&shape);
     return status;
@@ -346,7 +363,11 @@ static int inspect_training(Facts *f, const char *dir, Err *e)
 /* Prints the files that do not agree with the ledger, as they are met. ctx: what goes before. */
 static void show_wrong(void *ctx, const char *path, const char *why)
 {
-    printf("%s%s: %s\n", (const char *)ctx, path, why);
+    Text line = {0};
+    Err ignored;
+    if (!put_shown(&line, ctx, SIZE_MAX, &ignored) && !put_shown(&line, path, SIZE_MAX, &ignored))
+        printf("%s: %s\n", line.data, why);
+    text_free(&line);
 }
 
 /* Every signature of a run, as facts. */
@@ -365,17 +386,18 @@ static void fact_signature(void *ctx, const CycleSignature *x)
                           x->automatic ? " (no person)" : "", x->time, x->reason);
     if (!s->status && s->f->json) {
         Facts *f = s->f;
-        s->status =
-            text_addf(&f->text, s->e, "%s{\"event\":\"%s\",\"cycle\":%zu,\"by\":",
-                      f->text.data[f->text.len - 1] == '[' ? "" : ",",
-                      x->rollback ? "rollback" : "approve", x->cycle) ||
-            json_put_string(&f->text, x->by, strlen(x->by), s->e) ||
-            text_addf(&f->text, s->e, ",\"reason\":") ||
-            json_put_string(&f->text, x->reason, strlen(x->reason), s->e) ||
-            text_addf(&f->text, s->e,
-                      ",\"time\":\"%s\",\"automatic\":%s,\"entry\":%zu,"
-                      "\"adapter_sha256\":\"%s\"}",
-                      x->time, x->automatic ? "true" : "false", x->entry, x->adapter_sha256);
+        s->status = text_addf(&f->text, s->e, "%s{\"event\":\"%s\",\"cycle\":%zu,\"by\":",
+                              f->text.data[f->text.len - 1] == '[' ? "" : ",",
+                              x->rollback ? "rollback" : "approve", x->cycle) ||
+                    json_put_string(&f->text, x->by, strlen(x->by), s->e) ||
+                    text_addf(&f->text, s->e, ",\"reason\":") ||
+                    json_put_string(&f->text, x->reason, strlen(x->reason), s->e) ||
+                    text_addf(&f->text, s->e, ",\"time\":") ||
+                    json_put_string(&f->text, x->time, strlen(x->time), s->e) ||
+                    text_addf(&f->text, s->e, ",\"automatic\":%s,\"entry\":%zu,\"adapter_sha256\":",
+                              x->automatic ? "true" : "false", x->entry) ||
+                    json_put_string(&f->text, x->adapter_sha256, strlen(x->adapter_sha256), s->e) ||
+                    text_add(&f->text, "}", 1, s->e);
     } else if (!s->status) {
         s->status = text_addf(&s->f->text, s->e, "  %-*s", NAME_COLUMN,
                               x->rollback ? "rolled back to" : "approved") ||
@@ -426,7 +448,8 @@ static int fact_cell(Facts *f, const char *dir, const char *run, int verify, Err
         return -1;
     int agrees = !cycle_verify(path, verify ? show_wrong : NULL, before, &v, wrong);
     if (!f->json)
-        return text_addf(&f->text, e, "  %-*s  ", 2 * NAME_COLUMN, run) ||
+        return text_add(&f->text, "  ", 2, e) || put_padded(f, run, 2 * NAME_COLUMN, e) ||
+                       text_add(&f->text, "  ", 2, e) ||
                        put_shown(&f->text, agrees ? v.head : wrong->text, SIZE_MAX, e) ||
                        text_add(&f->text, "\n", 1, e)
                    ? -1
@@ -515,7 +538,9 @@ static int facts_columns(Facts *f, const ColumnCount *columns, size_t n, Err *e)
                 status = text_addf(&f->text, e, ",\"rows\":%zu,\"types\":\"%s\"}", columns[c].rows,
                                    types.data);
         } else if (!status) {
-            status = text_addf(&f->text, e, "  %-*s%s\n", NAME_COLUMN, columns[c].name, types.data);
+            status = text_add(&f->text, "  ", 2, e) ||
+                     put_padded(f, columns[c].name, NAME_COLUMN, e) ||
+                     text_addf(&f->text, e, "%s\n", types.data);
         }
         text_free(&types);
         if (status) return -1;

@@ -804,17 +804,20 @@ void mt_randperm(Mt *m, uint32_t *order, size_t n)
 /* ---- threads ------------------------------------------------------------------------------- */
 
 #ifdef _OPENMP
-/* The one mutable setting of the room: how many threads threads_run uses. 0 = all processors. */
+/* The one mutable setting of the room: how many threads threads_run uses. 0 = not asked yet. */
 static int threads_wanted;
 
+/* 0 = all processors, as many as there are now: scratch is made for this many, so a process that is
+ * given more of them later goes on with these. */
 void threads_set(int count)
 {
-    threads_wanted = count > 0 ? count : 0;
+    threads_wanted = count > 0 ? count : omp_get_num_procs();
 }
 
 int threads_count(void)
 {
-    return threads_wanted > 0 ? threads_wanted : omp_get_num_procs();
+    if (threads_wanted <= 0) threads_set(0);
+    return threads_wanted;
 }
 
 int threads_index(void)

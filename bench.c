@@ -251,7 +251,7 @@ int bench_gemm(const Bench *b, const BenchWeight *w, Dtype dtype, BenchGemm out[
     static const size_t all[] = {1, 16, 64, 256, 1024}, some[] = {1, 16, 256};
     const size_t *T = b->quick ? some : all;
     size_t count = b->quick ? sizeof some / sizeof *some : sizeof all / sizeof *all;
-    /* The head never meets more tokens at once than this: it works in chunks. */
+    /* 1,024 rows of logits would be half a gigabyte, and no command computes so many at once. */
     if (w->N == b->config.V && !b->quick) count--;
     size_t most = T[count - 1];
     Gemm g = {.w = {.dtype = dtype, .rows = w->N, .cols = w->K}};

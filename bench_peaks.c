@@ -55,6 +55,15 @@ static float plain_run(size_t rounds)
         "plain C", DTYPE_F32, 2.0 * PLAIN_SUMS, always, plain_run                                  \
     }
 
+/* Intrinsics of bf16 for single functions: which compilers have them (as in the kernels' files). */
+#if defined(__x86_64__) && defined(__clang__)
+#define BENCH_BF16 (__clang_major__ >= 9)
+#elif defined(__clang__)
+#define BENCH_BF16 (__clang_major__ >= 16)
+#elif defined(__GNUC__)
+#define BENCH_BF16 (__GNUC__ >= 10)
+#endif
+
 /* ---- x86-64 --------------------------------------------------------------------------------- */
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -69,11 +78,6 @@ static int has_avx2(void)
 static int has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") != 0;
-}
-
-static int has_avx512bf16(void)
-{
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
 __attribute__((target("avx2,fma"))) static float avx2_run(size_t rounds)
@@ -102,6 +106,12 @@ __attribute__((target("avx512f"))) static float avx512_run(size_t rounds)
     return _mm512_cvtss_f32(sum[0]);
 }
 
+#if BENCH_BF16
+static int has_avx512bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
 __attribute__((target("avx512f,avx512bf16"))) static float avx512bf16_run(size_t rounds)
 {
     __m512 sum[AVX512_SUMS], x = _mm512_set1_ps(factor);
@@ -115,13 +125,16 @@ __attribute__((target("avx512f,avx512bf16"))) static float avx512bf16_run(size_t
     for (int i = 1; i < AVX512_SUMS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
     return _mm512_cvtss_f32(sum[0]);
 }
+#endif
 
 /* Flops: 2 for each product that is added; VDPBF16PS adds two products a lane. */
 static const Loop loops[] = {
     PLAIN_LOOP,
     {"AVX2 FMA", DTYPE_F32, 2.0 * AVX2_LANES *AVX2_SUMS, has_avx2, avx2_run},
     {"AVX-512 FMA", DTYPE_F32, 2.0 * AVX512_LANES *AVX512_SUMS, has_avx512, avx512_run},
+#if BENCH_BF16
     {"VDPBF16PS", DTYPE_BF16, 4.0 * AVX512_LANES *AVX512_SUMS, has_avx512bf16, avx512bf16_run},
+#endif
 };
 
 /* The brand string: leaves 0x80000002 .. 0x80000004, 16 bytes each. */
@@ -148,6 +161,7 @@ void bench_cpu(char *out, size_t size)
 
 enum { NEON_SUMS = 24, NEON_LANES = 4, BFMMLA_FLOPS = 2 * 2 * 2 * 4 };
 
+#if BENCH_BF16
 /* BFMMLA: Linux tells in a bit of AT_HWCAP2; other systems are taken to have none. */
 static int has_bf16(void)
 {
@@ -158,6 +172,7 @@ static int has_bf16(void)
     return 0;
 #endif
 }
+#endif
 
 static float neon_run(size_t rounds)
 {
@@ -172,6 +187,7 @@ static float neon_run(size_t rounds)
     return vgetq_lane_f32(sum[0], 0);
 }
 
+#if BENCH_BF16
 #if defined(__clang__)
 __attribute__((target("bf16")))
 #else
@@ -192,12 +208,15 @@ bfmmla_run(size_t rounds)
     for (int i = 1; i < NEON_SUMS; i++) sum[0] = vaddq_f32(sum[0], sum[i]);
     return vgetq_lane_f32(sum[0], 0);
 }
+#endif
 
 /* Flops: BFMMLA multiplies 2 x 4 by 4 x 2 numbers into four sums. */
 static const Loop loops[] = {
     PLAIN_LOOP,
     {"NEON FMLA", DTYPE_F32, 2.0 * NEON_LANES *NEON_SUMS, always, neon_run},
+#if BENCH_BF16
     {"BFMMLA", DTYPE_BF16, (double)BFMMLA_FLOPS *NEON_SUMS, has_bf16, bfmmla_run},
+#endif
 };
 
 #else

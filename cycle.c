@@ -566,14 +566,39 @@ int loop_sweep(const char *folder, Err *e)
     int status = io_list(folder, &pool, &names, &n, e);
     for (size_t i = 0; !status && i < n; i++) {
         status = io_path(path, sizeof path, folder, names[i], e);
+        struct stat st;
         if (status) break;
-        if (io_is_directory(path))
+        if (lstat(path, &st) || S_ISLNK(st.st_mode)) continue; /* never out of the run */
+        if (S_ISDIR(st.st_mode))
             status = loop_sweep(path, e);
         else if (strstr(names[i], ".tmp."))
             remove(path);
     }
     pool_free(&pool);
     return status;
+}
+
+/* Is there a run in the folder, or nothing yet? Until that is known, nothing in it is touched. A
+ * run has a ledger, or was killed before its first entry: then config.json says whose it is. */
+static int check_ours(const char *run, Err *e)
+{
+    Pool pool = {0};
+    char path[IO_PATH_MAX], **names, *text = NULL;
+    size_t n = 0, len;
+    int others = 0, ours = 0, status = io_list(run, &pool, &names, &n, e);
+    for (size_t i = 0; i < n && !status; i++) {
+        ours |= !strcmp(names[i], LEDGER_FILE);
+        others |= strcmp(names[i], "LOCK") && strncmp(names[i], "config.json.tmp.", 16);
+    }
+    if (!status && others && !ours && !io_path(path, sizeof path, run, "config.json", e) &&
+        io_exists(path) && !io_read_file(path, 0, &text, &len, e)) {
+        const Json *j = json_parse(&pool, text, len, path, 0, e);
+        ours = n <= 3 && j && json_is(json_get(j, "align"), "cycle");
+    }
+    mem_free(text);
+    pool_free(&pool);
+    if (status || ours || !others) return status ? -1 : 0;
+    return err_set(e, ERR_CREATE, "%s: is no run of align cycle; name another folder", run);
 }
 
 int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e)
@@ -585,6 +610,7 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
     if (existed && !c->resume)
         return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
                        c->run);
+    if (io_is_directory(c->run) && check_ours(c->run, e)) return -1;
     mode_t before = umask(077); /* prompts hold what people wrote: for the owner only */
     Loop *l = mem_calloc(1, sizeof *l, e);
     int status = !l || io_make_directory(c->run, 1, e) || io_lock(c->run, e) ? -1 : 0;

@@ -362,7 +362,7 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
  * an earlier cycle is, 0 = the first policy. Texts are borrowed. */
 typedef struct {
     const char *by, *reason;
-    int automatic; /* no person signed */
+    int automatic; /* no person signed: then only where nobody has, else nothing is done, head "" */
     int rollback;
     size_t cycle;            /* rollback: in; else out */
     size_t entry;            /* out: its number in the ledger */

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define SHARED_FOLDER "shared" /* what cells have in common, in RUN */
+
 enum { CELL_NAME = 96 };
 static const char *const methods_names[] = {"none", "kto", "dpo", "both"}; /* by bits */
 
@@ -271,11 +273,28 @@ static void name_cells(Grid *x)
             }
 }
 
+/* Is there a grid in the folder, or nothing yet? */
+static int check_ours(const char *run, Err *e)
+{
+    Pool pool = {0};
+    char **names;
+    size_t n = 0;
+    int ours = 0, others = 0, status = io_list(run, &pool, &names, &n, e);
+    for (size_t i = 0; i < n && !status; i++) {
+        ours |= !strcmp(names[i], SHARED_FOLDER);
+        others |= strcmp(names[i], "LOCK") != 0;
+    }
+    pool_free(&pool);
+    if (status || ours || !others) return status ? -1 : 0;
+    return err_set(e, ERR_CREATE, "%s: is no grid of align cycle; name another folder", run);
+}
+
+/* The folder is locked: two grids would sweep each other's files. */
 static int run_grid(Grid *x, Text *json, Text *table, Err *e)
 {
     char path[IO_PATH_MAX], hex[65];
     const char *run = x->g->base->run;
-    if (io_make_directory(run, 1, e) || io_path(x->shared, IO_PATH_MAX, run, "shared", e) ||
+    if (io_path(x->shared, IO_PATH_MAX, run, SHARED_FOLDER, e) ||
         io_make_directory(x->shared, 1, e) || loop_sweep(x->shared, e))
         return -1;
     for (size_t i = 0; i < x->n; i++)
@@ -302,6 +321,7 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
     if (existed && !c->resume)
         return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
                        c->run);
+    if (io_is_directory(c->run) && check_ours(c->run, e)) return -1;
     mode_t before = umask(077);
     Grid x = {.g = g, .events = events ? events : &silent};
     x.n = g->n_judges * g->n_validators * g->n_methods;
@@ -309,12 +329,16 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
     x.shared = x.cells ? mem_alloc(IO_PATH_MAX, e) : NULL;
     int status = x.shared ? 0 : -1;
     if (!status) name_cells(&x);
-    if (!status) status = run_grid(&x, json, table, e);
+    if (!status) status = io_make_directory(c->run, 1, e) || io_lock(c->run, e) ? -1 : 0;
+    if (!status) {
+        status = run_grid(&x, json, table, e);
+        io_unlock(c->run);
+    }
     for (size_t i = 0; x.cells && i < x.n; i++) {
         mem_free(x.cells[i].choices);
         for (size_t v = 0; v < g->n_validators; v++) evaluate_close(&x.cells[i].last[v]);
     }
-    if (status && !existed && x.shared) { /* they stay as soon as a file is in them */
+    if (status && !existed && x.shared && *x.shared) { /* they stay as soon as a file is in them */
         remove(x.shared);
         remove(c->run);
     }

@@ -224,11 +224,20 @@ static int report_bad(Verifier *x, const char *path, const char *why, Err *e)
     return text_addf(&x->names, e, "%s%s (%s)", x->names.len ? ", " : "", path, why);
 }
 
-/* Was this path an output of a later entry than `entry`? Then that one speaks for it. */
-static int written_later(const Ledger *l, size_t entry, const char *path)
+/* Is this a signature that names deployed.json? */
+static int signs(const Json *entry)
 {
-    for (size_t i = entry + 1; i < l->count; i++)
-        if (json_get(json_get(l->entries[i], "outputs"), path)) return 1;
+    const Json *event = json_get(entry, "event");
+    return (json_is(event, "approve") || json_is(event, "rollback")) &&
+           json_get(json_get(entry, "outputs"), DEPLOYED_FILE);
+}
+
+/* Does a later signature than `entry` speak for deployed.json? It is the one file of a run that is
+ * written more than once: a later entry about any other file excuses nothing. */
+static int signed_later(const Ledger *l, size_t entry, const char *path)
+{
+    for (size_t i = entry + 1; i < l->count && !strcmp(path, DEPLOYED_FILE); i++)
+        if (signs(l->entries[i])) return 1;
     return 0;
 }
 
@@ -261,7 +270,7 @@ static int verify_files(Verifier *x, const Ledger *l, Err *e)
         const Json *outputs = json_get(l->entries[i], "outputs");
         if (verify_inputs(x, l, i, e)) return -1;
         for (const Json *file = outputs ? outputs->child : NULL; file; file = file->next) {
-            if (written_later(l, i, file->key)) continue;
+            if (signed_later(l, i, file->key)) continue;
             const char *wrong = check_file(l->run, file);
             x->v->files++;
             if (wrong && report_bad(x, file->key, wrong, e)) return -1;
@@ -281,7 +290,7 @@ static int verify_end(Verifier *x, const Ledger *l, Err *e)
         return -1;
     if (io_path(path, sizeof path, l->run, DEPLOYED_FILE, e)) return -1;
     for (size_t i = 0; i < l->count; i++)
-        if (json_get(json_get(l->entries[i], "outputs"), DEPLOYED_FILE)) return 0;
+        if (signs(l->entries[i])) return 0;
     return io_exists(path) ? report_bad(x, DEPLOYED_FILE, "is named by no signature", e) : 0;
 }
 

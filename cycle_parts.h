@@ -38,7 +38,8 @@ typedef struct {
  * line without its end (a crash while appending) is taken off the file. A run without a ledger has
  * an empty one. */
 int ledger_open(Ledger *l, const char *run, Err *e);
-/* The same for readers, who may come while a loop appends: writes nothing, a torn line is left out. */
+/* The same for readers, who may come while a loop appends: nothing is written, a torn line left
+ * out. */
 int ledger_read(Ledger *l, const char *run, Err *e);
 void ledger_close(Ledger *l);
 /* Hashes inputs and outputs, appends the entry, synced. */

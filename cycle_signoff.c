@@ -256,10 +256,10 @@ int cycle_sign(const char *run, CycleSignature *x, Err *e)
     mode_t before = umask(077); /* as the run's other files */
     int status = io_lock(run, e);
     if (!status) {
-        status = check_files(run, e) || ledger_open(&s.ledger, run, e) ||
-                         (x->rollback ? rollback(&s, x, e) : approve(&s, x, e))
-                     ? -1
-                     : 0;
+        status = ledger_open(&s.ledger, run, e) ? err_prefix(e, "nothing is signed")
+                                                : check_files(run, e);
+        if (!status && !(x->automatic && last_signature(&s.ledger)))
+            status = x->rollback ? rollback(&s, x, e) : approve(&s, x, e);
         io_unlock(run);
     }
     ledger_close(&s.ledger);

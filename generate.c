@@ -152,7 +152,7 @@ typedef struct {
     Reading *from;
     size_t prompt, sample;
     KvBlock *block; /* the last prompt token and the new tokens; kept for the next sample */
-    int32_t *ids;   /* [max_tokens] */
+    int32_t *ids;   /* [Run.most] */
     size_t count, most;
     int32_t next; /* token chosen in this step */
     int running;
@@ -181,7 +181,8 @@ typedef struct {
 
     int32_t stops[MAX_STOPS];
     size_t n_stops;
-    size_t V; /* rows of the head that are tokens */
+    size_t most; /* tokens that the longest answer can have: --max-tokens, or what contexts leave */
+    size_t V;    /* rows of the head that are tokens */
 
     Tape tape;
     Batch batch;     /* of the step: prompts first, then samples */
@@ -194,7 +195,7 @@ typedef struct {
 } Run;
 
 /* Prompts that can be worked on, and the room they need. */
-static int check_prompts(const Run *r, size_t *positions, Err *e)
+static int check_prompts(Run *r, size_t *positions, Err *e)
 {
     const ModelConfig *c = &r->g->model->config;
     *positions = 1;
@@ -213,8 +214,9 @@ static int check_prompts(const Run *r, size_t *positions, Err *e)
                 return err_set(e, ERR_DATA, "prompt %llu: token id %ld, allowed 0 to %zu",
                                (unsigned long long)p->index, (long)p->ids[j], c->V - 1);
         size_t room = c->max_positions - p->count, most = r->g->options.max_tokens;
-        size_t end = p->count + (most < room ? most : room);
-        if (end > *positions) *positions = end;
+        size_t answer = most < room ? most : room;
+        if (answer > r->most) r->most = answer;
+        if (p->count + answer > *positions) *positions = p->count + answer;
     }
     return 0;
 }
@@ -284,11 +286,10 @@ static int open_tape(Run *r, Err *e)
 
 static int open_slots(Run *r, Err *e)
 {
-    const GenerateOptions *o = &r->g->options;
     for (size_t i = 0; i < r->n_slots; i++) {
         Slot *s = &r->slots[i];
-        s->ids = mem_calloc(o->max_tokens, sizeof *s->ids, e);
-        s->block = s->ids ? kv_create(r->g->model, o->max_tokens, NULL, e) : NULL;
+        s->ids = mem_calloc(r->most, sizeof *s->ids, e);
+        s->block = s->ids ? kv_create(r->g->model, r->most, NULL, e) : NULL;
         if (!s->block) return -1;
     }
     return 0;
@@ -297,11 +298,12 @@ static int open_slots(Run *r, Err *e)
 static int run_open(Run *r, Err *e)
 {
     const GenerateOptions *o = &r->g->options;
-    size_t total, positions;
+    size_t total, positions, orders;
     if (check_prompts(r, &positions, e)) return -1;
     if (model_reserve_positions(r->g->model, positions, e)) return -1;
     find_stops(r);
-    if (size_mul(r->n_prompts, o->samples, &total))
+    if (size_mul((size_t)threads_count(), r->V, &orders) ||
+        size_mul(r->n_prompts, o->samples, &total))
         return err_set(e, ERR_MEMORY, "%zu prompts x %zu samples are too many", r->n_prompts,
                        o->samples);
     r->n_slots = total < o->at_once ? total : o->at_once;
@@ -312,7 +314,7 @@ static int run_open(Run *r, Err *e)
     r->results = mem_calloc(total, sizeof *r->results, e);
     r->rows = mem_calloc(r->n_slots, sizeof *r->rows, e);
     r->asked = mem_calloc(r->n_slots, sizeof *r->asked, e);
-    r->order = mem_calloc((size_t)threads_count() * r->V, sizeof *r->order, e);
+    r->order = mem_calloc(orders, sizeof *r->order, e);
     r->batch.ids = mem_calloc(r->n_slots + r->prefill, sizeof *r->batch.ids, e);
     r->batch.segments = mem_calloc(r->n_slots + r->n_readings, sizeof *r->batch.segments, e);
     if (!r->readings || !r->slots || !r->results || !r->rows || !r->asked || !r->order ||

@@ -148,9 +148,9 @@ static int write_config(const Model *m, const char *dir, Err *e)
 
 int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)
 {
-    static const char *const beside[] = {
-        "generation_config.json",  "tokenizer.json",     "tokenizer_config.json", "tokenizer.model",
-        "special_tokens_map.json", "chat_template.jinja"};
+    static const char *const beside[] = {"generation_config.json",  "tokenizer.json",
+                                         "tokenizer_config.json",   "tokenizer.model",
+                                         "special_tokens_map.json", "chat_template.jinja"};
     char path[IO_PATH_MAX];
     if (m->config.tied && lora_at(lora, 0, TARGET_HEAD))
         return err_set(e, ERR_DATA,

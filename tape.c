@@ -80,10 +80,17 @@ static void *take(Tape *t, Arena *a, size_t bytes)
     return p;
 }
 
-/* Memory for `count` numbers of the step, not cleared. */
-static real *numbers(Tape *t, size_t count)
+/* Memory for [rows, cols] numbers of the step, not cleared. */
+static real *numbers(Tape *t, size_t rows, size_t cols)
 {
-    return take(t, &t->arena, count * sizeof(real));
+    size_t bytes;
+    if (!size_mul(rows, cols, &bytes) && !size_mul(bytes, sizeof(real), &bytes))
+        return take(t, &t->arena, bytes);
+    Err large;
+    err_set(&large, ERR_MEMORY, "%zu x %zu numbers are more than this machine can address", rows,
+            cols);
+    tape_fail(t, &large);
+    return NULL;
 }
 
 /* A result of an operation: memory [rows, cols], not cleared. Never NULL: where memory is out, the
@@ -93,7 +100,7 @@ static Var *var_new(Tape *t, size_t rows, size_t cols, size_t live, int wants)
     Var *v = take(t, &t->nodes, sizeof *v);
     if (!v) return &t->nothing;
     *v = (Var){.rows = rows, .cols = cols, .live = live, .wants = wants && live > 0};
-    v->x = numbers(t, rows * cols);
+    v->x = numbers(t, rows, cols);
     return v;
 }
 
@@ -108,7 +115,7 @@ static real *var_gradient(Tape *t, Var *v)
 {
     if (!v->d) {
         size_t n = live_count(v);
-        v->d = numbers(t, n);
+        v->d = numbers(t, n, 1);
         if (runs(t)) memset(v->d, 0, n * sizeof(real));
     }
     return v->d;
@@ -204,7 +211,7 @@ static void rmsnorm_back(Tape *t, Node *node)
 Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps)
 {
     Var *y = var_new(t, x->rows, x->cols, x->live, x->wants || g->d != NULL);
-    real *r = numbers(t, x->rows);
+    real *r = numbers(t, x->rows, 1);
     if (runs(t)) tensor_rmsnorm(t->compute, y->x, r, x->x, &g->w, eps, x->rows);
     RmsnormNode *n = node_new(t, sizeof *n, y, rmsnorm_back);
     if (n) n->x = x, n->g = g, n->r = r;
@@ -231,7 +238,7 @@ static void scale_in_place(real *x, double s, size_t n)
 static const real *adapter_input(Tape *t, const Var *x, size_t rows, const Adapter *a, uint64_t key)
 {
     if (!key) return x->x;
-    real *dropped = numbers(t, rows * x->cols);
+    real *dropped = numbers(t, rows, x->cols);
     if (runs(t)) tensor_dropout(t->compute, dropped, x->x, a->dropout, key, rows * x->cols);
     return dropped;
 }
@@ -240,7 +247,7 @@ static const real *adapter_input(Tape *t, const Var *x, size_t rows, const Adapt
 static real *adapter_down(Tape *t, const Var *x, const Adapter *a, uint64_t key)
 {
     size_t R = a->a.w.rows;
-    real *u = numbers(t, x->rows * R);
+    real *u = numbers(t, x->rows, R);
     size_t mark = arena_mark(&t->arena);
     const real *in = adapter_input(t, x, x->rows, a, key);
     if (runs(t)) {
@@ -264,7 +271,7 @@ static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const r
         if (runs(t)) tensor_linear_dx(&t->exact, dx, du, &a->a.w, T, 1);
         return;
     }
-    real *through = numbers(t, T * K);
+    real *through = numbers(t, T, K);
     if (!runs(t)) return;
     tensor_linear_dx(&t->exact, through, du, &a->a.w, T, 0);
     tensor_dropout(t->compute, through, through, a->dropout, key, T * K);
@@ -288,7 +295,7 @@ static void linear_back(Tape *t, Node *node)
     Adapter *a = n->a;
     size_t R = a->a.w.rows, mark = arena_mark(&t->arena);
     if (a->b.d && runs(t)) tensor_linear_dw(&t->exact, a->b.d, y->d, n->u, T, N, R);
-    real *du = numbers(t, T * R);
+    real *du = numbers(t, T, R);
     if (runs(t)) {
         tensor_linear_dx(&t->exact, du, y->d, &a->b.w, T, 0);
         scale_in_place(du, a->scale, T * R);
@@ -512,7 +519,7 @@ static void attention_back(Tape *t, Node *node)
 Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, size_t layer)
 {
     Var *o = var_new(t, q->rows, q->cols, q->live, q->wants || k->wants || v->wants);
-    real *stat = numbers(t, q->rows * plan->shape.Q * 2);
+    real *stat = numbers(t, q->rows, plan->shape.Q * 2);
     size_t mark = arena_mark(&t->nodes), parts = parts_within(plan, q->rows);
     AttentionSeq *seqs = attention_sequences(t, plan, parts, k, v, layer);
     if (runs(t)) {
@@ -586,7 +593,7 @@ static void head_forward(Tape *t, LogprobNode *n, real *logp, real *square)
 {
     size_t V = n->w->w.rows;
     size_t mark = arena_mark(&t->arena);
-    real *z = numbers(t, (size_t)HEAD_ROWS * HEAD_CHUNK);
+    real *z = numbers(t, HEAD_ROWS, HEAD_CHUNK);
     for (size_t first = 0; first < n->h->rows && runs(t); first += HEAD_ROWS) {
         size_t rows = n->h->rows - first < HEAD_ROWS ? n->h->rows - first : HEAD_ROWS;
         HeadRow row[HEAD_ROWS];
@@ -644,8 +651,8 @@ static void head_back(Tape *t, LogprobNode *n, const real *dlogp, real *dh)
 {
     size_t rows_all = n->h->live, V = n->w->w.rows, mark = arena_mark(&t->arena);
     size_t R = n->a ? n->a->a.w.rows : 0;
-    real *z = numbers(t, (size_t)HEAD_ROWS * HEAD_CHUNK);
-    real *du = n->a ? numbers(t, rows_all * R) : NULL;
+    real *z = numbers(t, HEAD_ROWS, HEAD_CHUNK);
+    real *du = n->a ? numbers(t, rows_all, R) : NULL;
     if (du && runs(t)) memset(du, 0, rows_all * R * sizeof(real));
     for (size_t first = 0; first < rows_all && runs(t); first += HEAD_ROWS) {
         size_t rows = rows_all - first < HEAD_ROWS ? rows_all - first : HEAD_ROWS;
@@ -698,7 +705,7 @@ Var *tape_logprob(Tape *t, Var *h, Param *w, Adapter *a, const int32_t *target, 
     LogprobNode local = {.h = h, .w = w, .a = a, .target = target};
     if (frozen) {
         size_t back = t->record && y->wants ? live : 0; /* rows whose direction is kept */
-        local.direction = back ? numbers(t, back * h->cols) : NULL;
+        local.direction = back ? numbers(t, back, h->cols) : NULL;
         head_frozen(t, &local, y->x, square, 0, back, local.direction);
         head_frozen(t, &local, y->x, square, back, rows - back, NULL);
     } else {
@@ -729,7 +736,7 @@ static void border_gradient(Tape *t, Var *x, size_t index)
     real **border = &t->boundary[index % 2];
     size_t n = live_count(x);
     if (x->d) return;
-    if (!*border) *border = numbers(t, n);
+    if (!*border) *border = numbers(t, n, 1);
     x->d = *border;
     if (runs(t)) memset(x->d, 0, n * sizeof(real));
 }

@@ -11,10 +11,11 @@
  *     O += A V                               dQ += dS K,  dV += A^T dO,  dK += dS^T Q
  *
  * The softmax needs its maximum first: all chunks are scored for the maximum, then used. Contexts
- * that fit one chunk (2,720 positions with full blocks, 5,440 with half as many rows, 40,000 and
- * more in decoding) are scored once, longer ones twice. Nothing is rescaled on the way, so chunks
- * leave no trace in the bits. Chunks begin at multiples of LANES, so that position j adds to lane j
- * mod 16 wherever a chunk or window begins. A hidden key contributes e^-inf = 0 exactly.
+ * that fit one chunk (2,720 positions with full blocks, 5,456 with half as many rows, in decoding
+ * 262,144 by the heads of a group) are scored once, longer ones twice. Nothing is rescaled on the
+ * way, so chunks leave no trace in the bits. Chunks begin at multiples of LANES, so that position j
+ * adds to lane j mod 16 wherever a chunk or window begins. A hidden key (its value must be finite)
+ * contributes e^-inf = 0 exactly.
  */
 #include "tensor.h"
 #include "tensor_kernels.h"
@@ -256,21 +257,30 @@ static void attention_task(void *ctx, size_t i)
     block_attend(&b);
 }
 
-/* Rows of a block: half as many where the scores of the longest context then fit at once. */
-static size_t forward_rows(const AttentionSeq *seqs, size_t n_seqs)
+/* Positions whose scores for `rows` rows fit the scratch. */
+static size_t scored_at_once(size_t rows)
 {
-    size_t longest = 0;
-    for (size_t i = 0; i < n_seqs; i++)
-        if (seqs[i].pos + seqs[i].count > longest) longest = seqs[i].pos + seqs[i].count;
-    int halved =
-        longest > FORWARD_SCORES / BLOCK_ROWS && longest <= 2 * FORWARD_SCORES / BLOCK_ROWS;
+    return FORWARD_SCORES / rows / LANES * LANES;
+}
+
+/* Rows of a block: half as many where the scores of the most keys that a block sees then fit at
+ * once. A window is seen from each row of the block, and begins at a multiple of LANES. */
+static size_t forward_rows(const AttentionSeq *seqs, size_t n_seqs, const AttentionShape *s)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < n_seqs; i++) {
+        size_t keys = seqs[i].pos + seqs[i].count;
+        if (s->window) keys = size_min(keys, s->window + BLOCK_ROWS + LANES);
+        if (keys > most) most = keys;
+    }
+    int halved = most > scored_at_once(BLOCK_ROWS) && most <= scored_at_once(BLOCK_ROWS / 2);
     return halved ? BLOCK_ROWS / 2 : BLOCK_ROWS;
 }
 
 void tensor_attention(const Compute *c, real *o, real *stat, const real *q,
                       const AttentionSeq *seqs, size_t n_seqs, const AttentionShape *s)
 {
-    AttentionJob a = job_make(c, seqs, n_seqs, s, forward_rows(seqs, n_seqs));
+    AttentionJob a = job_make(c, seqs, n_seqs, s, forward_rows(seqs, n_seqs, s));
     a.o = o;
     a.stat = stat;
     a.q = q;

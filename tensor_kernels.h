@@ -208,7 +208,7 @@ typedef struct {
 /* B = W^T and B = W for a stored matrix W, which must outlive the product. */
 ProductB product_across(const Mat *w);
 ProductB product_along(const Mat *w);
-/* The outputs [m0, m0 + rows) x [n0, n0 + cols), rows <= PRODUCT_ROWS. */
+/* The outputs [m0, m0 + rows) x [n0, n0 + cols), rows < PRODUCT_ROWS + TILE_ROWS_MAX. */
 void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, size_t n0,
                   size_t cols);
 /* All outputs, by all threads. */
@@ -225,11 +225,9 @@ enum {
 /* Asks for a cache line that will be needed soon; wrong addresses do no harm. */
 enum { CACHE_LINE = 64 };
 #ifdef __GNUC__
-#define prefetch_read(p) __builtin_prefetch(p, 0, 2)  /* into the level-2 cache */
-#define prefetch_write(p) __builtin_prefetch(p, 1, 3) /* into the level-1 cache */
+#define prefetch_read(p) __builtin_prefetch(p, 0, 2) /* into the level-2 cache */
 #else
 #define prefetch_read(p) ((void)(p))
-#define prefetch_write(p) ((void)(p))
 #endif
 
 /* ---- scratch ------------------------------------------------------------------------------- */

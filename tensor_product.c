@@ -269,7 +269,7 @@ static void few_across(const Part *t, size_t width)
     const ProductB *b = &t->p->b;
     size_t unit = t->bodies->lanes, most = PRODUCT_PACKED * sizeof(real) / t->bodies->size / width;
     const unsigned char *from[TILE_COLS_MAX];
-    real edge[TILE_ROWS_MAX][TILE_COLS_MAX], *to[TILE_ROWS_MAX];
+    real edge[TILE_ROWS_MAX][TILE_COLS_MAX] = {{0}}, *to[TILE_ROWS_MAX];
     for (size_t k0 = 0; k0 < t->p->K; k0 += most) {
         size_t depth = size_min(most, t->p->K - k0);
         int add = t->p->add || k0 > 0;

@@ -304,11 +304,11 @@ static int count_steps(Run *r, Err *e)
 {
     r->epoch_batches = run_batch_count(r, r->train.rows.count);
     r->epoch_steps = (r->epoch_batches + r->c.accumulate - 1) / r->c.accumulate;
-    double steps =
-        r->c.steps ? (double)r->c.steps : ceil(r->c.epochs * (double)r->epoch_steps);
+    double steps = r->c.steps ? (double)r->c.steps : ceil(r->c.epochs * (double)r->epoch_steps);
     if (steps > MOST_STEPS)
-        return err_set(e, ERR_USAGE, "found %.0f steps, allowed are %.0f: lower --epochs or --steps",
-                       steps, MOST_STEPS);
+        return err_set(e, ERR_USAGE,
+                       "found %.0f steps, allowed are %.0f: lower --epochs or --steps", steps,
+                       MOST_STEPS);
     r->steps = (size_t)steps;
     return 0;
 }

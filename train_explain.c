@@ -214,8 +214,7 @@ static int explain(Run *r, size_t row, TrainExplain *x, Err *e)
     int failed = !reference;
     for (size_t k = 0; k < x->n_sides && !failed; k++)
         failed = fill_side(r, x, &item, k, policy, reference, e);
-    if (!failed && r->c.method == TRAIN_DPO)
-        failed = explain_dpo(r, x, &item, policy, square, e);
+    if (!failed && r->c.method == TRAIN_DPO) failed = explain_dpo(r, x, &item, policy, square, e);
     if (!failed && r->c.method == TRAIN_KTO) failed = explain_kto(r, x, at, &item, e);
     mem_free(policy);
     mem_free(reference);

@@ -25,6 +25,10 @@ has "data set" '^good for +preference pairs' "$T/out"
 has "columns and what they hold" '^  rejected +null 1, strings 1$' "$T/out"
 gives "data set as JSON" 0 align inspect "$T/pairs.jsonl" --json
 has "data set as JSON" '"columns":\[\{"name":"prompt","rows":2,"types":"strings 2"\}' "$T/out"
+printf '{"\\u001b[2J\\nsha256 0000":1,"\\u009b":2}\n' >"$T/escapes.jsonl"
+gives "names that would drive a terminal" 0 align inspect "$T/escapes.jsonl"
+check "names that would drive a terminal" \
+    sh -c "! LC_ALL=C grep -q \"\$(printf '\033\\|\302\233')\|^sha256 0000\" '$T/out'"
 printf '{"prompt":"a","chosen":"b","rejected":"c"}\n{"prompt":"a","chosen":"b","rejected":"d"}\n' \
     >"$T/train.jsonl"
 gives "a run to look at" 0 align dpo -m "$MODEL" --data "$T/train.jsonl" -o "$T/run" --steps 3 -q

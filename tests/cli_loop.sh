@@ -108,6 +108,30 @@ refuses "a changed past shows" 65 "ledger.jsonl" align inspect "$T/loop" --verif
 refuses "no ledger" 66 "ledger.jsonl" align inspect "$T" --verify
 # shellcheck disable=SC2086
 refuses "an unknown method" 64 "nearest: kto" align cycle $loop -o "$T/x" --methods ktp
+
+# ---- what is no run of ours is left alone
+mkdir "$T/theirs"
+echo keep >"$T/theirs/notes.tmp.md"
+echo '{}' >"$T/theirs/config.json"
+for grid in "" "--judges rules,self"; do
+    # shellcheck disable=SC2086
+    refuses "somebody's folder $grid" 73 "theirs: is no" \
+        align cycle $loop -o "$T/theirs" --resume $grid
+done
+check "somebody's folder is as it was" sh -c "[ \$(ls -A '$T/theirs' | wc -l) -eq 2 ] &&
+    grep -q keep '$T/theirs/notes.tmp.md' && [ \"\$(cat '$T/theirs/config.json')\" = '{}' ]"
+cp "$MODEL/config.json" "$T/kept.config"
+# shellcheck disable=SC2086
+refuses "the model as the run" 73 "is no run" align cycle "$MODEL" $loop --resume
+same "the model as the run" "$T/kept.config" "$MODEL/config.json"
+ln -s ../theirs "$T/loop/link"
+# shellcheck disable=SC2086
+gives "a link in a run" 65 align cycle $loop -o "$T/loop" --cycles 2 --test 0.25 \
+    --validation 0.25 --resume
+check "a link in a run is not followed" test -e "$T/theirs/notes.tmp.md"
+refuses "a report onto the ledger" 64 "no .html page" align report "$T/loop" \
+    -o "$T/loop/cycle-0/results.json"
+
 prompts 3 no >"$T/few.jsonl"
 for grid in "" "--judges rules,self"; do
     # shellcheck disable=SC2086

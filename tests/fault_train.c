@@ -174,9 +174,14 @@ static void resuming_fails(void)
         int step, (*is_right)(int code);
     } kinds[] = {{"FAULT_IO", "%d:EIO", 1, fault_io}, {"FAULT_ALLOC", "%d", 3, fault_memory}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        const Faults f = {run_training,      kinds[i].variable,  kinds[i].format, kinds[i].is_right,
-                          stopped,           stays_resumable,   kinds[i].step,   0,
-                          8};
+        const Faults f = {.scenario = run_training,
+                          .variable = kinds[i].variable,
+                          .format = kinds[i].format,
+                          .is_right = kinds[i].is_right,
+                          .begin = stopped,
+                          .ends_well = stays_resumable,
+                          .step = kinds[i].step,
+                          .clean = 8};
         CHECK(fault_each(&f) > 30);
     }
 }

@@ -111,6 +111,59 @@ static void another_adapter_than_the_selected_is_refused(void)
     CHECK(!io_exists(files_path("run/deployed.json")));
 }
 
+/* A later line that names a file again does not speak for it: a swapped adapter stays swapped. */
+static void a_later_entry_excuses_no_file(void)
+{
+    static const char *const again[] = {"cycle-2/adapter/adapter_model.safetensors", NULL};
+    static const char *const deployed[] = {"deployed.json", NULL};
+    const LedgerEntry notes[] = {{.event = "note", .name = "", .outputs = again},
+                                 {.event = "note", .name = "", .outputs = deployed}};
+    for (int i = 0; i < 2; i++) {
+        Ledger l;
+        CycleSignature x;
+        Err e;
+        fresh(1);
+        if (i) CHECK(!sign_as("A", 0, 0, &x, &e));
+        CHECK(verifies());
+        CHECK(!write_below(run, notes[i].outputs[0], "forged"));
+        CHECK(!ledger_open(&l, run, &e) && !ledger_append(&l, &notes[i], &e));
+        ledger_close(&l);
+        CHECK(!verifies());
+        if (!i) CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA);
+    }
+    CycleSignature x; /* nor does a signature speak for any file but deployed.json */
+    Err e;
+    fresh(1);
+    CHECK(!sign_as("A", 0, 0, &x, &e) && verifies());
+    CHECK(!write_below(run, again[0], "forged") && !verifies());
+}
+
+/* What a person decided stands: an automatic signature comes first or not at all. */
+static void auto_never_follows_a_person(void)
+{
+    CycleSignature x;
+    Err e;
+    fresh(1);
+    CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("A", 1, 0, &x, &e));
+    x = (CycleSignature){.by = CYCLE_AUTO, .reason = "r", .automatic = 1};
+    CHECK(!cycle_sign(run, &x, &e) && !*x.head);
+    CHECK(deployed_has("\"by\":\"A\"") && verifies());
+}
+
+/* A signature whose line was torn is made again. */
+static void a_torn_signature_is_signed_again(void)
+{
+    CycleSignature x;
+    Err e;
+    size_t len;
+    fresh(1);
+    CHECK(!sign_as("A", 0, 0, &x, &e));
+    char *text = files_read(files_path("run/ledger.jsonl"), &len);
+    files_write("run/ledger.jsonl", text, len - 3);
+    mem_free(text);
+    CHECK(!sign_as("A", 0, 0, &x, &e) && verifies());
+}
+
 static void changed_files_are_not_signed_over(void)
 {
     CycleSignature x;
@@ -194,6 +247,9 @@ static const Test tests[] = {
     TEST(the_first_policy_may_have_an_adapter),
     TEST(a_run_that_has_not_ended_is_not_signed),
     TEST(another_adapter_than_the_selected_is_refused),
+    TEST(a_later_entry_excuses_no_file),
+    TEST(auto_never_follows_a_person),
+    TEST(a_torn_signature_is_signed_again),
     TEST(changed_files_are_not_signed_over),
     TEST(a_signature_needs_name_and_reason),
     TEST(all_signatures_are_told_in_order),

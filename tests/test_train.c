@@ -1002,7 +1002,7 @@ static void long_plans(void)
     CHECK(!exists("checkpoints") && !exists("LOCK"));
 }
 
-/* Robust DPO divides by 1 - 2 eps: near one half its terms are large, and their sum is still ln 2. */
+/* Robust DPO divides by 1 - 2 eps: near one half its terms are large, their sum is still ln 2. */
 static void robust_start(void)
 {
     TrainConfig c = small(TRAIN_DPO);
