@@ -292,14 +292,15 @@ static void few_across(const Part *t, size_t width)
 
 /* B = W: some stored rows at a time over many columns, so that memory is read in long stretches,
  * not too many of them side by side. The sums wait in scratch: the rows of C may lie a multiple of
- * 4 KB apart, and then do not fit the level-1 cache together. */
+ * 4 KB apart, and then do not fit the level-1 cache together. A row of sums is a register short of
+ * 8 KB for the same reason. */
 static void few_along(const Part *t, size_t width)
 {
     const ProductB *b = &t->p->b;
     size_t depth, strip = FEW_ALONG_COLS - t->bodies->lanes;
     size_t most = width <= 4 ? FEW_ALONG_SHORT : FEW_ALONG_DEPTH;
     real *sum[TILE_ROWS_MAX];
-    for (size_t i = 0; i < width; i++) sum[i] = t->panel + i * FEW_ALONG_COLS;
+    for (size_t i = 0; i < width; i++) sum[i] = t->panel + i * strip;
     for (size_t n = 0; n < t->cols; n += strip) {
         size_t cols = size_min(strip, t->cols - n);
         for (size_t i = 0; i < t->rows && t->p->add; i++)

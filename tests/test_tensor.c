@@ -223,6 +223,22 @@ static void products_large(void)
     threads_set(0);
 }
 
+/* Few rows so wide that their sums take several strips (along), so deep that they take several
+ * passes (across): one thread, or each would get less. */
+static void products_wide(void)
+{
+    Compute c;
+    threads_set(1);
+    for (int p = 0; p < 2; p++)
+        for (size_t i = 0; kernel_open(&c, i, p ? PRECISION_BF16 : PRECISION_F32);
+             i++, compute_close(&c)) {
+            products_of(&c, 3, 5, 8400, DTYPE_BF16, 1);
+            products_of(&c, 16, 18, 8720, DTYPE_F32, 0);
+            products_of(&c, 16, 3, 17500, DTYPE_BF16, 1);
+        }
+    threads_set(0);
+}
+
 /* Every number of rows, columns and terms around the sizes of tiles, registers and pairs of terms;
  * several passes; several threads. */
 static void products_bf16(void)
@@ -1012,6 +1028,7 @@ static const Test tests[] = {
     {"products_small", products_small},
     {"products_remainders", products_remainders},
     {"products_large", products_large},
+    {"products_wide", products_wide},
     {"products_bf16", products_bf16},
     {"products_rounding", products_rounding},
     {"products_tiny", products_tiny},
