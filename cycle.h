@@ -28,7 +28,9 @@
  * RUN/cycle-N/adapter/       the policy after this cycle (absent while it is the base model)
  * RUN/test-first/, RUN/test-last/   {responses,judged}.jsonl, results.json
  * RUN/results.json           figures of the last policy, beside the first and all cycles
+ * RUN/report.html            the page to read: made at the end, renewed by each signature
  * RUN/deployed.json          what is signed for deployment, by whom: see cycle_sign
+ * RUN/LOCK                   while a process works on the run
  *
  * Prompts hold what people wrote, so all files of a run are for their owner only (0600, 0700).
  *
@@ -219,7 +221,8 @@ typedef struct {
  * dpo.jsonl. Of a prompt, KTO gets every sample that is no repetition, DPO the best against the
  * worst. Where no sample is desirable, its demonstration is the good answer, else its first
  * desirable revision.
- * Every row says where it is from: source, index, sample (null: none), level, action, score.
+ * Every row says where it is from: index, harmful_level, source, sample (null: none), action,
+ * score. The last four stand in DPO's rows twice: as chosen_source ... and rejected_source ...
  *
  * Balance. Were refusals the good answers to harmful prompts and answers the good ones to harmless
  * prompts, and one label far more frequent, a model could learn the label's share and not the

@@ -98,7 +98,7 @@ void data_describe(const Dataset *d, const Log *log);
  * or -1 where memory is short. */
 int data_overlap(const Dataset *a, const Dataset *b, size_t *count, Err *e);
 
-/* The order of rows in an epoch (contract: --order).
+/* The order of rows in an epoch (--order).
  * file: 0, 1, 2, ...; shuffle: a permutation keyed by (seed, epoch) alone; trl: torch.randperm(n)
  * by a generator seeded with seed + epoch. */
 typedef enum { ORDER_SHUFFLE, ORDER_TRL, ORDER_FILE } Order;

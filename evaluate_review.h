@@ -20,7 +20,7 @@
  * drawn at random from other answers (an earlier policy's) and happen to be among these, too: what
  * two policies both say is no random sample of what one of them says.
  *
- * Where no sampled row differs s_d is 0, which says only that the judge's error is below
+ * Where no sampled row differs V(d) is 0, which says only that the judge's error is below
  * evaluate_unseen(n).
  */
 #ifndef ALIGN_EVALUATE_REVIEW_H

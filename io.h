@@ -144,7 +144,7 @@ typedef struct {
     const Json *metadata;     /* the __metadata__ object or NULL */
 } Safetensors;
 
-/* Validates everything of reliability list T before a tensor is visible: header length against the
+/* Nothing of the file is believed. Checked before a tensor is visible: header length against the
  * file, JSON, dtype, shape x size == offsets, no holes, no overlap, no trailing bytes. */
 int safetensors_open(Safetensors *s, const char *path, int use_mmap, Err *e);
 const StTensor *safetensors_find(const Safetensors *s, const char *name);

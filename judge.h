@@ -170,8 +170,6 @@ extern const size_t judge_rule_count;
  * {"action","weight","place","phrase"}. */
 int judge_rules_write(Text *out, Err *e);
 
-/* What the rules say of a text of no words: refuse, with probability 1. It gives nothing. */
-
 /* ---- whole files --------------------------------------------------------------------------- */
 
 /* Is there a word in the text? An answer without one is a refusal to every judge, and nothing to

@@ -1,7 +1,7 @@
 /* model.h - Llama and Mistral: configuration, weights, and the forward pass on the tape.
  *
  * A model is a Hugging Face directory: config.json, generation_config.json, model.safetensors or
- * shards with their index. Weights stay mapped as stored; nothing is copied but norms when trained.
+ * shards with their index. Weights stay mapped as stored; only trained ones are copied (--full).
  *
  * Text enters as a Batch: sequences packed end to end, without padding. A sequence is a chain of
  * segments: a segment may continue another one (its parent), so a prompt shared by chosen and

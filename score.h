@@ -2,7 +2,8 @@
  *
  * Rows are packed end to end, without padding, and neighbours whose prompts begin alike share that
  * beginning: sort rows so that these stand together. A row's log-probs have the same bits in any
- * company (contract 4.2), so how rows are packed is a matter of speed and memory only.
+ * company (tensor.h: order of summation), so how rows are packed is a matter of speed and memory
+ * only.
  */
 #ifndef ALIGN_SCORE_H
 #define ALIGN_SCORE_H

@@ -10,7 +10,7 @@
  *   K  contracted length of a product       N  outputs of a product
  * Matrices are row-major; x [T,H] has T rows of H numbers.
  *
- * Order of summation (contract: same bits for any thread count, batch company and instruction set):
+ * Order of summation: the same bits for any thread count, batch company and instruction set.
  *   chain   one fused multiply-add per term, in the order of the index, one accumulator per output.
  *           All matrix products, attention scores and attention outputs are chains.
  *   lanes16 sixteen partial sums, term i goes to lane i mod 16, then a fixed tree

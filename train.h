@@ -84,7 +84,7 @@ typedef struct {
     int dry_run; /* plan and report, write nothing */
 } TrainConfig;
 
-/* All defaults of the contract (TRL's where not stated otherwise) for a method. */
+/* All defaults for a method; most are TRL's. */
 TrainConfig train_config_default(TrainMethod method);
 /* Refuses values and combinations that mean nothing: ERR_USAGE naming the option. */
 int train_config_check(const TrainConfig *c, Err *e);
@@ -134,7 +134,9 @@ typedef struct {
 } TrainResult;
 
 /* The whole run. Writes into c->run: config.json, inputs.json (hashes), metrics.jsonl,
- * reference.jsonl, checkpoints/, and at the end adapter/ (or model/ with full).
+ * reference.jsonl (with eval rows reference-eval.jsonl), checkpoints/, diverged/step-N.json for
+ * steps whose numbers were not finite, LOCK while it runs, and at the end adapter/ (or model/ with
+ * full).
  * Errors: those of loading; ERR_CREATE where run exists and resume is not given; ERR_DATA where a
  * run to be resumed is not this one (its differences are listed); ERR_MEMORY before the first step
  * where the plan does not fit; ERR_INTERRUPTED after a checkpoint when stop_requested is set;
