@@ -106,7 +106,7 @@ int cycle_feedback(const char *in, const char *out, int chat, const char *system
 
 typedef struct {
     const char **texts;
-    size_t n;
+    size_t n, cap;
     Pool pool;
 } HeldOut;
 
@@ -119,23 +119,35 @@ static int add_text(HeldOut *h, const Json *value, Err *e)
 {
     Text text = {0};
     if (!value) return 0;
-    int status = json_put(&text, value, e);
+    int status =
+        json_put(&text, value, e) || mem_grow(&h->texts, &h->cap, h->n, sizeof *h->texts, e) ? -1
+                                                                                             : 0;
     if (!status) h->texts[h->n] = pool_strndup(&h->pool, text.data, text.len, e);
     if (!status && !h->texts[h->n++]) status = -1;
     text_free(&text);
     return status;
 }
 
+/* A prompt as it stands; of a conversation each turn of the user, too: what a person asked is the
+ * same as a plain text, and under another system message. */
+static int add_prompt(HeldOut *h, const Json *prompt, Err *e)
+{
+    if (add_text(h, prompt, e)) return -1;
+    const Json *turn = prompt && prompt->type == JSON_ARRAY ? prompt->child : NULL;
+    for (; turn; turn = turn->next)
+        if (json_is(json_get(turn, "role"), "user") && add_text(h, json_get(turn, "content"), e))
+            return -1;
+    return 0;
+}
+
 /* Prompts and base prompts of validation and test, sorted. */
 static int find_held_out(const PromptSet *p, HeldOut *h, Err *e)
 {
-    h->texts = mem_calloc(2 * p->count, sizeof *h->texts, e);
-    if (!h->texts) return -1;
     for (size_t i = 0; i < p->count; i++) {
         const PromptRow *row = &p->rows[i];
         if (row->split == SPLIT_TRAIN) continue;
-        if (add_text(h, json_get(row->json, "prompt"), e) ||
-            add_text(h, json_get(row->json, "base_prompt"), e))
+        if (add_prompt(h, json_get(row->json, "prompt"), e) ||
+            add_prompt(h, json_get(row->json, "base_prompt"), e))
             return -1;
     }
     sort_items(h->texts, h->n, sizeof *h->texts, by_text);

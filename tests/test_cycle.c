@@ -492,6 +492,46 @@ static void revisions_and_feedback_are_stages(void)
     CHECK_TEXT(wrong_files(c.run, &code), "");
 }
 
+/* Thumbs for what was asked in held-out conversations, alone or under another system message. */
+static void feedback_on_a_held_out_question_is_left_out(void)
+{
+    static const CycleEvents silent;
+    static char thumbs[IO_PATH_MAX];
+    Err e;
+    Text prompts = {0}, rows = {0};
+    size_t len, held_out = 0;
+    for (int b = 0; b < BASES; b++) {
+        text_addf(&prompts, &e,
+                  "{\"prompt\":[{\"role\":\"system\",\"content\":\"s\"},"
+                  "{\"role\":\"user\",\"content\":\"b%d\"}],\"harmful_level\":%d}\n",
+                  b, b % 4);
+        text_addf(&rows, &e, "{\"prompt\":\"b%d\",\"completion\":\"X\",\"label\":true}\n", b);
+        text_addf(&rows, &e,
+                  "{\"prompt\":[{\"role\":\"system\",\"content\":\"t\"},"
+                  "{\"role\":\"user\",\"content\":\"b%d\"}],\"completion\":\"X\",\"label\":true}\n",
+                  b);
+    }
+    files_write("prompts.jsonl", prompts.data, prompts.len);
+    files_write("thumbs.jsonl", rows.data, rows.len);
+    snprintf(thumbs, sizeof thumbs, "%.4000s", files_path("thumbs.jsonl"));
+    CycleConfig c = small_run("asked");
+    c.feedback = thumbs;
+    Loop l = {.c = &c, .events = &silent, .chat = 1};
+    CHECK(!prompts_open(&l.prompts, &c, &e) && !io_make_directory(c.run, 1, &e));
+    CHECK(!ledger_open(&l.ledger, c.run, &e));
+    CHECK(feedback_stage(&l, &e) == 0);
+    for (size_t i = 0; i < l.prompts.count; i++) held_out += l.prompts.rows[i].split != SPLIT_TRAIN;
+    char *ledger = files_read(files_path("asked/ledger.jsonl"), &len), expected[64];
+    snprintf(expected, sizeof expected, "\"liked\":%zu,\"disliked\":0,\"held_out\":%zu",
+             2 * (BASES - held_out), 2 * held_out);
+    CHECK(held_out > 0 && strstr(ledger, expected) != NULL);
+    mem_free(ledger);
+    ledger_close(&l.ledger);
+    prompts_close(&l.prompts);
+    text_free(&prompts);
+    text_free(&rows);
+}
+
 static void candidates_without_rows_are_skipped_and_the_loop_goes_on(void)
 {
     Err e;
@@ -681,6 +721,7 @@ static const Test tests[] = {
     TEST(a_run_goes_on_with_the_inputs_it_began_with),
     TEST(a_guarded_run_scores_every_policy),
     TEST(revisions_and_feedback_are_stages),
+    TEST(feedback_on_a_held_out_question_is_left_out),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
     TEST(cycles_without_progress_end_the_loop),
     TEST(a_validator_that_changed_since_is_refused),
