@@ -331,7 +331,7 @@ typedef struct {
     const char *kernel;
 } Beginning;
 
-static int hash_beginning(const Loop *l, Beginning *b, Err *e)
+static int hash_beginning(Loop *l, Beginning *b, Err *e)
 {
     char path[IO_PATH_MAX];
     const char *adapter = l->c->adapter;
@@ -340,6 +340,7 @@ static int hash_beginning(const Loop *l, Beginning *b, Err *e)
     if (!p) return -1;
     int status = model_hash(&p->model, b->model, e);
     b->kernel = compute_name(&p->compute);
+    l->context = p->model.config.max_positions;
     policy_close(p);
     if (!status && l->c->judge.reviewed) status = sha256_file(l->c->judge.reviewed, b->reviewed, e);
     if (status || !adapter) return status;
@@ -445,6 +446,17 @@ static int split_stage(Loop *l, Err *e)
         &(LedgerEntry){.event = "split", .name = "", .outputs = outputs, .facts = facts}, e);
 }
 
+/* All that policies are measured on can be answered. */
+static int check_held_out(const Loop *l, Err *e)
+{
+    char path[IO_PATH_MAX];
+    return loop_path(l, path, "validation.jsonl", e) || prompts_check_fit(l, path, e) ||
+                   (l->c->test > 0 &&
+                    (loop_path(l, path, "test.jsonl", e) || prompts_check_fit(l, path, e)))
+               ? -1
+               : 0;
+}
+
 /* The first and the last policy on the test prompts. */
 static int test_policies(Loop *l, Err *e)
 {
@@ -543,8 +555,8 @@ static int run_cycles(Loop *l, Err *e)
                          .adapter = &l->policy,
                          .prompts = "validation.jsonl"};
     if (ledger_open(&l->ledger, c->run, e) || begin_stage(l, e) || split_stage(l, e) ||
-        guard_questions_stage(l, e) || feedback_stage(l, e) || examine(l, 0, &first, e) ||
-        guard_stage(l, 0, first.name, first.folder, &l->policy, e))
+        check_held_out(l, e) || guard_questions_stage(l, e) || feedback_stage(l, e) ||
+        examine(l, 0, &first, e) || guard_stage(l, 0, first.name, first.folder, &l->policy, e))
         return -1;
     memcpy(l->metrics, first.metrics, sizeof l->metrics);
     snprintf(l->examined, sizeof l->examined, "%s", first.folder);

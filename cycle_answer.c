@@ -197,20 +197,38 @@ static int answer_or_take(Loop *l, size_t cycle, const char *name, const Adapter
     return status ? -1 : 0;
 }
 
+/* Counts prompts of RUN/prompts without answers: they fill the model's context. */
+static int count_left_out(const Loop *l, const char *prompts, size_t answered, size_t *left_out,
+                          Err *e)
+{
+    char path[IO_PATH_MAX];
+    size_t asked;
+    if (loop_path(l, path, prompts, e) || count_answered(path, 1, &asked, e)) return -1;
+    *left_out = asked > answered ? asked - answered : 0;
+    if (*left_out)
+        log_note(&l->events->log, 'w',
+                 "%s: %zu of %zu prompts are left out, for they fill the model's context", path,
+                 *left_out, asked);
+    return 0;
+}
+
 int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
                    const char *system, const char *prompts, const GenerateOptions *o,
                    const char *out, Err *e)
 {
     int done = loop_done(l, "generate", cycle, name, NULL, e);
     if (done) return done < 0 ? -1 : 0;
-    size_t answers;
-    if (answer_or_take(l, cycle, name, adapter, system, prompts, o, out, &answers, e)) return -1;
+    size_t answers, left_out;
+    if (answer_or_take(l, cycle, name, adapter, system, prompts, o, out, &answers, e) ||
+        count_left_out(l, prompts, answers / o->samples, &left_out, e))
+        return -1;
 
-    char weights[RUN_NAME], facts[128];
+    char weights[RUN_NAME], facts[160];
     loop_name(weights, adapter->below, LORA_WEIGHTS_FILE);
     const char *inputs[] = {prompts, *adapter->below ? weights : NULL, NULL};
     const char *outputs[] = {out, NULL};
-    snprintf(facts, sizeof facts, "{\"answers\":%zu,\"samples\":%zu,\"seed\":%llu}", answers,
+    snprintf(facts, sizeof facts,
+             "{\"answers\":%zu,\"left_out\":%zu,\"samples\":%zu,\"seed\":%llu}", answers, left_out,
              o->samples, (unsigned long long)o->seed);
     return ledger_append(&l->ledger,
                          &(LedgerEntry){.event = "generate",
@@ -220,6 +238,36 @@ int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *ada
                                         .outputs = outputs,
                                         .facts = facts},
                          e);
+}
+
+int prompts_check_fit(const Loop *l, const char *path, Err *e)
+{
+    const CycleConfig *c = l->c;
+    Dataset data;
+    DataOptions rows = {.kind = DATA_PROMPTS,
+                        .raw = c->raw,
+                        .chat_template = c->chat_template,
+                        .system = c->system};
+    Tokenizer *t = tokenizer_load(c->model, NULL, e);
+    if (!t) return -1;
+    int status = data_load(&data, path, &rows, t, NULL, e);
+    tokenizer_free(t);
+    if (status) return -1;
+    for (size_t i = 0; i < data.count && !status; i++) {
+        const Row *r = &data.rows[i];
+        uint64_t index = path == c->prompts ? r->index : index_of(r);
+        if (r->n_prompt < l->context || index >= l->prompts.count ||
+            l->prompts.rows[index].split == SPLIT_TRAIN)
+            continue;
+        status = err_set(e, ERR_DATA,
+                         "%s:%zu: the prompt has %zu tokens and is held out to measure policies; "
+                         "allowed are at most %zu, for the model's context of %zu must hold an "
+                         "answer, too; shorten it or take it out",
+                         c->prompts, l->prompts.rows[index].line, r->n_prompt, l->context - 1,
+                         l->context);
+    }
+    data_close(&data);
+    return status;
 }
 
 /* ---- judge and evaluate -------------------------------------------------------------------- */

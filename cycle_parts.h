@@ -56,6 +56,7 @@ typedef enum { SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST, SPLIT_COUNT } Split;
 typedef struct {
     const Json *json;
     size_t index; /* in the prompts file, from 0 */
+    size_t line;  /* the same by lines, from 1 */
     unsigned level;
     size_t group; /* rows with one base prompt */
     Split split;
@@ -97,6 +98,7 @@ typedef struct {
     Ledger ledger;
     PromptSet prompts;
     int chat;         /* prompts of text go through a chat template */
+    size_t context;   /* of the model, in tokens */
     AdapterAt policy; /* the current one */
     Estimate metrics[EVALUATE_COUNT]; /* its figures on validation */
     Change since_first[EVALUATE_COUNT]; /* the same against the first policy's */
@@ -140,6 +142,10 @@ DataOptions policy_prompts(const Policy *p, const CycleConfig *c, const char *sy
 int generate_stage(Loop *l, size_t cycle, const char *name, const AdapterAt *adapter,
                    const char *system, const char *prompts, const GenerateOptions *o,
                    const char *out, Err *e);
+/* Do the held-out prompts of a file (the run's, or one of its splits) leave room for an answer in
+ * the model's context? One that silently had none would not be measured: ERR_DATA naming its line.
+ * Training prompts without room are left out, and counted as "left_out" of their stage. */
+int prompts_check_fit(const Loop *l, const char *path, Err *e);
 /* A judge as this run has it. `self` that labels is the policy of the moment; `self` that validates
  * is the first policy from beginning to end: what is measured must not move the ruler. The paths
  * of adapter and answers are written into path[0] and path[1]. */

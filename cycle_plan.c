@@ -300,7 +300,9 @@ static int run_trial(Trial *t, Err *e)
     Policy *p = policy_open(&t->loop, &t->loop.policy, e);
     if (!p) return -1;
     const DataOptions rows = policy_prompts(p, c, c->system);
-    if (data_load(&data, c->prompts, &rows, p->tokenizer, &t->loop.events->log, e))
+    t->loop.context = p->model.config.max_positions;
+    if (prompts_check_fit(&t->loop, c->prompts, e) ||
+        data_load(&data, c->prompts, &rows, p->tokenizer, &t->loop.events->log, e))
         return policy_close(p), -1;
     t->data = &data;
     t->tokenizer = p->tokenizer;

@@ -55,7 +55,8 @@ static int read_prompts(PromptSet *p, const char *path, const char ***base, Err 
             more = -1;
             break;
         }
-        p->rows[p->count] = (PromptRow){.json = row, .index = p->count, .level = level};
+        p->rows[p->count] =
+            (PromptRow){.json = row, .index = p->count, .line = lines.line, .level = level};
         p->count++;
     }
     sha256_bytes(lines.data, lines.len, p->sha256);

@@ -675,6 +675,55 @@ static void swap_for_training(void *ctx, const CycleProgress *p)
     }
 }
 
+/* Prompts that fill the context: of those that measure policies none goes missing, of those to
+ * train on it is counted. */
+static void prompts_without_room_for_an_answer_are_not_lost(void)
+{
+    Err e;
+    CycleResult r;
+    PromptSet p;
+    CyclePlan plan;
+    size_t len, training = 0, held_out = 0;
+    char long_one[301], place[64];
+    memset(long_one, 'x', sizeof long_one - 1);
+    long_one[sizeof long_one - 1] = 0;
+    CycleConfig c = small_run("long");
+    c.cycles = 1;
+    c.methods = 1u << CYCLE_KTO;
+    write_prompts("prompts.jsonl", 1);
+    CHECK(prompts_open(&p, &c, &e) == 0);
+    while (p.rows[training].split != SPLIT_TRAIN) training++;
+    while (p.rows[held_out].split != SPLIT_TEST) held_out++;
+    prompts_close(&p);
+    char *whole = files_read(files_path("prompts.jsonl"), &len);
+    for (int t = 0; t < 2; t++) {
+        Text text = {0};
+        size_t row = t ? training : held_out, n = 0;
+        for (char *at = whole, *end; (end = strchr(at, '\n')); at = end + 1, n++)
+            text_addf(&text, &e, "%s%.11s%s%.*s\n", n ? "" : "\n", at, n == row ? long_one : "",
+                      (int)(end - at) - 11, at + 11);
+        files_write("prompts.jsonl", text.data, text.len);
+        text_free(&text);
+        if (t) continue;
+        snprintf(place, sizeof place, "prompts.jsonl:%zu: the prompt has ", row + 2);
+        CHECK(cycle_run(&c, NULL, &r, &e) == -1);
+        CHECK_ERR(e, ERR_DATA, place);
+        CHECK_ERR(e, ERR_DATA, "context of 256");
+        CHECK(cycle_plan(&c, NULL, &plan, &e) == -1);
+        CHECK_ERR(e, ERR_DATA, place);
+    }
+    mem_free(whole);
+    c = small_run("long2");
+    c.cycles = 1;
+    c.methods = 1u << CYCLE_KTO;
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    char *ledger = files_read(files_path("long2/ledger.jsonl"), &len);
+    CHECK(strstr(ledger, "{\"answers\":142,\"left_out\":1,\"samples\":2,") != NULL);
+    CHECK(strstr(ledger, "{\"answers\":24,\"left_out\":0,\"samples\":1,") != NULL);
+    mem_free(ledger);
+}
+
 static void what_was_read_must_be_what_was_written(void)
 {
     Err e;
@@ -727,6 +776,7 @@ static const Test tests[] = {
     TEST(a_validator_that_changed_since_is_refused),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),
     TEST(a_candidate_without_usable_rows_is_skipped_and_the_loop_goes_on),
+    TEST(prompts_without_room_for_an_answer_are_not_lost),
     TEST(what_was_read_must_be_what_was_written),
     TEST(a_run_that_cannot_begin_leaves_nothing_promoted),
 };
