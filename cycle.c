@@ -527,6 +527,21 @@ static int finish_stage(Loop *l, Err *e)
     return status ? -1 : 0;
 }
 
+/* Can the template say what an option wants said, a system message? Some models have no place for
+ * one, and to learn that from the first answers would be late. */
+static int check_system(const CycleConfig *c, const Tokenizer *t, const ChatTemplate *chat, Err *e)
+{
+    static const ChatMessage said[] = {{"system", "s", 1}, {"user", "u", 1}};
+    Text text = {0};
+    Err why;
+    int status = chat_render(chat, t, said, 2, 1, &text, &why);
+    text_free(&text);
+    if (!status) return 0;
+    return err_set(e, ERR_USAGE,
+                   "%s: needs a system message, and the chat template %s has none: %s",
+                   c->revise ? "--revise" : "--system", chat_name(chat), why.text);
+}
+
 int loop_find_chat(Loop *l, Err *e)
 {
     size_t len;
@@ -534,7 +549,9 @@ int loop_find_chat(Loop *l, Err *e)
     Tokenizer *t = tokenizer_load(l->c->model, &l->events->log, e);
     if (!t) return -1;
     l->chat = l->c->chat_template || tokenizer_chat_template(t, &len);
-    int status = l->chat && !chat_find(t, l->c->chat_template, e) ? -1 : 0;
+    const ChatTemplate *chat = l->chat ? chat_find(t, l->c->chat_template, e) : NULL;
+    int status = l->chat && !chat ? -1 : 0;
+    if (chat && (l->c->revise || l->c->system)) status = check_system(l->c, t, chat, e);
     if (!status && l->c->revise && !l->chat)
         status = err_set(e, ERR_USAGE,
                          "--revise: the instruction is a system message, and %s has no chat "

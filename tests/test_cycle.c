@@ -532,6 +532,25 @@ static void feedback_on_a_held_out_question_is_left_out(void)
     text_free(&rows);
 }
 
+static void a_template_without_system_messages_is_refused_at_the_start(void)
+{
+    Err e;
+    CycleResult r;
+    CyclePlan plan;
+    write_prompts("prompts.jsonl", 1);
+    for (int system = 0; system < 2; system++) {
+        CycleConfig c = small_run("unsaid");
+        c.chat_template = "mistral-v0.1";
+        c.revise = !system;
+        c.system = system ? "Be kind." : NULL;
+        CHECK(cycle_run(&c, NULL, &r, &e) == -1);
+        CHECK_ERR(e, ERR_USAGE, system ? "--system: " : "--revise: ");
+        CHECK_ERR(e, ERR_USAGE, "mistral-v0.1");
+        CHECK(!io_exists(c.run));
+        CHECK(cycle_plan(&c, NULL, &plan, &e) == -1 && e.code == ERR_USAGE);
+    }
+}
+
 static void candidates_without_rows_are_skipped_and_the_loop_goes_on(void)
 {
     Err e;
@@ -771,6 +790,7 @@ static const Test tests[] = {
     TEST(a_guarded_run_scores_every_policy),
     TEST(revisions_and_feedback_are_stages),
     TEST(feedback_on_a_held_out_question_is_left_out),
+    TEST(a_template_without_system_messages_is_refused_at_the_start),
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
     TEST(cycles_without_progress_end_the_loop),
     TEST(a_validator_that_changed_since_is_refused),
