@@ -15,7 +15,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -441,6 +443,50 @@ static int spell(Command *c, Err *e)
     return text_add(&c->spelled, "]", 1, e);
 }
 
+/* A regular file that can be read? */
+static int is_program_text(const char *path)
+{
+    struct stat s;
+    return !stat(path, &s) && S_ISREG(s.st_mode) && !access(path, R_OK);
+}
+
+/* The file that execvp runs for a name, looked up in PATH where it has no slash. */
+static int find_program(const char *name, char path[IO_PATH_MAX], Err *e)
+{
+    const char *list = strchr(name, '/') ? NULL : getenv("PATH");
+    char folder[IO_PATH_MAX];
+    for (const char *at = list; at; at = strchr(at, ':') ? strchr(at, ':') + 1 : NULL) {
+        size_t len = strcspn(at, ":");
+        if (len >= sizeof folder) continue;
+        snprintf(folder, sizeof folder, "%.*s", len ? (int)len : 1, len ? at : ".");
+        if (io_path(path, IO_PATH_MAX, folder, name, e)) return -1;
+        if (is_program_text(path) && !access(path, X_OK)) return 0;
+    }
+    if (strlen(name) >= IO_PATH_MAX)
+        return err_set(e, ERR_USAGE, "--judge-command: the path is too long");
+    memcpy(path, name, strlen(name) + 1);
+    return 0;
+}
+
+/* Who the judge is: the words, and what stands in every file that one of them names. A script that
+ * was rewritten is another judge; of a word that names no file there is nothing more to know. */
+static int identify(const Command *c, char hex[65], Err *e)
+{
+    char path[IO_PATH_MAX], file[65];
+    Sha256 s;
+    sha256_begin(&s);
+    sha256_add(&s, c->spelled.data, c->spelled.len);
+    for (size_t i = 0; c->argv[i]; i++) {
+        if (!i && find_program(c->argv[0], path, e)) return -1;
+        const char *word = i ? c->argv[i] : path;
+        if (!is_program_text(word)) continue;
+        if (sha256_file(word, file, e)) return err_prefix(e, "--judge-command");
+        sha256_add(&s, file, strlen(file));
+    }
+    sha256_end(&s, hex);
+    return 0;
+}
+
 int judge_command_open(Judge *j, const JudgeConfig *config, Err *e)
 {
     Command *c = mem_calloc(1, sizeof *c, e);
@@ -453,12 +499,7 @@ int judge_command_open(Judge *j, const JudgeConfig *config, Err *e)
     const char *text = config->command;
     if (text[strspn(text, " ")] == '[' ? split_array(c, text, e) : split_words(c, text, e))
         return -1;
-    if (spell(c, e)) return -1;
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, c->spelled.data, c->spelled.len);
-    sha256_end(&s, j->sha256);
-    return 0;
+    return spell(c, e) || identify(c, j->sha256, e) ? -1 : 0;
 }
 
 void judge_command_close(Judge *j)

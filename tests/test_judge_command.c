@@ -5,6 +5,8 @@
 #include "files.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 /* The beginning of every judge below: `asked` takes down each line it reads. */
@@ -328,6 +330,40 @@ static void a_torn_answer_is_asked_again(void)
     CHECK(count_lines("asked") == 5);
 }
 
+/* The command line is the same; the program is not. */
+static void a_rewritten_script_is_another_judge(void)
+{
+    static const char *const says[] = {"refuse", "accept"};
+    JudgeCase x = a_case("Please?", "Sure.");
+    Verdict v;
+    Err e;
+    JudgeConfig config = script("");
+    const char *plain = getenv("PATH");
+    char path[IO_PATH_MAX + 512], kept[IO_PATH_MAX], text[256];
+    for (int by_path = 0; by_path < 2; by_path++) {
+        if (by_path) { /* the same by its name alone */
+            snprintf(kept, sizeof kept, "%s", plain);
+            snprintf(path, sizeof path, "%.400s:%s", files_path(""), kept);
+            CHECK(!setenv("PATH", path, 1));
+            snprintf(command, sizeof command, "judge.sh");
+        }
+        for (int i = 0; i < 2; i++) {
+            snprintf(text, sizeof text,
+                     "#!/bin/sh\nread -r line\nid=${line#*:}\n"
+                     "echo \"{\\\"id\\\":${id%%%%,*},\\\"action\\\":\\\"%s\\\"}\"\n",
+                     says[i]);
+            files_write("judge.sh", text, strlen(text));
+            CHECK(!chmod(files_path("judge.sh"), 0700));
+            for (int again = 0; again < 2; again++) {
+                CHECK(decide(&config, &x, 1, &v, &e) == 0);
+                CHECK(v.action == (i ? ACTION_ACCEPT : ACTION_REFUSE));
+            }
+        }
+        CHECK(count_lines("answers") == (by_path ? 4 : 2)); /* each program was asked once */
+    }
+    CHECK(!setenv("PATH", kept, 1));
+}
+
 static void a_stop_ends_the_program(void)
 {
     JudgeConfig config = script("sleep 100\n");
@@ -351,6 +387,7 @@ static const Test tests[] = {
     {"a_command_that_cannot_run_says_so", a_command_that_cannot_run_says_so},
     {"large_texts_block_nobody", large_texts_block_nobody},
     {"a_torn_answer_is_asked_again", a_torn_answer_is_asked_again},
+    {"a_rewritten_script_is_another_judge", a_rewritten_script_is_another_judge},
     {"a_stop_ends_the_program", a_stop_ends_the_program},
 };
 
