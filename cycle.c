@@ -326,7 +326,7 @@ static int stop_stage(Loop *l, size_t cycle, Err *e)
 
 /* What a run begins with, by hash; of the first policy's adapter "" where it has none. */
 typedef struct {
-    char model[65], weights[65], settings[65];
+    char model[65], tokenizer[65], weights[65], settings[65];
     char reviewed[65]; /* people's answers, "" where there are none */
     const char *kernel;
 } Beginning;
@@ -342,6 +342,7 @@ static int hash_beginning(Loop *l, Beginning *b, Err *e)
     b->kernel = compute_name(&p->compute);
     l->context = p->model.config.max_positions;
     policy_close(p);
+    if (!status) status = tokenizer_hash(l->c->model, b->tokenizer, e);
     if (!status && l->c->judge.reviewed) status = sha256_file(l->c->judge.reviewed, b->reviewed, e);
     if (status || !adapter) return status;
     return io_path(path, sizeof path, adapter, LORA_WEIGHTS_FILE, e) ||
@@ -350,6 +351,16 @@ static int hash_beginning(Loop *l, Beginning *b, Err *e)
                    sha256_file(path, b->settings, e)
                ? -1
                : 0;
+}
+
+/* Of a run that began before this was recorded, nothing is known. */
+static int check_tokenizer(const Loop *l, const Json *facts, const Beginning *b, Err *e)
+{
+    const Json *begun = json_get(facts, "tokenizer_sha256");
+    if (!begun || json_is(begun, b->tokenizer)) return 0;
+    return err_set(e, ERR_DATA,
+                   "%s: its tokenizer, chat template or end tokens were changed since %s began",
+                   l->c->model, l->c->run);
 }
 
 /* A resumed run must have the configuration and the inputs it began with. */
@@ -379,7 +390,7 @@ static int check_begun(const Loop *l, const Json *entry, const char *path, const
         if (*inputs[i].now &&
             !json_is(json_get(json_get(entry, "facts"), inputs[i].fact), inputs[i].now))
             return err_set(e, ERR_DATA, "%s: was changed since %s began", inputs[i].path, c->run);
-    return 0;
+    return check_tokenizer(l, json_get(entry, "facts"), b, e);
 }
 
 /* Records the configuration and what the run starts from: the inputs by hash, and what computed.
@@ -394,9 +405,10 @@ static int record_begin(Loop *l, const char *path, const Text *config, const Beg
     int status =
         (io_exists(program_file) && sha256_file(program_file, program, e)) ||
         text_addf(&facts, e,
-                  "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\",\"align\":\"%s\","
+                  "{\"model_sha256\":\"%s\",\"tokenizer_sha256\":\"%s\",\"prompts_sha256\":\"%s\","
+                  "\"align\":\"%s\","
                   "\"align_sha256\":\"%s\",\"kernel\":\"%s\"",
-                  b->model, l->prompts.sha256, ALIGN_VERSION, program, b->kernel) ||
+                  b->model, b->tokenizer, l->prompts.sha256, ALIGN_VERSION, program, b->kernel) ||
         (adapter &&
          (text_addf(&facts, e, ",\"adapter\":") ||
           json_put_string(&facts, adapter, strlen(adapter), e) ||

@@ -15,7 +15,7 @@ typedef struct {
     const char *run;
     Ledger ledger;
     size_t cycle;
-    char method[16];        /* "kto", "dpo"; "" = the first policy */
+    char method[16];           /* "kto", "dpo"; "" = the first policy */
     char weights[IO_PATH_MAX]; /* relative to RUN (the first policy's: as the run was given it) */
     char settings[RUN_NAME];   /* relative to RUN; both "" = no adapter */
     char sha256[65], settings_sha256[65]; /* of the two, as recorded; "" without an adapter */
@@ -153,6 +153,7 @@ static int put_policy(Text *t, const Signing *s, const CycleSignature *x, Err *e
                    put_text(t, "method", s->method, e) || put_text(t, "adapter", s->weights, e) ||
                    put_text(t, "adapter_sha256", s->sha256, e) ||
                    put_text(t, "adapter_config_sha256", s->settings_sha256, e) ||
+                   put_text(t, "tokenizer_sha256", fact(begin, "tokenizer_sha256"), e) ||
                    text_addf(t, e, "\"model_sha256\":\"%.64s\"", fact(begin, "model_sha256"))
                ? -1
                : 0;

@@ -295,19 +295,19 @@ static int put_adapter(const ModelJudge *m, const char *dir, Text *out, Err *e)
                : 0;
 }
 
-/* Everything that decides verdicts, in one hash: weights, adapter, prompt, how it is read, and how
- * it is computed (in f32 all kernels give the same bits). */
-static int hash_judge(const ModelJudge *m, const char *adapter, char hex[65], Err *e)
+/* Everything that decides verdicts, in one hash: weights, adapter, prompt, tokenizer, how it is
+ * read, and how it is computed (in f32 all kernels give the same bits). */
+static int hash_judge(const ModelJudge *m, const JudgeConfig *c, char hex[65], Err *e)
 {
-    char weights[65];
+    char weights[65], tokenizer[65];
     Text text = {0};
     int cut;
     JudgeCase nothing = {"", 0, "", 0};
     int status =
         prompter_text(&m->prompter, JUDGE_ORDER_FIXED, 0, &nothing, &text, &cut, e) ||
         model_hash(&m->model, weights, e) || text_addf(&text, e, "\n%s", weights) ||
-        put_adapter(m, adapter, &text, e) ||
-        text_addf(&text, e, " %s %s %s %d %zu %s",
+        put_adapter(m, c->adapter, &text, e) || tokenizer_hash(c->model, tokenizer, e) ||
+        text_addf(&text, e, " %s %s %s %s %d %zu %s", tokenizer,
                   m->prompter.chat ? chat_name(m->prompter.chat) : "plain",
                   judge_mode_names[m->mode], judge_order_names[m->order], m->calibrated,
                   m->prompter.limit,
@@ -351,7 +351,7 @@ int judge_model_open(Judge *j, const JudgeConfig *c, Err *e)
     if (m->mode == JUDGE_TEXT) limit -= limit > TEXT_TOKENS ? TEXT_TOKENS : limit - 1;
     return prompter_open(&m->prompter, m->tokenizer, c->chat_template, &m->model.config, limit,
                          e) ||
-                   hash_judge(m, c->adapter, j->sha256, e)
+                   hash_judge(m, c, j->sha256, e)
                ? -1
                : 0;
 }

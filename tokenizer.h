@@ -27,6 +27,10 @@ Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e);
 /* The file of dir that the vocabulary comes from: "tokenizer.json", else "tokenizer.model" where
  * that is there, else "tokenizer.json" again, for messages. */
 const char *tokenizer_file(const char *dir, Err *e);
+/* SHA-256 of all in dir that decides how texts become ids and where answers end: name and content
+ * of those of tokenizer.json, tokenizer.model, tokenizer_config.json, chat_template.jinja,
+ * special_tokens_map.json and generation_config.json that are there. */
+int tokenizer_hash(const char *dir, char hex[65], Err *e);
 /* The same from bytes in memory; `name` is for messages, `config` may be NULL. */
 Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,
                            size_t config_len, const Log *log, Err *e);

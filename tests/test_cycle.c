@@ -636,6 +636,59 @@ static void a_validator_that_changed_since_is_refused(void)
     text_free(&table);
 }
 
+/* The ledger of a run that has only begun, in the form that named no tokenizer. */
+static void begin_as_before_tokenizers(const char *run)
+{
+    Ledger old, l;
+    Err e;
+    Text facts = {0};
+    char path[IO_PATH_MAX], ledger[128];
+    const char *outputs[] = {"config.json", NULL};
+    snprintf(path, sizeof path, "%.4000s", files_path(run));
+    snprintf(ledger, sizeof ledger, "%.64s/" LEDGER_FILE, run);
+    CHECK(!ledger_open(&old, path, &e));
+    const Json *begun = json_get(ledger_find(&old, "begin", 0, ""), "facts");
+    CHECK(json_get(begun, "tokenizer_sha256") != NULL);
+    text_addf(&facts, &e, "{\"model_sha256\":\"%s\",\"prompts_sha256\":\"%s\"}",
+              json_get(begun, "model_sha256")->text, json_get(begun, "prompts_sha256")->text);
+    remove(files_path(ledger));
+    CHECK(!ledger_open(&l, path, &e));
+    CHECK(!ledger_append(
+        &l, &(LedgerEntry){.event = "begin", .name = "", .outputs = outputs, .facts = facts.data},
+        &e));
+    ledger_close(&l);
+    ledger_close(&old);
+    text_free(&facts);
+}
+
+/* The same weights under another tokenizer, template or end token are another policy. */
+static void a_tokenizer_that_changed_since_is_refused(void)
+{
+    Err e;
+    CycleResult r;
+    size_t len;
+    CycleEvents events = {.progress = stop_at_training};
+    const char *ends = "{\"eos_token_id\":265}";
+    write_prompts("prompts.jsonl", 1);
+    CycleConfig c = small_run("spelled");
+    c.cycles = 1;
+    CHECK(cycle_run(&c, &events, &r, &e) == -1 && e.code == ERR_INTERRUPTED);
+    stop_requested = 0;
+    c.resume = 1;
+    char *config = files_read(files_path("model/tokenizer_config.json"), &len);
+    files_write("model/tokenizer_config.json", "{\"eos_token\":\"</s>\"}", 20);
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1);
+    CHECK_ERR(e, ERR_DATA, "model: its tokenizer, chat template or end tokens were changed since");
+    files_write("model/tokenizer_config.json", config, len);
+    files_write("model/generation_config.json", ends, strlen(ends));
+    CHECK(cycle_run(&c, NULL, &r, &e) == -1 && e.code == ERR_DATA);
+    remove(files_path("model/generation_config.json"));
+    begin_as_before_tokenizers("spelled");
+    CHECK(run_once(&c, &r, &e) == 0);
+    cycle_result_free(&r);
+    mem_free(config);
+}
+
 /* The loop runs to its end, with a DPO candidate of this status beside a trained one of KTO. */
 static void dpo_ends(CycleConfig *c, const char *name, const char *status)
 {
@@ -794,6 +847,7 @@ static const Test tests[] = {
     TEST(candidates_without_rows_are_skipped_and_the_loop_goes_on),
     TEST(cycles_without_progress_end_the_loop),
     TEST(a_validator_that_changed_since_is_refused),
+    TEST(a_tokenizer_that_changed_since_is_refused),
     TEST(a_diverged_candidate_is_recorded_and_the_loop_goes_on),
     TEST(a_candidate_without_usable_rows_is_skipped_and_the_loop_goes_on),
     TEST(prompts_without_room_for_an_answer_are_not_lost),

@@ -78,12 +78,14 @@ static void the_first_policy_may_have_an_adapter(void)
     fresh(1);
     CHECK(!io_remove_tree(run, &e));
     CHECK(!write_run_from(run, 1,
-                          "{\"model_sha256\":\"abc\",\"adapter\":\"first\",\"adapter_sha256\":"
+                          "{\"model_sha256\":\"abc\",\"tokenizer_sha256\":\"t1\",\"adapter\":"
+                          "\"first\",\"adapter_sha256\":"
                           "\"d1\",\"adapter_config_sha256\":\"d2\"}"));
     CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("B", 1, 0, &x, &e));
     CHECK_TEXT(x.adapter_sha256, "d1");
     CHECK(deployed_has("\"adapter\":\"first/adapter_model.safetensors\",\"adapter_sha256\":\"d1\","
-                       "\"adapter_config_sha256\":\"d2\",\"model_sha256\":\"abc\""));
+                       "\"adapter_config_sha256\":\"d2\",\"tokenizer_sha256\":\"t1\","
+                       "\"model_sha256\":\"abc\""));
     CHECK(verifies());
 }
 
