@@ -25,6 +25,7 @@
 
 #include "generate.h"
 #include "score.h"
+#include "tokenizer_unicode.h"
 
 #include <math.h>
 #include <string.h>
@@ -169,20 +170,31 @@ static void decide_logprob(const ModelJudge *m, const Questions *q, const Asked 
 
 /* ---- by text ------------------------------------------------------------------------------- */
 
-static int is_word_byte(char c)
+/* The bytes of the word character (Python's \w: letters, numbers, the low line) that text begins
+ * with; 0 where it begins with another, or with what is no UTF-8. */
+static size_t word_step(const char *text, size_t len)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           ((unsigned char)c & 0x80);
+    static const unsigned char head[] = {0, 0x7F, 0x1F, 0x0F, 0x07}; /* bits, by length */
+    size_t n = utf8_step(text, len);
+    uint32_t cp = n ? (unsigned char)text[0] & head[n] : 0;
+    for (size_t i = 1; i < n; i++) cp = cp << 6 | ((unsigned char)text[i] & 0x3F);
+    switch (unicode_class(cp)) {
+    case UNICODE_UPPER:
+    case UNICODE_LOWER:
+    case UNICODE_LETTER:
+    case UNICODE_NUMBER: return n;
+    default: return cp == '_' ? n : 0;
+    }
 }
 
 int judge_parse_text(const char *text, size_t len)
 {
     for (size_t at = 0; at < len;) {
-        size_t end = at;
-        while (end < len && is_word_byte(text[end])) end++;
+        size_t end = at, step;
+        while ((step = word_step(text + end, len - end)) > 0) end += step;
         int action = end > at ? action_parse(text + at, end - at) : -1;
         if (action >= 0 && !memchr(text + at, '_', end - at)) return action;
-        at = end + 1;
+        at = end + 1; /* inside of another character no word begins */
     }
     return -1;
 }

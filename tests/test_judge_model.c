@@ -436,6 +436,15 @@ static void text_is_read_by_the_official_rule(void)
                  {"Safety_Accept", -1},
                  {"1_full_compliance", -1},
                  {"préaccept accepté", -1},
+                 {"“Refuse”", ACTION_REFUSE},
+                 {"Refuse…", ACTION_REFUSE},
+                 {"—Accept", ACTION_ACCEPT},
+                 {"拒绝：Refuse。", ACTION_REFUSE},
+                 {"拒绝Refuse", -1},
+                 {"Refuse²", -1},
+                 {"\xff"
+                  "Accept\xe2\x80",
+                  ACTION_ACCEPT},
                  {"", -1},
                  {"acceptable", -1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
