@@ -30,6 +30,7 @@ typedef struct {
     const char *text; /* what to look for: the content, or its normalized form */
     size_t len;
     size_t lead; /* bytes in front that the normalizer prepends: the space before the token */
+    size_t turn; /* of the tokens that were read, the how manyth */
     int32_t id;
     unsigned char special, single_word, lstrip, rstrip;
 } AddedToken;

@@ -233,8 +233,10 @@ static int merge_piece(Loader *l, const Json *j, size_t rank, Bytes piece, int32
 static int merges_load(Loader *l, const Json *merges)
 {
     Tokenizer *t = l->t;
-    size_t slots = table_size(merges->len), rank = 0;
-    t->merges = pool_alloc(&t->pool, slots * sizeof(*t->merges), l->e);
+    size_t slots = table_size(merges->len), rank = 0, bytes;
+    if (size_mul(slots, sizeof(*t->merges), &bytes))
+        return load_error(l, merges, "%zu merges are too many", merges->len);
+    t->merges = pool_alloc(&t->pool, bytes, l->e);
     if (!t->merges) return -1;
     t->merge_mask = slots - 1;
     for (size_t i = 0; i < slots; i++) t->merges[i].pair = MERGE_EMPTY;
@@ -431,27 +433,36 @@ static int pre_tokenizer_load(Loader *l, const Json *j)
 
 /* ---- added tokens -------------------------------------------------------------------------- */
 
-static int added_before(const AddedToken *a, const AddedToken *b)
+static int compare_added(const AddedToken *a, const AddedToken *b)
 {
     int order = memcmp(a->text, b->text, a->len < b->len ? a->len : b->len);
-    return order ? order < 0 : a->len < b->len;
+    return order ? order : (a->len > b->len) - (a->len < b->len);
 }
 
-/* Puts a token in its place by bytes; of two with the same text the first stays (after
- * normalization there may be two). Insertion: the file has them nearly sorted, or few. */
-static void added_insert(AddedSet *set, AddedToken token)
+/* By bytes; those with the same text as they came. */
+static int by_text(const void *x, const void *y)
 {
-    size_t i = set->count;
-    while (i && added_before(&token, &set->tokens[i - 1])) i--;
-    if (i && !added_before(&set->tokens[i - 1], &token)) return;
-    memmove(set->tokens + i + 1, set->tokens + i, (set->count - i) * sizeof(token));
-    set->tokens[i] = token;
-    set->count++;
+    const AddedToken *a = x, *b = y;
+    int order = compare_added(a, b);
+    return order ? order : (a->turn > b->turn) - (a->turn < b->turn);
 }
 
+static void added_append(AddedSet *set, AddedToken token)
+{
+    token.turn = set->count;
+    set->tokens[set->count++] = token;
+}
+
+/* Puts the tokens in their places; of two with the same text the first stays (after normalization
+ * there may be two). */
 static void added_index(AddedSet *set)
 {
-    size_t i = 0;
+    size_t i = 0, kept = 0;
+    sort_items(set->tokens, set->count, sizeof *set->tokens, by_text);
+    for (size_t k = 0; k < set->count; k++)
+        if (!kept || compare_added(&set->tokens[kept - 1], &set->tokens[k]))
+            set->tokens[kept++] = set->tokens[k];
+    set->count = kept;
     for (unsigned b = 0; b <= 256; b++) {
         while (i < set->count && (unsigned char)set->tokens[i].text[0] < b) i++;
         set->first[b] = (uint32_t)i;
@@ -484,7 +495,7 @@ static int added_load(Loader *l, const Json *j)
     a.text = content.text;
     a.len = content.len;
     if (!flags[4]) {
-        added_insert(&t->raw, a);
+        added_append(&t->raw, a);
         return 0;
     }
     Text normal = {0};
@@ -498,7 +509,7 @@ static int added_load(Loader *l, const Json *j)
     if (t->n_normalize && t->normalize[0].kind == NORMALIZE_PREPEND &&
         t->normalize[0].to.len < a.len)
         a.lead = t->normalize[0].to.len;
-    added_insert(&t->normalized, a);
+    added_append(&t->normalized, a);
     return 0;
 }
 
