@@ -16,8 +16,11 @@
 
 #define VARINT_MAX_BYTES 10
 #define PIECES_MAX ((size_t)1 << 22) /* of real models the largest has 262,144 */
-#define PIECE_LEN_MAX 4096           /* bytes; real pieces have at most 48 */
-#define SPACE "\xe2\x96\x81"         /* U+2581, what a space becomes */
+#define PIECE_LEN_MAX 256            /* bytes; real pieces have at most 48 */
+/* Bytes of the tokenizer.json; real ones have 20 million. A piece of n bytes can be joined in n - 1
+ * ways, so few bytes of a model can ask for very many. */
+#define MADE_MAX ((size_t)1 << 28)
+#define SPACE "\xe2\x96\x81" /* U+2581, what a space becomes */
 
 /* Numbers of fields and values in sentencepiece_model.proto. */
 enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
@@ -333,31 +336,41 @@ static int put_piece(Text *out, const SpPiece *p, Err *e)
     return json_put_string(out, p->text.text, p->text.len, e);
 }
 
+/* Two pieces that make a third. */
+typedef struct {
+    const SpPiece *left, *right;
+} Pair;
+
+/* One left half is of one length: its id alone orders the pairs. */
+static int by_left(const void *a, const void *b)
+{
+    const Pair *x = a, *y = b;
+    return (x->left->id > y->left->id) - (x->left->id < y->left->id);
+}
+
 /* All pairs of pieces that make p. Of one piece's pairs the one with the smaller ids goes first, as
  * the converter of transformers has it. */
 static int put_merges_of(const SpModel *s, const SpPiece *p, Text *out, int *first)
 {
-    const SpPiece *last_left = NULL, *last_right = NULL;
-    for (;;) { /* pieces are short: selection by repeated search */
-        const SpPiece *left = NULL, *right = NULL;
-        for (size_t at = 0; utf8_next(p->text.text, &at), at < p->text.len;) {
-            const SpPiece *a = find(s, p->text.text, at);
-            const SpPiece *b = a ? find(s, p->text.text + at, p->text.len - at) : NULL;
-            /* One left half is of one length: its id alone orders the pairs. */
-            if (!b || (last_left && a->id <= last_left->id) || (left && a->id >= left->id))
-                continue;
-            left = a;
-            right = b;
-        }
-        if (!left) return 0;
-        last_left = left;
-        last_right = right;
+    Pair pairs[PIECE_LEN_MAX];
+    size_t n = 0;
+    for (size_t at = 0; utf8_next(p->text.text, &at), at < p->text.len;) {
+        const SpPiece *left = find(s, p->text.text, at);
+        const SpPiece *right = left ? find(s, p->text.text + at, p->text.len - at) : NULL;
+        if (right) pairs[n++] = (Pair){left, right};
+    }
+    sort_items(pairs, n, sizeof *pairs, by_left);
+    for (size_t i = 0; i < n; i++) {
         if (text_add(out, *first ? "[" : ",[", *first ? 1 : 2, s->e) ||
-            put_piece(out, left, s->e) || text_add(out, ",", 1, s->e) ||
-            put_piece(out, last_right, s->e) || text_add(out, "]", 1, s->e))
+            put_piece(out, pairs[i].left, s->e) || text_add(out, ",", 1, s->e) ||
+            put_piece(out, pairs[i].right, s->e) || text_add(out, "]", 1, s->e))
             return -1;
         *first = 0;
     }
+    if (out->len <= MADE_MAX) return 0;
+    return err_set(s->e, ERR_DATA,
+                   "%s: the merges of its pieces, up to piece %lu, take more than %zu bytes",
+                   s->name, (unsigned long)p->id, MADE_MAX);
 }
 
 static int put_model(const SpModel *s, Text *out)

@@ -108,8 +108,8 @@ static void from_a_folder(void)
 static void refused(Text *m, const char *why)
 {
     Tokenizer *t = parse(m, NULL);
-    int refused_so = !t && err.code == ERR_DATA && strstr(err.text, "t.model") &&
-                     strstr(err.text, why);
+    int refused_so =
+        !t && err.code == ERR_DATA && strstr(err.text, "t.model") && strstr(err.text, why);
     CHECK(refused_so);
     if (!refused_so) printf("    \"%s\", expected \"%s\"\n", t ? "accepted" : err.text, why);
     tokenizer_free(t);
@@ -161,7 +161,7 @@ static void wrong_pieces(void)
     memset(huge, 'a', 1 << 20);
     huge[(1 << 20) - 1] = 0;
     with_piece("", 0, SP_NORMAL, "piece 266 has 0 bytes");
-    with_piece(huge, 0, SP_NORMAL, "piece 266 has 1048575 bytes; allowed are 1 .. 4096");
+    with_piece(huge, 0, SP_NORMAL, "piece 266 has 1048575 bytes; allowed are 1 .. 256");
     with_piece("ab", 0, SP_NORMAL, "pieces 263 and 266 are the same");
     with_piece("\xff", 0, SP_NORMAL, "piece 266 is not UTF-8");
     with_piece("c", NAN, SP_NORMAL, "score that is not finite");
@@ -233,6 +233,36 @@ static void cut_anywhere(void)
     text_free(&m);
 }
 
+/* Adds c, cc, ccc, ... up to `longest`. */
+static void add_chain(Text *m, int c, size_t longest)
+{
+    char piece[600];
+    for (size_t n = 1; n <= longest; n++) {
+        memset(piece, c, n);
+        piece[n] = 0;
+        sp_piece(m, piece, (float)n, SP_NORMAL);
+    }
+}
+
+/* A piece of n bytes is a merge of n - 1 pairs: few bytes ask for very many. */
+static void chains_of_pieces(void)
+{
+    Text m = {0};
+    sp_pieces(&m);
+    add_chain(&m, 'c', 48); /* as long as real ones */
+    sp_settings(&m, 2, 1);
+    Tokenizer *t = parse(&m, NULL);
+    CHECK(t && tokenizer_size(t) == 266 + 48);
+    CHECK_TEXT(ids_of(t, "ccccc", 0), "259 270");
+    tokenizer_free(t);
+    add_chain(&m, 'd', 512);
+    refused(&m, "has 257 bytes; allowed are 1 .. 256");
+    sp_pieces(&m);
+    for (int c = 1; c <= 10; c++) add_chain(&m, c, 256); /* six bytes each in JSON */
+    sp_settings(&m, 2, 1);
+    refused(&m, "take more than 268435456 bytes");
+}
+
 static const Test tests[] = {
     {"ids_as_sentencepiece", ids_as_sentencepiece},
     {"ends", ends},
@@ -241,6 +271,7 @@ static const Test tests[] = {
     {"broken_protobuf", broken_protobuf},
     {"wrong_pieces", wrong_pieces},
     {"settings_we_lack", settings_we_lack},
+    {"chains_of_pieces", chains_of_pieces},
     {"cut_anywhere", cut_anywhere},
 };
 
