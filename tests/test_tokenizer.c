@@ -438,6 +438,31 @@ static void faults_of_added_tokens(void)
         "empty once normalized");
 }
 
+/* The id of "b" where "c" becomes "b" too, and both are added tokens. */
+static int32_t id_of_twins(const char *special)
+{
+    char json[512];
+    Ids ids = {0};
+    snprintf(
+        json, sizeof json,
+        "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"c\"},\"content\":\"b\"},"
+        "\"added_tokens\":[{\"id\":2,\"content\":\"c\",\"normalized\":true},"
+        "{\"id\":1,\"content\":\"b\",\"normalized\":true,\"special\":%s}]," A "}",
+        special);
+    Tokenizer *t = tokenizer_parse(json, strlen(json), "t.json", NULL, 0, NULL, &err);
+    CHECK(t && !tokenizer_encode(t, "b", 1, TOKENIZE_SPECIAL, &ids, &err) && ids.count == 1);
+    int32_t id = ids.count ? ids.ids[0] : -1;
+    ids_free(&ids);
+    tokenizer_free(t);
+    return id;
+}
+
+static void of_two_with_one_text_the_first_is_found(void)
+{
+    CHECK(id_of_twins("false") == 2);
+    CHECK(id_of_twins("true") == 1); /* special tokens are read first */
+}
+
 /* tokenizer_config.json beside a good tokenizer. */
 static Tokenizer *with_config(const char *config)
 {
@@ -530,6 +555,7 @@ const Test tests[] = {
     {"faults_of_the_steps", faults_of_the_steps},
     {"steps_that_blow_up", steps_that_blow_up},
     {"mistral_with_the_wrong_pattern", mistral_with_the_wrong_pattern},
+    {"of_two_with_one_text_the_first_is_found", of_two_with_one_text_the_first_is_found},
     {"faults_of_added_tokens", faults_of_added_tokens},
     {"configuration", configuration},
     {"a_directory", a_directory},
