@@ -468,21 +468,30 @@ static int find_program(const char *name, char path[IO_PATH_MAX], Err *e)
     return 0;
 }
 
-/* Who the judge is: the words, and what stands in every file that one of them names. A script that
- * was rewritten is another judge; of a word that names no file there is nothing more to know. */
+/* Adds the bytes of a file, where the word names one. */
+static int add_file(Sha256 *s, const char *word, Err *e)
+{
+    char hex[65];
+    if (!is_program_text(word)) return 0;
+    if (sha256_file(word, hex, e)) return err_prefix(e, "--judge-command");
+    sha256_add(s, hex, strlen(hex));
+    return 0;
+}
+
+/* Who the judge is: the words, the program's bytes, and those of the first word that is no option:
+ * the script, where the program is an interpreter. A script that was rewritten is another judge.
+ * Later words may name logs and caches, which change while the judge stays the same. */
 static int identify(const Command *c, char hex[65], Err *e)
 {
-    char path[IO_PATH_MAX], file[65];
+    char path[IO_PATH_MAX];
     Sha256 s;
+    size_t first = 1;
     sha256_begin(&s);
     sha256_add(&s, c->spelled.data, c->spelled.len);
-    for (size_t i = 0; c->argv[i]; i++) {
-        if (!i && find_program(c->argv[0], path, e)) return -1;
-        const char *word = i ? c->argv[i] : path;
-        if (!is_program_text(word)) continue;
-        if (sha256_file(word, file, e)) return err_prefix(e, "--judge-command");
-        sha256_add(&s, file, strlen(file));
-    }
+    while (c->argv[first] && c->argv[first][0] == '-') first++;
+    if (find_program(c->argv[0], path, e) || add_file(&s, path, e) ||
+        (c->argv[first] && add_file(&s, c->argv[first], e)))
+        return -1;
     sha256_end(&s, hex);
     return 0;
 }
