@@ -549,6 +549,7 @@ static int check_system(const CycleConfig *c, const Tokenizer *t, const ChatTemp
     int status = chat_render(chat, t, said, 2, 1, &text, &why);
     text_free(&text);
     if (!status) return 0;
+    if (why.code == ERR_MEMORY) return *e = why, -1;
     return err_set(e, ERR_USAGE,
                    "%s: needs a system message, and the chat template %s has none: %s",
                    c->revise ? "--revise" : "--system", chat_name(chat), why.text);
