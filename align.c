@@ -147,14 +147,10 @@ static int same_file(const struct stat *a, const struct stat *b)
 /* What is read from the directory of a model or an adapter. */
 static int is_model_file(const char *name)
 {
-    static const char *const names[] = {"config.json",         "generation_config.json",
-                                        "tokenizer.json",      "tokenizer_config.json",
-                                        "tokenizer.model",     "special_tokens_map.json",
-                                        "chat_template.jinja", "adapter_config.json"};
-    static const char weights[] = ".safetensors";
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(name, names[i])) return 1;
-    return strstr(name, weights) != NULL; /* and model.safetensors.index.json */
+    for (size_t i = 0; i < TOKENIZER_FILES; i++)
+        if (!strcmp(name, tokenizer_files[i])) return 1;
+    return !strcmp(name, "config.json") || !strcmp(name, LORA_CONFIG_FILE) ||
+           strstr(name, ".safetensors") != NULL; /* and model.safetensors.index.json */
 }
 
 /* Is `file` one of those in a directory of a model or an adapter? */

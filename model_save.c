@@ -1,5 +1,6 @@
 /* model_save.c - a new model directory: trained or merged weights in the base's own dtype. */
 #include "model_config.h"
+#include "tokenizer.h"
 
 #include <string.h>
 
@@ -148,9 +149,6 @@ static int write_config(const Model *m, const char *dir, Err *e)
 
 int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)
 {
-    static const char *const beside[] = {"generation_config.json",  "tokenizer.json",
-                                         "tokenizer_config.json",   "tokenizer.model",
-                                         "special_tokens_map.json", "chat_template.jinja"};
     char path[IO_PATH_MAX];
     if (m->config.tied && lora_at(lora, 0, TARGET_HEAD))
         return err_set(e, ERR_DATA,
@@ -161,8 +159,8 @@ int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log
         save_weights(m, lora, path, e) ||
         (m->trained ? write_config(m, dir, e) : copy_file(m->path, dir, "config.json", e)))
         return -1;
-    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
-        if (copy_file(m->path, dir, beside[i], e)) return -1;
+    for (size_t i = 0; i < TOKENIZER_FILES; i++)
+        if (copy_file(m->path, dir, tokenizer_files[i], e)) return -1;
     log_note(log, 'i', "%s: %zu tensors written", dir, model_param_count(m));
     return 0;
 }

@@ -27,9 +27,10 @@ Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e);
 /* The file of dir that the vocabulary comes from: "tokenizer.json", else "tokenizer.model" where
  * that is there, else "tokenizer.json" again, for messages. */
 const char *tokenizer_file(const char *dir, Err *e);
-/* SHA-256 of all in dir that decides how texts become ids and where answers end: name and content
- * of those of tokenizer.json, tokenizer.model, tokenizer_config.json, chat_template.jinja,
- * special_tokens_map.json and generation_config.json that are there. */
+/* Files of a model's directory that decide how texts become ids and where answers end. */
+enum { TOKENIZER_FILES = 6 };
+extern const char *const tokenizer_files[TOKENIZER_FILES];
+/* SHA-256 of name and content of those of them that are there. */
 int tokenizer_hash(const char *dir, char hex[65], Err *e);
 /* The same from bytes in memory; `name` is for messages, `config` may be NULL. */
 Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,

@@ -817,19 +817,20 @@ const char *tokenizer_file(const char *dir, Err *e)
     return names[0];
 }
 
+const char *const tokenizer_files[TOKENIZER_FILES] = {
+    "tokenizer.json",      "tokenizer.model",         "tokenizer_config.json",
+    "chat_template.jinja", "special_tokens_map.json", "generation_config.json"};
+
 int tokenizer_hash(const char *dir, char hex[65], Err *e)
 {
-    static const char *const names[] = {"tokenizer.json",          "tokenizer.model",
-                                        "tokenizer_config.json",   "chat_template.jinja",
-                                        "special_tokens_map.json", "generation_config.json"};
     char path[IO_PATH_MAX], file[65];
     Sha256 s;
     sha256_begin(&s);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (io_path(path, sizeof path, dir, names[i], e)) return -1;
+    for (size_t i = 0; i < TOKENIZER_FILES; i++) {
+        if (io_path(path, sizeof path, dir, tokenizer_files[i], e)) return -1;
         if (!io_exists(path)) continue;
         if (sha256_file(path, file, e)) return -1;
-        sha256_add(&s, names[i], strlen(names[i]));
+        sha256_add(&s, tokenizer_files[i], strlen(tokenizer_files[i]));
         sha256_add(&s, file, strlen(file));
     }
     sha256_end(&s, hex);
