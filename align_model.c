@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/statvfs.h>
 
 static const Option merge_rows[] = {
     {"adapter", 0, OPTION_DIR, option_required, NULL, "PEFT adapter directory to fold in"},
@@ -20,10 +19,9 @@ static const OptionTable merge_table = {
 /* Room for the weights where the new directory stands. */
 static int check_space(const char *made, uint64_t bytes, Err *e)
 {
-    struct statvfs fs;
-    if (statvfs(made, &fs)) return 0; /* not every file system tells */
     uint64_t free_bytes;
-    if (u64_mul(fs.f_bavail, fs.f_frsize, &free_bytes) || free_bytes >= bytes) return 0;
+    Err ignored; /* not every file system tells */
+    if (io_free_space(made, &free_bytes, &ignored) || free_bytes >= bytes) return 0;
     return err_set(e, ERR_IO, "%s: %llu bytes are needed, %llu are free", made,
                    (unsigned long long)bytes, (unsigned long long)free_bytes);
 }
