@@ -1,5 +1,5 @@
 /* train_config.c - the choices of a run: defaults, checks, and config.json. */
-#include "train.h"
+#include "train_parts.h"
 
 #include <math.h>
 #include <string.h>
@@ -126,16 +126,21 @@ static int put_flag(Text *out, const char *key, int value, Err *e)
     return put_key(out, key, e) || text_addf(out, e, "%s", value ? "true" : "false") ? -1 : 0;
 }
 
+int train_loss_names(const DpoConfig *c, Text *out, Err *e)
+{
+    for (size_t i = 0; i < c->n_losses; i++)
+        if (text_addf(out, e, "%s%s", i ? "," : "", dpo_loss_name(c->loss[i]))) return -1;
+    return 0;
+}
+
 /* "sigmoid,sft" and "1,0.5", as on the command line. */
 static int put_losses(const DpoConfig *c, Text *out, Err *e)
 {
     Text names = {0}, weights = {0};
-    int failed = 0;
-    for (size_t i = 0; i < c->n_losses && !failed; i++) {
-        failed = text_addf(&names, e, "%s%s", i ? "," : "", dpo_loss_name(c->loss[i])) ||
-                 text_addf(&weights, e, "%s", i ? "," : "") ||
+    int failed = train_loss_names(c, &names, e);
+    for (size_t i = 0; i < c->n_losses && !failed; i++)
+        failed = text_addf(&weights, e, "%s", i ? "," : "") ||
                  json_put_f64(&weights, c->weight[i], e);
-    }
     failed = failed || put_text(out, "loss", names.data, e) ||
              put_text(out, "loss-weights", weights.data, e);
     text_free(&names);

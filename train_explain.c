@@ -96,9 +96,7 @@ static int name_loss(const Run *r, TrainExplain *x, Err *e)
 {
     const DpoConfig *c = &r->c.dpo;
     Text names = {0};
-    int failed = 0;
-    for (size_t i = 0; i < c->n_losses && !failed; i++)
-        failed = text_addf(&names, e, "%s%s", i ? "," : "", dpo_loss_name(c->loss[i]));
+    int failed = train_loss_names(c, &names, e);
     x->loss_name = failed ? NULL : pool_strndup(&x->pool, names.data, names.len, e);
     x->plain = c->n_losses == 1 && c->loss[0] == DPO_SIGMOID && c->weight[0] == 1 &&
                c->f == F_REVERSE_KL && !c->wpo && r->c.ld_alpha == 1;

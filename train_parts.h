@@ -174,6 +174,9 @@ void run_progress(const Run *r, const char *phase, size_t done, size_t total, do
 
 /* ---- the others ---------------------------------------------------------------------------- */
 
+/* "sigmoid,sft": the losses of a sum, as --loss takes them. */
+int train_loss_names(const DpoConfig *c, Text *out, Err *e);
+
 int params_collect(Run *r, Err *e);
 void params_free(Parameters *p);
 double train_learning_rate(const TrainConfig *c, size_t step, size_t steps);
