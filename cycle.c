@@ -620,16 +620,14 @@ int loop_sweep(const char *folder, Err *e)
     return status;
 }
 
-/* Is there a run in the folder, or nothing yet? Until that is known, nothing in it is touched. A
- * run has a ledger, or was killed before its first entry: then config.json says whose it is. */
-static int check_ours(const char *run, Err *e)
+int loop_check_folder(const char *run, const char *marker, const char *what, Err *e)
 {
     Pool pool = {0};
     char path[IO_PATH_MAX], **names, *text = NULL;
     size_t n = 0, len;
     int others = 0, ours = 0, status = io_list(run, &pool, &names, &n, e);
     for (size_t i = 0; i < n && !status; i++) {
-        ours |= !strcmp(names[i], LEDGER_FILE);
+        ours |= !strcmp(names[i], marker);
         others |= strcmp(names[i], "LOCK") && strncmp(names[i], "config.json.tmp.", 16);
     }
     if (!status && others && !ours && !io_path(path, sizeof path, run, "config.json", e) &&
@@ -640,7 +638,7 @@ static int check_ours(const char *run, Err *e)
     mem_free(text);
     pool_free(&pool);
     if (status || ours || !others) return status ? -1 : 0;
-    return err_set(e, ERR_CREATE, "%s: is no run of align cycle; name another folder", run);
+    return err_set(e, ERR_CREATE, "%s: is no %s of align cycle; name another folder", run, what);
 }
 
 int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *result, Err *e)
@@ -652,7 +650,7 @@ int cycle_run(const CycleConfig *c, const CycleEvents *events, CycleResult *resu
     if (existed && !c->resume)
         return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
                        c->run);
-    if (io_is_directory(c->run) && check_ours(c->run, e)) return -1;
+    if (io_is_directory(c->run) && loop_check_folder(c->run, LEDGER_FILE, "run", e)) return -1;
     mode_t before = umask(077); /* prompts hold what people wrote: for the owner only */
     Loop *l = mem_calloc(1, sizeof *l, e);
     int status = !l || io_make_directory(c->run, 1, e) || io_lock(c->run, e) ? -1 : 0;

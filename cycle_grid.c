@@ -273,22 +273,6 @@ static void name_cells(Grid *x)
             }
 }
 
-/* Is there a grid in the folder, or nothing yet? */
-static int check_ours(const char *run, Err *e)
-{
-    Pool pool = {0};
-    char **names;
-    size_t n = 0;
-    int ours = 0, others = 0, status = io_list(run, &pool, &names, &n, e);
-    for (size_t i = 0; i < n && !status; i++) {
-        ours |= !strcmp(names[i], SHARED_FOLDER);
-        others |= strcmp(names[i], "LOCK") != 0;
-    }
-    pool_free(&pool);
-    if (status || ours || !others) return status ? -1 : 0;
-    return err_set(e, ERR_CREATE, "%s: is no grid of align cycle; name another folder", run);
-}
-
 /* The folder is locked: two grids would sweep each other's files. */
 static int run_grid(Grid *x, Text *json, Text *table, Err *e)
 {
@@ -321,7 +305,7 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
     if (existed && !c->resume)
         return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
                        c->run);
-    if (io_is_directory(c->run) && check_ours(c->run, e)) return -1;
+    if (io_is_directory(c->run) && loop_check_folder(c->run, SHARED_FOLDER, "grid", e)) return -1;
     mode_t before = umask(077);
     Grid x = {.g = g, .events = events ? events : &silent};
     x.n = g->n_judges * g->n_validators * g->n_methods;

@@ -116,6 +116,10 @@ int loop_find_chat(Loop *l, Err *e);
 void loop_tell(const Loop *l, CycleProgress p);
 /* Removes what writers of a run that was killed left behind: "name.tmp.<pid>", in every folder. */
 int loop_sweep(const char *folder, Err *e);
+/* Is there a run (a grid: `what`) in the folder, or nothing yet? Until that is known, nothing in it
+ * is touched. It has `marker`, or was killed early: then config.json says whose it is. ERR_CREATE
+ * for a folder of somebody else's. */
+int loop_check_folder(const char *run, const char *marker, const char *what, Err *e);
 /* Is this stage done? 1 with its entry (may be NULL) when its outputs are as recorded, 0 when it
  * must run; -1 with ERR_DATA where they were changed, ERR_INTERRUPTED where a stop is asked for. */
 int loop_done(const Loop *l, const char *event, size_t cycle, const char *name,
