@@ -255,7 +255,7 @@ int prompts_check_fit(const Loop *l, const char *path, Err *e)
     if (status) return -1;
     for (size_t i = 0; i < data.count && !status; i++) {
         const Row *r = &data.rows[i];
-        uint64_t index = path == c->prompts ? r->index : index_of(r);
+        uint64_t index = !strcmp(path, c->prompts) ? r->index : index_of(r);
         if (r->n_prompt < l->context || index >= l->prompts.count ||
             l->prompts.rows[index].split == SPLIT_TRAIN)
             continue;

@@ -455,11 +455,12 @@ static int find_program(const char *name, char path[IO_PATH_MAX], Err *e)
 {
     const char *list = strchr(name, '/') ? NULL : getenv("PATH");
     char folder[IO_PATH_MAX];
+    Err ignored;
     for (const char *at = list; at; at = strchr(at, ':') ? strchr(at, ':') + 1 : NULL) {
         size_t len = strcspn(at, ":");
         if (len >= sizeof folder) continue;
         snprintf(folder, sizeof folder, "%.*s", len ? (int)len : 1, len ? at : ".");
-        if (io_path(path, IO_PATH_MAX, folder, name, e)) return -1;
+        if (io_path(path, IO_PATH_MAX, folder, name, &ignored)) continue;
         if (is_program_text(path) && !access(path, X_OK)) return 0;
     }
     if (strlen(name) >= IO_PATH_MAX)
