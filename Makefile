@@ -23,6 +23,8 @@ TOP := $(filter align.c align_%.c,$(SOURCES))
 TOP_OBJECTS := $(TOP:%.c=$(BUILD)/%.o)
 ROOMS := $(filter-out $(TOP),$(SOURCES))
 OBJECTS := $(ROOMS:%.c=$(BUILD)/%.o)
+# plain.c is for readers and for the test that compares it with the kernels.
+PROGRAM_OBJECTS := $(TOP_OBJECTS) $(filter-out $(BUILD)/plain.o,$(OBJECTS))
 # The same sources with double numbers, for gradient checks (SIMD files: float only, so empty).
 DOUBLE_OBJECTS := $(ROOMS:%.c=$(BUILD)/double/%.o)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
@@ -36,7 +38,7 @@ FAULTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fault_*.c))
 .PHONY: all
 all: $(PROGRAM) ## builds ./align
 
-$(PROGRAM): $(TOP_OBJECTS) $(OBJECTS)
+$(PROGRAM): $(PROGRAM_OBJECTS)
 	$(CC) $(ALL_CFLAGS) $^ -o $@ -lm
 
 $(BUILD)/%.o: %.c
@@ -54,22 +56,29 @@ $(BUILD)/rooms.a: $(OBJECTS)
 $(BUILD)/double/rooms.a: $(DOUBLE_OBJECTS)
 	rm -f $@ && $(AR) rcs $@ $^
 
-$(BUILD)/tests/double_%: tests/double_%.c $(BUILD)/double/rooms.a
+# The objects of tests are kept, so that a changed room costs a link and no compilation of tests.
+.SECONDARY:
+$(BUILD)/tests/double_%.o: tests/double_%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -DREAL=double -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+	$(CC) $(ALL_CFLAGS) -DREAL=double -I. -MMD -MP -c $< -o $@
 
-$(BUILD)/tests/%: tests/%.c $(BUILD)/rooms.a
+$(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+	$(CC) $(ALL_CFLAGS) -I. -MMD -MP -c $< -o $@
 
-$(BUILD)/tests/fuzz_%: tests/fuzz_%.c tests/fuzz_main.c $(BUILD)/rooms.a
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+$(BUILD)/tests/double_%: $(BUILD)/tests/double_%.o $(BUILD)/double/rooms.a
+	$(CC) $(ALL_CFLAGS) $^ -o $@ -lm
+
+$(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(BUILD)/tests/fuzz_main.o $(BUILD)/rooms.a
+	$(CC) $(ALL_CFLAGS) $^ -o $@ -lm
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/rooms.a
+	$(CC) $(ALL_CFLAGS) $^ -o $@ -lm
 
 # Programs for the scripts in tools/: tests/tool_X.c becomes build/tools/X.
-$(BUILD)/tools/%: tests/tool_%.c $(BUILD)/rooms.a
+$(BUILD)/tools/%: $(BUILD)/tests/tool_%.o $(BUILD)/rooms.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -I. -MMD -MP $(filter %.c %.a,$^) -o $@ -lm
+	$(CC) $(ALL_CFLAGS) $^ -o $@ -lm
 
 .PHONY: test
 test: tests $(PROGRAM) ## all C tests and those of the program; prints "N passed, N failed"
@@ -83,14 +92,42 @@ tests: $(TESTS) $(DOUBLE_TESTS) $(TEST_TOOLS)
 demo: $(PROGRAM) ## a tiny model: DPO, KTO and the loop, with answers before and after
 	@ALIGN="./$(PROGRAM)" sh tools/demo.sh
 
+PREFIX ?= /usr/local
+BINDIR = $(DESTDIR)$(PREFIX)/bin
+MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
+COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+
+.PHONY: install
+install: $(PROGRAM) ## the program, its man page and bash completion, under PREFIX (/usr/local)
+	$(RUNNER) ./$(PROGRAM) --man >$(BUILD)/align.1
+	$(RUNNER) ./$(PROGRAM) --completion >$(BUILD)/align.bash
+	install -d "$(BINDIR)" "$(MANDIR)" "$(COMPLETIONS)"
+	install -m 755 $(PROGRAM) "$(BINDIR)/align"
+	install -m 644 $(BUILD)/align.1 "$(MANDIR)/align.1"
+	install -m 644 $(BUILD)/align.bash "$(COMPLETIONS)/align"
+
+.PHONY: uninstall
+uninstall: ## removes what install put there
+	rm -f "$(BINDIR)/align" "$(MANDIR)/align.1" "$(COMPLETIONS)/align"
+
+.PHONY: creep
+creep: $(BUILD)/tests/tool_creep ## 1,000 simulated loops: what the gate lets through (CREEP="LOOPS CYCLES")
+	$(BUILD)/tests/tool_creep $(CREEP)
+
+.PHONY: micro
+micro: ## DPO and KTO in one file of 300 lines, to read: compiled and run
+	@mkdir -p $(BUILD)
+	$(CC) -O2 tools/micro.c -o $(BUILD)/micro -lm
+	$(BUILD)/micro
+
 .PHONY: asan
 asan: ## all tests again under the address and undefined-behaviour sanitizers
-	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O1 PROGRAM=build/asan/align test
+	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O2 PROGRAM=build/asan/align test
 
 # Input n of a fuzzer depends on FUZZ_SEED and n only: a failure can be repeated.
 .PHONY: fuzz
 fuzz: ## damaged files into every parser under the sanitizers, FUZZ_SECONDS each (10)
-	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O1 PROGRAM=build/asan/align fuzz-run
+	$(MAKE) BUILD=build/asan EXTRA="$(SANITIZE)" CFLAGS=-O2 PROGRAM=build/asan/align fuzz-run
 
 .PHONY: fuzz-run
 fuzz-run: $(FUZZERS)
@@ -106,8 +143,21 @@ faults-run: $(FAULTS)
 	@tests/run.sh $(FAULTS)
 
 .PHONY: floors
-floors: ## no file includes a room of a higher floor, or one to its right
-	@sh tests/floors.sh
+floors: $(OBJECTS) $(TOP_OBJECTS) ## no file includes a room, or calls a file, further up the house
+	@sh tests/floors.sh . $(BUILD)
+
+.PHONY: map
+map: $(PROGRAM) $(BUILD)/tests/tool_picture ## writes the lists and pictures of MAP.md, OPTIONS.md, LOOP.md
+	@ALIGN="$(RUNNER) ./$(PROGRAM)" RUNNER="$(RUNNER)" TOOLS="$(BUILD)/tests" sh tools/map.sh
+
+# Options, their values and their ranges come from the program's own table. PAIRS="--command dpo":
+# one command; "--ci": a share of the rows; "--sanitized build/asan/align": some under sanitizers.
+.PHONY: pairs
+pairs: $(PROGRAM) ## every pair of option values, on tiny data (needs Python, no packages)
+	@if command -v python3 >/dev/null; then \
+	    python3 tools/pairs_selftest.py --align "./$(PROGRAM)" && \
+	    python3 tools/pairs.py --align "./$(PROGRAM)" $(PAIRS); \
+	else echo "skipped: make pairs needs python3"; fi
 
 .PHONY: mutants
 mutants: ## breaks the code in some dozens of ways; each must be noticed by a named test

@@ -9,6 +9,7 @@
 
 #include "chat.h"
 #include "data.h"
+#include "engine.h"
 #include "evaluate.h"
 #include "generate.h"
 #include "judge.h"
@@ -35,6 +36,8 @@ extern const Command command_explain;
 extern const Command command_judge;
 /* align_evaluate.c */
 extern const Command command_evaluate;
+/* align_gate.c */
+extern const Command command_gate;
 /* align_cycle.c */
 extern const Command command_cycle;
 /* align_model.c */
@@ -50,84 +53,17 @@ extern const Command command_bench;
 
 /* ---- options that several commands take ----------------------------------------------------- */
 
-extern const OptionGroup group_model;   /* --model */
-extern const OptionGroup group_adapter; /* --adapter */
-extern const OptionGroup group_engine;  /* --precision --kernel --threads --no-mmap ... */
-extern const OptionGroup group_rows;    /* --map --chat-template --parse-special */
-extern const OptionGroup group_quiet;   /* --quiet */
+extern const OptionGroup group_quiet; /* --quiet */
 
-extern const OptionGroup group_seed; /* --seed */
-
-/* Of training, explain and cycle (align_train.c). */
-extern const OptionGroup group_beta, group_dpo, group_kto_weights, group_kto_pairing;
-extern const OptionGroup group_reference, group_length;
-extern const OptionGroup group_new_adapter, group_optimiser, group_saving;
-#define DPO_LOSS_WORDS                                                                             \
-    "sigmoid|hinge|ipo|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|apo_zero|"     \
-    "apo_down|discopop|sft|sigmoid_norm|cdpo"
-#define KTO_LOSS_WORDS "kto|apo_zero_unpaired"
-/* A configuration by defaults, then by the groups of the loss (group_dpo, ... and the option named
- * `loss`), group_length, group_rows, group_engine and group_seed. */
-int train_config_begin(const Options *o, TrainMethod method, const char *loss, TrainConfig *c,
-                       Err *e);
-/* Further, by group_reference; and by group_new_adapter, group_optimiser and group_saving. */
-void train_config_reference(const Options *o, TrainConfig *c);
-int train_config_steps(const Options *o, TrainConfig *c, Err *e);
-
-/* --max-tokens --temperature --top-k --top-p --min-p, and what they and --seed say */
-extern const OptionGroup group_sampling;
-GenerateOptions sampling_from(const Options *o);
-
-/* Rows of option tables that say how a model, and how a program, is asked as a judge; the arguments
- * are the names, and the short one of length. */
-/* clang-format off */
-#define MODEL_JUDGE_ROWS(mode, order, uncalibrated, length, letter) \
-    {mode, 0, OPTION_CHOICE, "logprob", "logprob|text", \
-     "compare the log-probs of the labels, or read the model's words as CARES does"}, \
-    {order, 0, OPTION_CHOICE, "rotations", "fixed|reversed|rotations", \
-     "orders of the labels in its prompt: one, that and its reverse, or three rotations"}, \
-    {uncalibrated, 0, OPTION_FLAG, NULL, NULL, \
-     "take the labels' log-probs as they are, without those for an empty answer: for a trained " \
-     "judge on answers like those it learned from"}, \
-    {length, letter, OPTION_COUNT, "4096", "[0,1000000]", \
-     "tokens of its prompt: longer texts are cut at their end; 0 = the model's context"}
-#define COMMAND_JUDGE_ROWS(command, timeout, retries) \
-    {command, 0, OPTION_TEXT, NULL, NULL, \
-     "program that judges, and its arguments, separated by spaces or a JSON array; no shell " \
-     "reads them"}, \
-    {timeout, 0, OPTION_NUMBER, "60", "(0,86400]", "seconds it may stay silent"}, \
-    {retries, 0, OPTION_COUNT, "2", "[0,1000]", \
-     "runs after one that died or fell silent, each for what has no answer yet"}
-/* clang-format on */
-/* What the options of a judge are called, and what they say for a judge of this kind. */
-typedef struct {
-    const char *rules, *model, *adapter;
-    const char *mode, *order, *uncalibrated, *length;
-    const char *command, *timeout, *retries;
-} JudgeNames;
-JudgeConfig judge_from(const Options *o, const char *kind, const JudgeNames *names);
-JudgeOrder judge_order_from(const Options *o, const char *name);
-
-/* What group_rows says, for rows of a kind; max_length and append_eos are the caller's. */
+/* What data_options says, for rows of a kind; max_length and append_eos are the caller's. */
 DataOptions row_options(const Options *o, DataKind kind);
-int model_flags(const Options *o); /* of model_load, from group_engine */
-Precision precision_of(const Options *o);
+EngineOptions engine_options_from(const Options *o);
 void threads_from(const Options *o);
 
 /* ---- a model ready to run ------------------------------------------------------------------- */
 
-/* Everything that reading a text with a model takes, from group_model, group_adapter and
- * group_engine. Starts from {0}; close it also after an error. */
-typedef struct {
-    Tokenizer *tokenizer;
-    Model model;
-    Lora lora;
-    const Lora *adapter; /* &lora, or NULL without --adapter */
-    Compute compute;
-    int model_open, compute_open;
-} Engine;
-int engine_open(Engine *g, const Options *o, Err *e);
-void engine_close(Engine *g);
+/* engine_open with model_options, adapter_options and engine_options, and their threads. */
+int engine_from(Engine *g, const Options *o, Err *e);
 
 /* ---- notes and progress --------------------------------------------------------------------- */
 
@@ -136,7 +72,6 @@ const Log *notes(void);
 void notes_quiet(int quiet);
 /* The resolved configuration, as notes. */
 int note_options(const Options *o, Err *e);
-int stderr_is_terminal(void);
 
 /* A bar with the time left on a terminal, else a plain line now and then. Nothing with --quiet. */
 typedef struct {
@@ -163,13 +98,17 @@ void train_show(void *ctx, const TrainProgress *p);
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-/* Where results go: the file of --output, all or nothing, or standard output. */
+/* Where results go: the file of --output, all or nothing, or standard output. A terminal gets them
+ * through text_mask; a file or a pipe gets every byte. */
 typedef struct {
     Writer file;
-    int to_file;
+    int to_file, shown;
+    char cut[4]; /* the beginning of a character whose rest is to come */
+    size_t n_cut;
 } Output;
 int output_open(Output *out, const char *path, Err *e); /* path NULL or "-" = standard output */
 int output_put(Output *out, const char *bytes, size_t len, Err *e);
+int output_flush(Output *out, Err *e); /* nothing more comes that could end a cut-off character */
 int output_commit(Output *out, Err *e);
 void output_abort(Output *out); /* safe after commit and on a zeroed Output */
 /* The error of a failed write to standard output (errno is set). A reader who left (a closed pipe)
@@ -181,6 +120,9 @@ int put_interval(Text *out, const Estimate *x, int figure, int cell, Err *e);
 void label_of(const char *name, char label[LABEL_MAX]); /* "safety_score" as "safety score" */
 /* "name":[1,2,3] */
 int put_ids(Text *out, const char *name, const int32_t *ids, size_t n, Err *e);
+/* A row as tokens, for each of its sides: text with the scored tokens in brackets, or as JSON
+ * [{"side","ids","scored","text"}]. */
+int put_row_tokens(const Tokenizer *t, const Row *row, size_t sides, int json, Text *out, Err *e);
 /* Adds a text from a file as people may see it: at most `most` bytes, whole characters; control
  * bytes, which could drive a terminal, as '?'. */
 int put_shown(Text *out, const char *text, size_t most, Err *e);

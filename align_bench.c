@@ -1,7 +1,8 @@
-/* align_bench.c - align bench: this machine's limits, and what share of them the program reaches.
+/* align_bench.c - align bench: measures the limits of this machine, and the share of them that is
+ * reached.
  *
- * Everything is measured by bench.h; here it becomes tables, line by line as they are known, or one
- * JSON object at the end.
+ * bench.h measures; this file prints tables, line by line as results come in, or one JSON object at
+ * the end.
  */
 #include "align.h"
 #include "bench.h"
@@ -12,26 +13,32 @@
 
 static const Option bench_option_rows[] = {
     {"shape", 0, OPTION_CHOICE, "llama-3.2-3b", BENCH_SHAPE_WORDS,
-     "the model whose shape is measured, with random weights"},
+     "model whose shape is measured, with random weights", BY_NAME},
     {"layers", 0, OPTION_COUNT, "2", "[1,1024]|all",
-     "layers of the model that decodes and trains; all needs its whole memory"},
+     "number of layers for decoding and training; all needs the memory of the whole model",
+     BY_NAME},
     {"precision", 0, OPTION_CHOICE, "auto", "f32|bf16|auto",
-     "of decoding and steps; auto is how the shape stores its weights; products come in both"},
+     "type of the operands in decoding and steps; auto: as the shape stores its weights; "
+     "products are measured in both",
+     BY_NAME},
     {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon|neonbf16",
-     "instructions to compute with"},
-    {"threads", 't', OPTION_COUNT, "auto", "[1,1024]|auto", "threads; auto is one a processor"},
+     "instruction set of the kernels", BY_NAME},
+    {"threads", 't', OPTION_COUNT, "auto", "[1,1024]|auto",
+     "number of threads; auto: one per processor",
+     BY_NAME},
     {"only", 0, OPTION_WORDS, NULL, BENCH_PARTS,
-     "these parts alone; peaks are measured always, shares need them"},
-    {"quick", 0, OPTION_FLAG, NULL, NULL, "fewer sizes and repetitions, about a minute"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of tables"},
+     "measure only these parts, and the peaks, which shares need", BY_NAME},
+    {"quick", 0, OPTION_FLAG, NULL, NULL,
+     "use fewer sizes and repetitions; takes about a minute", BY_NAME},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of tables", BY_NAME},
 };
 static const OptionGroup bench_group = OPTION_GROUP("Bench", bench_option_rows);
 static const OptionGroup *const bench_groups[] = {&bench_group, &group_quiet, NULL};
 static const OptionTable bench_table = {
     "bench", "speed of kernels and whole steps, as shares of this machine's peak", NULL,
-    "align bench --shape llama-3.2-3b --layers 2 --quick", bench_groups};
+    "align bench --shape llama-3.2-3b --layers 2 --quick", bench_groups, NULL};
 
-/* What goes where: tables at once, JSON in the end. */
+/* The output: tables at once, JSON at the end. */
 typedef struct {
     Bench b;
     const Options *o;
@@ -47,7 +54,7 @@ static int wants(const Report *r, const char *part)
     return !option_given(r->o, "only");
 }
 
-/* Prints what has gathered of the tables. */
+/* Prints the part of the tables that is ready. */
 static int flush_tables(Report *r, Err *e)
 {
     if (r->json || !r->out.len) return 0;
@@ -57,7 +64,7 @@ static int flush_tables(Report *r, Err *e)
     return 0;
 }
 
-/* What is being measured. Tables tell it by their headings, JSON not at all until the end. */
+/* Notes what is being measured. Tables show it by their headings, JSON only at the end. */
 static void tell(const Report *r, const char *what, const char *which)
 {
     if (r->json) log_note(notes(), 'i', "measuring %s%s", what, which);
@@ -146,7 +153,7 @@ static int gemm_json(Report *r, const BenchWeight *w, const char *dtype, const B
                : 0;
 }
 
-/* All rows of a weight in one dtype. */
+/* Measures all numbers of rows of a weight in one dtype. */
 static int report_weight(Report *r, const BenchWeight *w, Dtype dtype, int *first, Err *e)
 {
     BenchGemm rows[BENCH_MAX_GEMM];

@@ -1,4 +1,5 @@
-/* align_common.c - what the commands share: option groups, notes, progress, results. See align.h.
+/* align_common.c - what the commands share: groups of options, notes, progress, results. See
+ * align.h.
  */
 #include "align.h"
 
@@ -9,102 +10,50 @@
 
 /* ---- options ------------------------------------------------------------------------------- */
 
-static const Option model_rows[] = {
-    {"model", 'm', OPTION_DIR, option_required, NULL,
-     "model directory: config.json, tokenizer.json, safetensors"},
-};
-const OptionGroup group_model = OPTION_GROUP("Model", model_rows);
-
-static const Option adapter_rows[] = {
-    {"adapter", 0, OPTION_DIR, NULL, NULL, "PEFT adapter directory put on the model"},
-};
-const OptionGroup group_adapter = OPTION_GROUP("Adapter", adapter_rows);
-
-static const Option engine_rows[] = {
-    {"precision", 0, OPTION_CHOICE, "f32", "f32|bf16|auto",
-     "operands of matrix products; everything else is f32 always; auto is f32 here"},
-    {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon|neonbf16",
-     "instructions to compute with; in f32 all give the same bits"},
-    {"threads", 't', OPTION_COUNT, "auto", "[1,1024]|auto",
-     "threads; any number gives the same bits; auto is one a processor"},
-    {"no-mmap", 0, OPTION_FLAG, NULL, NULL, "read the weights instead of mapping them"},
-    {"check-tensors", 0, OPTION_FLAG, NULL, NULL, "look for NaN and infinity in the weights"},
-    {"strict", 0, OPTION_FLAG, NULL, NULL, "refuse a config.json that leaves rope_theta out"},
-};
-const OptionGroup group_engine = OPTION_GROUP("Engine", engine_rows);
-
-static const Option row_rows[] = {
-    {"map", 0, OPTION_TEXT, NULL, NULL, "other names of columns: prompt=question,chosen=good"},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "renders conversations by a built-in template instead of the model's own"},
-    {"parse-special", 0, OPTION_FLAG, NULL, NULL,
-     "spellings of special tokens in the text become those tokens"},
-};
-const OptionGroup group_rows = OPTION_GROUP("Rows", row_rows);
-
-static const Option seed_rows[] = {
-    {"seed", 's', OPTION_COUNT, "42", NULL,
-     "of every draw: new adapters, order, dropout, pairing, samples, splits, resamples"},
-};
-const OptionGroup group_seed = OPTION_GROUP("Chance", seed_rows);
-
 static const Option quiet_rows[] = {
-    {"quiet", 'q', OPTION_FLAG, NULL, NULL, "warnings and errors only"},
+    {"quiet", 'q', OPTION_FLAG, NULL, NULL, "print only warnings and errors", BY_NAME},
 };
 const OptionGroup group_quiet = OPTION_GROUP("Notes", quiet_rows);
 
 DataOptions row_options(const Options *o, DataKind kind)
 {
-    return (DataOptions){.kind = kind,
-                         .map = option_exists(o, "map") ? option_text(o, "map") : NULL,
-                         .chat_template = option_text(o, "chat-template"),
-                         .parse_special =
-                             option_exists(o, "parse-special") && option_flag(o, "parse-special")};
+    DataOptions d = {.kind = kind, .train_on = TRAIN_ON_LAST};
+    options_fill(o, &data_options, &d);
+    return d;
 }
 
-int model_flags(const Options *o)
+EngineOptions engine_options_from(const Options *o)
 {
-    return (option_flag(o, "no-mmap") ? MODEL_NO_MMAP : 0) |
-           (option_flag(o, "check-tensors") ? MODEL_CHECK_TENSORS : 0) |
-           (option_flag(o, "strict") ? MODEL_STRICT : 0);
-}
-
-Precision precision_of(const Options *o)
-{
-    return option_is(o, "precision", "bf16") ? PRECISION_BF16 : PRECISION_F32;
+    EngineOptions g = {0};
+    options_fill(o, &engine_options, &g);
+    return g;
 }
 
 void threads_from(const Options *o)
 {
     threads_set(option_is(o, "threads", "auto") ? 0 : (int)option_count(o, "threads"));
+    int wanted = threads_count(), reached = threads_reach();
+    if (reached < wanted)
+        log_note(notes(), 'w',
+                 "%d threads cannot be started (a limit on processes or memory?): going on with "
+                 "%d; no result depends on their number",
+                 wanted, reached);
 }
 
 /* ---- a model ready to run ------------------------------------------------------------------ */
 
-int engine_open(Engine *g, const Options *o, Err *e)
+int engine_from(Engine *g, const Options *o, Err *e)
 {
-    const char *dir = option_text(o, "model"), *adapter = option_text(o, "adapter");
-    LoraShape shape;
+    EngineOptions options = engine_options_from(o);
     threads_from(o);
-    if (compute_open(&g->compute, option_text(o, "kernel"), precision_of(o), e)) return -1;
-    g->compute_open = 1;
-    g->tokenizer = tokenizer_load(dir, notes(), e);
-    if (!g->tokenizer || model_load(&g->model, dir, model_flags(o), notes(), e)) return -1;
-    g->model_open = 1;
-    if (!adapter) return 0;
-    model_lora_shape(&g->model, &shape);
-    if (lora_load(&g->lora, adapter, &shape, 0, e)) return -1;
-    g->adapter = &g->lora;
-    return 0;
-}
-
-void engine_close(Engine *g)
-{
-    if (g->adapter) lora_close(&g->lora);
-    if (g->model_open) model_close(&g->model);
-    if (g->tokenizer) tokenizer_free(g->tokenizer);
-    if (g->compute_open) compute_close(&g->compute);
-    memset(g, 0, sizeof *g);
+    return engine_open(g,
+                       &(EngineConfig){.model = option_text(o, "model"),
+                                       .adapter = option_text(o, "adapter"),
+                                       .flags = model_flags(&options),
+                                       .kernel = options.kernel,
+                                       .precision = options.precision,
+                                       .log = notes()},
+                       e);
 }
 
 /* ---- notes --------------------------------------------------------------------------------- */
@@ -112,10 +61,26 @@ void engine_close(Engine *g)
 /* Set once from the options, before the first note. */
 static int quiet_notes;
 
+/* Was this very warning shown before? A loop opens its model, its judges and its rows many times,
+ * and what is wrong with them need be said once. Of more warnings than the list holds some are
+ * repeated. */
+static int shown_before(const char *text)
+{
+    enum { KEPT = 256 };
+    static uint64_t shown[KEPT];
+    static size_t count;
+    uint64_t key = 14695981039346656037u; /* FNV-1a */
+    for (; *text; text++) key = (key ^ (unsigned char)*text) * 1099511628211u;
+    for (size_t i = 0; i < count; i++)
+        if (shown[i] == key) return 1;
+    if (count < KEPT) shown[count++] = key;
+    return 0;
+}
+
 static void note_line(void *ctx, char level, const char *text)
 {
     (void)ctx;
-    if (quiet_notes && level != 'w') return;
+    if (level == 'w' ? shown_before(text) : quiet_notes) return;
     fprintf(stderr, "align: %s%s\n", level == 'w' ? "warning: " : "", text);
 }
 
@@ -144,7 +109,7 @@ int note_options(const Options *o, Err *e)
     return status;
 }
 
-int stderr_is_terminal(void)
+static int stderr_is_terminal(void)
 {
     return isatty(STDERR_FILENO);
 }
@@ -164,7 +129,7 @@ void progress_begin(Progress *p, const char *what, const char *unit)
 /* Seconds as 7s, 3m05s, 2h04m. */
 static void format_seconds(double seconds, char *out, size_t size)
 {
-    const double longest = 359999; /* 99h59m: beyond it nobody waits for the end */
+    const double longest = 359999; /* 99h59m: nobody waits longer than that */
     unsigned s = (unsigned)(seconds < longest ? seconds : longest);
     if (s < 60) {
         snprintf(out, size, "%us", s);
@@ -181,7 +146,7 @@ void progress_draw(Progress *p, uint64_t done, uint64_t total, double passed, do
     double now = time_now();
     int terminal = stderr_is_terminal(), last = done >= total;
     double pause = terminal ? BAR_SECONDS : LINE_SECONDS;
-    /* The end of a bar is drawn always, that of plain lines only where there were any. */
+    /* The end of a bar is always drawn, that of plain lines only if there were any. */
     if (quiet_notes || (now - p->shown < pause && !(last && (terminal || p->lines)))) return;
     p->shown = now;
     p->lines++;
@@ -220,7 +185,9 @@ int output_open(Output *out, const char *path, Err *e)
 {
     memset(out, 0, sizeof *out);
     out->to_file = path && strcmp(path, "-");
-    return out->to_file ? writer_open(&out->file, path, e) : 0;
+    if (out->to_file && writer_open(&out->file, path, e)) return -1;
+    out->shown = isatty(out->to_file ? out->file.fd : STDOUT_FILENO); /* -o /dev/tty, too */
+    return 0;
 }
 
 int stdout_failed(Err *e)
@@ -231,14 +198,44 @@ int stdout_failed(Err *e)
     return -1;
 }
 
-int output_put(Output *out, const char *bytes, size_t len, Err *e)
+static int put_plain(Output *out, const char *bytes, size_t len, Err *e)
 {
     if (out->to_file) return writer_put(&out->file, bytes, len, e);
     return fwrite(bytes, 1, len, stdout) == len ? 0 : stdout_failed(e);
 }
 
+/* Writes to a terminal: text of a model, a file or a user must not control it. An incomplete
+ * character waits for the next piece. */
+static int put_masked(Output *out, const char *bytes, size_t len, Err *e)
+{
+    Text t = {0};
+    int status = text_add(&t, out->cut, out->n_cut, e) || text_add(&t, bytes, len, e);
+    if (!status) {
+        size_t whole = text_mask(t.data, t.len, 1);
+        out->n_cut = t.len - whole;
+        memcpy(out->cut, t.data + whole, out->n_cut);
+        status = put_plain(out, t.data, whole, e);
+    }
+    text_free(&t);
+    return status;
+}
+
+int output_put(Output *out, const char *bytes, size_t len, Err *e)
+{
+    return out->shown ? put_masked(out, bytes, len, e) : put_plain(out, bytes, len, e);
+}
+
+int output_flush(Output *out, Err *e)
+{
+    static const char marks[] = "???";
+    size_t n = out->n_cut;
+    out->n_cut = 0;
+    return n ? put_plain(out, marks, n, e) : 0;
+}
+
 int output_commit(Output *out, Err *e)
 {
+    if (output_flush(out, e)) return -1;
     return out->to_file ? writer_commit(&out->file, e) : 0;
 }
 
@@ -279,17 +276,15 @@ int put_shown(Text *out, const char *text, size_t most, Err *e)
     size_t len = strlen(text), at = 0, from = out->len, step;
     while ((step = utf8_step(text + at, len - at)) != 0 && at + step <= most) at += step;
     if (text_add(out, text, at, e)) return -1;
-    for (unsigned char *c = (unsigned char *)out->data + from; *c; c++) {
-        if (*c < 0x20 || *c == 0x7F) *c = '?';
-        if (c[0] == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0) c[0] = c[1] = '?'; /* U+0080 to U+009F */
-    }
+    text_mask(out->data + from, at, 0);
     return 0;
 }
 
 int print_text(Text *t, Err *e)
 {
-    Output out = {0};
-    int status = output_put(&out, t->data ? t->data : "", t->len, e);
+    Output out;
+    int status = output_open(&out, NULL, e) ||
+                 output_put(&out, t->data ? t->data : "", t->len, e) || output_commit(&out, e);
     text_free(t);
-    return status;
+    return status ? -1 : 0;
 }

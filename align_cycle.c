@@ -1,4 +1,4 @@
-/* align_cycle.c - align cycle: the whole loop, and what it tells while it goes. */
+/* align_cycle.c - align cycle: runs the whole loop and reports its progress. */
 #include "align.h"
 #include "cycle.h"
 #include "report.h"
@@ -8,166 +8,56 @@
 
 /* ---- options ------------------------------------------------------------------------------- */
 
-#define JUDGE_WORDS "rules|self|model|command"
-static const Option loop_rows[] = {
-    {"model", 'm', OPTION_DIR, NULL, NULL,
-     "model directory: config.json, tokenizer.json, safetensors"},
-    {"data", 0, OPTION_FILE, NULL, NULL,
-     "prompts, JSONL rows {\"prompt\",\"harmful_level\"}; base_prompt, method, demonstration if "
-     "there"},
-    {"output", 'o', OPTION_DIR, NULL, NULL, "run directory, made new; or give it as RUN"},
-    {"cycles", 0, OPTION_COUNT, "1", "[1,1000]", "times through the loop"},
-    {"methods", 0, OPTION_WORDS, "kto,dpo", "kto|dpo|both",
-     "candidates of a cycle; of a grid: a run for each word"},
-    {"judges", 0, OPTION_WORDS, NULL, JUDGE_WORDS,
-     "a grid of runs, one with each of these as --judge: which was good enough?"},
-    {"validators", 0, OPTION_WORDS, NULL, JUDGE_WORDS,
-     "the same for --validator: how did it move the choice?"},
-    {"validation", 0, OPTION_NUMBER, "0.2", "[0.01,0.9]",
-     "share of the base prompts that candidates are compared on"},
-    {"test", 0, OPTION_NUMBER, "0.2", "[0,0.9]",
-     "share of the base prompts that nothing sees before the end"},
-    {"prompts-per-cycle", 0, OPTION_COUNT, "0", NULL, "training prompts of a cycle; 0 = all"},
-};
-static const OptionGroup loop_group = OPTION_GROUP("Loop", loop_rows);
-
 /* What this call does: no part of a configuration. */
 static const Option action_rows[] = {
-    {"resume", 0, OPTION_FLAG, NULL, NULL, "go on where the run stopped"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object"},
+    {"resume", 0, OPTION_FLAG, NULL, NULL, "continue where the run stopped",
+     FIELD(CycleConfig, resume)},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object", BY_NAME},
     {"print-config", 0, OPTION_FLAG, NULL, NULL,
-     "print the configuration, commented, as a file for --config, and end"},
+     "print the configuration, with comments, as a file for --config, and exit", BY_NAME},
     {"dry-run", 0, OPTION_FLAG, NULL, NULL,
-     "print the plan and its cost in tokens, time and memory, by a short trial, and end"},
+     "run a short trial, print the plan and its cost in tokens, time and memory, and exit",
+     BY_NAME},
     {"approve", 0, OPTION_TEXT, NULL, NULL,
-     "sign by this name that RUN's last promoted policy is deployed, and end"},
+     "sign with this name that RUN's last promoted policy is deployed, and exit", BY_NAME},
     {"rollback", 0, OPTION_COUNT, NULL, NULL,
-     "sign (--approve NAME) that the policy after this cycle is deployed again, and end; 0 = the "
-     "first policy"},
-    {"reason", 0, OPTION_TEXT, NULL, NULL, "why: a signature needs one"},
+     "sign (with --approve NAME) that the policy after this cycle is deployed again, and exit; "
+     "0 = the first policy", BY_NAME},
+    {"reason", 0, OPTION_TEXT, NULL, NULL, "reason of a signature (required)", BY_NAME},
     {"auto", 0, OPTION_FLAG, NULL, NULL,
-     "sign as \"auto\" what the loop promoted: for experiments"},
+     "sign as \"auto\" what the loop promoted; for experiments", BY_NAME},
     {"redact", 0, OPTION_FLAG, NULL, NULL,
-     "RUN/report.html without prompts, answers and the system message"},
+     "leave prompts, answers and the system message out of RUN/report.html", BY_NAME},
 };
 static const OptionGroup action_group = OPTION_GROUP("This call", action_rows);
 
-static const Option judging_rows[] = {
-    {"judge", 0, OPTION_CHOICE, "rules", JUDGE_WORDS, "who labels the training samples"},
-    {"validator", 0, OPTION_CHOICE, "rules", JUDGE_WORDS,
-     "who labels the answers that are compared, and those to the test prompts"},
-    {"reviewed", 0, OPTION_FILE, NULL, NULL,
-     "people's answers, JSONL as review pages save them: they count over any judge"},
-    {"max-added-refusal", 0, OPTION_NUMBER, "0.02", "[0,1]",
-     "most that the upper bound of a candidate's added erroneous refusal may be"},
-    {"confidence", 0, OPTION_NUMBER, "0.95", "[0.5,1)",
-     "of the paired intervals and tests that promote; below 0.95 is for experiments"},
-    {"resamples", 0, OPTION_COUNT, "2000", "[100,1000000]", "of the bootstrap"},
-    {"guard", 0, OPTION_FILE, NULL, NULL,
-     "questions that candidates must not do worse on, JSONL {\"question\",\"choices\",\"answer\"}"},
-    {"guard-margin", 0, OPTION_NUMBER, "0.05", "[0,1]",
-     "most that the lower bound of their mean score may fall"},
-    {"patience", 0, OPTION_COUNT, "2", NULL,
-     "end after so many cycles in a row that promote nobody; 0 = never"},
-};
-static const OptionGroup judging_group = OPTION_GROUP("Judging", judging_rows);
-
-/* Of --judge and of --validator. */
-#define JUDGE_ROWS(judge, rules, does)                                                             \
-    {rules, 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},         \
-        {judge "-model", 0, OPTION_DIR, NULL, NULL, "model that " does},                           \
-        {judge "-adapter", 0, OPTION_DIR, NULL, NULL, "adapter of that model"},                    \
-        MODEL_JUDGE_ROWS(judge "-mode", judge "-order", judge "-uncalibrated", judge "-length",    \
-                         0),                                                                       \
-        COMMAND_JUDGE_ROWS(judge "-command", judge "-timeout", judge "-retries")
-/* clang-format off */
-#define JUDGE_NAMES(judge, rules) \
-    {rules, judge "-model", judge "-adapter", \
-     judge "-mode", judge "-order", judge "-uncalibrated", judge "-length", \
-     judge "-command", judge "-timeout", judge "-retries"}
-/* clang-format on */
-static const JudgeNames judge_names = JUDGE_NAMES("judge", "rules");
-static const JudgeNames validator_names = JUDGE_NAMES("validator", "validator-rules");
-static const Option judge_rows[] = {JUDGE_ROWS("judge", "rules", "labels")};
-static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
-static const Option validator_rows[] = {
-    JUDGE_ROWS("validator", "validator-rules", "validates"),
-    {"allow-external", 0, OPTION_FLAG, NULL, NULL,
-     "permits a command as judge or validator: prompts may hold patient data"},
-};
-static const OptionGroup validator_group = OPTION_GROUP("Validator", validator_rows);
-
-static const Option answer_rows[] = {
-    {"samples", 0, OPTION_COUNT, "4", "[1,1048576]", "answers to each training prompt"},
-    {"at-once", 0, OPTION_COUNT, "32", "[1,4096]", "sequences that run together: changes no text"},
-    {"raw", 0, OPTION_FLAG, NULL, NULL, "no chat template: continue the text after BOS"},
-    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates"},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "use a built-in template instead of the model's own"},
-};
-static const OptionGroup answer_group = OPTION_GROUP("Answers", answer_rows);
-
-static const Option preference_rows[] = {
-    {"desirable", 0, OPTION_NUMBER, "1", "[0,1]", "samples that score so much are good"},
-    {"undesirable", 0, OPTION_NUMBER, "0", "[0,1]",
-     "samples that score no more are bad; those in between are left out"},
-    {"balance", 0, OPTION_NUMBER, "1", "[0,1000000]",
-     "KTO rows of the larger class for one of the smaller, within harmless and harmful; 0 = off"},
-    {"no-demonstrations", 0, OPTION_FLAG, NULL, NULL,
-     "leave the column \"demonstration\" alone where every sample fails"},
-    {"revise", 0, OPTION_FLAG, NULL, NULL,
-     "where every sample fails, ask again under a safety instruction"},
-    {"instruction", 0, OPTION_TEXT, NULL, NULL, "the instruction, instead of the built-in one"},
-    {"feedback", 0, OPTION_FILE, NULL, NULL,
-     "thumbs of a deployment for KTO, JSONL {\"prompt\",\"completion\",\"label\"}"},
-};
-static const OptionGroup preference_group = OPTION_GROUP("Preferences", preference_rows);
-
-static const Option candidate_rows[] = {
-    {"reference", 0, OPTION_CHOICE, "parent", "parent|base",
-     "what candidates are held to: the policy they begin with, or the base model"},
-    {"beta", 0, OPTION_NUMBER, "0.1", "(0,inf)", "strength of the tie to the reference"},
-    {"dpo-loss", 0, OPTION_WORDS, "sigmoid", DPO_LOSS_WORDS, "of the DPO candidate"},
-    {"kto-loss", 0, OPTION_CHOICE, "kto", KTO_LOSS_WORDS, "of the KTO candidate"},
-    {"dpo-lr", 0, OPTION_NUMBER, NULL, "(0,1000]", "instead of --lr, for the DPO candidate"},
-    {"kto-lr", 0, OPTION_NUMBER, NULL, "(0,1000]", "instead of --lr, for the KTO candidate"},
-    {"dpo-beta", 0, OPTION_NUMBER, NULL, "(0,inf)", "instead of --beta, for the DPO candidate"},
-    {"kto-beta", 0, OPTION_NUMBER, NULL, "(0,inf)", "instead of --beta, for the KTO candidate"},
-    {"desirable-weight", 0, OPTION_NUMBER, "1", "[0,inf)|auto", "weight of KTO's good rows"},
-    {"undesirable-weight", 0, OPTION_NUMBER, "auto", "[0,inf)|auto",
-     "weight of KTO's bad rows; auto balances the classes by KTO's rule"},
-};
-static const OptionGroup candidate_group = OPTION_GROUP("Candidates", candidate_rows);
-
-static const OptionGroup *const cycle_groups[] = {
-    &loop_group,      &group_adapter,     &action_group,      &judging_group,    &judge_group,
-    &validator_group, &answer_group,      &group_sampling,    &preference_group, &candidate_group,
-    &group_dpo,       &group_kto_pairing, &group_new_adapter, &group_optimiser,  &group_seed,
-    &group_length,    &group_saving,      &group_engine,      &group_quiet,      NULL};
+static const OptionGroup *const cycle_groups[] = {&cycle_loop_options,
+                                                  &adapter_options,
+                                                  &action_group,
+                                                  &cycle_judging_options,
+                                                  &cycle_judge_options,
+                                                  &cycle_validator_options,
+                                                  &cycle_answer_options,
+                                                  &sampling_options,
+                                                  &cycle_preference_options,
+                                                  &cycle_candidate_options,
+                                                  &dpo_options,
+                                                  &train_pairing_options,
+                                                  &lora_options,
+                                                  &train_optimiser_options,
+                                                  &seed_options,
+                                                  &data_length_options,
+                                                  &train_saving_options,
+                                                  &engine_options,
+                                                  &group_quiet,
+                                                  NULL};
 static const OptionTable cycle_table = {
     "cycle", "the loop: generate, judge, prefer, train, validate, select", "[RUN]",
-    "align cycle -m MODEL --data prompts.jsonl -o RUN --cycles 3", cycle_groups};
+    "align cycle -m MODEL --data prompts.jsonl -o RUN --cycles 3", cycle_groups,
+    "model data output cycles methods judge validator guard max-added-refusal samples "
+    "max-tokens epochs lr dry-run resume"};
 
-/* A candidate's own value where it was given, else the shared one. */
-static double own_or_shared(const Options *o, const char *own, const char *shared)
-{
-    return option_text(o, own) ? option_number(o, own) : option_number(o, shared);
-}
-
-static int training_from(const Options *o, CycleConfig *c, Err *e)
-{
-    TrainConfig *kto = &c->train[CYCLE_KTO], *dpo = &c->train[CYCLE_DPO];
-    if (train_config_begin(o, TRAIN_KTO, "kto-loss", kto, e) || train_config_steps(o, kto, e) ||
-        train_config_begin(o, TRAIN_DPO, "dpo-loss", dpo, e) || train_config_steps(o, dpo, e))
-        return -1;
-    kto->kto.beta = own_or_shared(o, "kto-beta", "beta");
-    dpo->dpo.beta = own_or_shared(o, "dpo-beta", "beta");
-    if (option_text(o, "kto-lr")) kto->lr = option_number(o, "kto-lr");
-    if (option_text(o, "dpo-lr")) dpo->lr = option_number(o, "dpo-lr");
-    return 0;
-}
-
-/* RUN, the operand or --output: NULL where neither is given. */
+/* Returns RUN, the operand or --output; NULL if neither is given. */
 static int run_named(const Options *o, const char **run, Err *e)
 {
     const char *output = option_text(o, "output");
@@ -177,84 +67,17 @@ static int run_named(const Options *o, const char **run, Err *e)
                    output, o->operand);
 }
 
-/* A word of --methods as bits. */
-static unsigned methods_of(const char *word)
-{
-    for (unsigned m = 0; m < CYCLE_METHODS; m++)
-        if (!strcmp(word, cycle_method_names[m])) return 1u << m;
-    return (1u << CYCLE_METHODS) - 1; /* both */
-}
-
-/* What the groups of options say, one after another. */
-static void loop_from(const Options *o, CycleConfig *c)
-{
-    char word[8];
-    c->model = option_text(o, "model");
-    c->prompts = option_text(o, "data");
-    c->adapter = option_text(o, "adapter");
-    c->cycles = (size_t)option_count(o, "cycles");
-    c->methods = 0;
-    for (size_t i = 0; option_word(o, "methods", i, word, sizeof word); i++)
-        c->methods |= methods_of(word);
-    c->seed = option_count(o, "seed");
-    c->validation = option_number(o, "validation");
-    c->test = option_number(o, "test");
-    c->prompts_per_cycle = (size_t)option_count(o, "prompts-per-cycle");
-}
-
-static void judging_from(const Options *o, CycleConfig *c)
-{
-    c->judge = judge_from(o, option_text(o, "judge"), &judge_names);
-    c->validator = judge_from(o, option_text(o, "validator"), &validator_names);
-    c->max_added_refusal = option_number(o, "max-added-refusal");
-    c->confidence = option_number(o, "confidence");
-    c->resamples = (size_t)option_count(o, "resamples");
-    c->guard = option_text(o, "guard");
-    c->guard_margin = option_number(o, "guard-margin");
-    c->patience = (size_t)option_count(o, "patience");
-}
-
-static void answers_from(const Options *o, CycleConfig *c)
-{
-    c->sample = sampling_from(o);
-    c->sample.samples = (size_t)option_count(o, "samples");
-    c->sample.at_once = c->validate.at_once = (size_t)option_count(o, "at-once");
-    c->validate.max_tokens = c->sample.max_tokens; /* greedy, one answer each */
-    c->raw = option_flag(o, "raw");
-    c->system = option_text(o, "system");
-    c->chat_template = option_text(o, "chat-template");
-}
-
-static void preferences_from(const Options *o, CycleConfig *c)
-{
-    c->desirable = option_number(o, "desirable");
-    c->undesirable = option_number(o, "undesirable");
-    c->balance = option_number(o, "balance");
-    c->demonstrations = !option_flag(o, "no-demonstrations");
-    c->revise = option_flag(o, "revise");
-    c->instruction = option_text(o, "instruction");
-    c->feedback = option_text(o, "feedback");
-}
-
 static int config_from(const Options *o, CycleConfig *c, Err *e)
 {
     *c = cycle_config_default();
-    if (run_named(o, &c->run, e)) return -1;
-    loop_from(o, c);
-    judging_from(o, c);
-    answers_from(o, c);
-    preferences_from(o, c);
-    c->reference_base = option_is(o, "reference", "base");
-    c->model_flags = model_flags(o);
-    c->kernel = option_text(o, "kernel");
-    c->precision = precision_of(o);
-    c->resume = option_flag(o, "resume");
-    return training_from(o, c, e);
+    if (cycle_config_fill(c, o, e)) return -1;
+    options_fill(o, &action_group, c);
+    return run_named(o, &c->run, e);
 }
 
 /* ---- what the loop tells ------------------------------------------------------------------- */
 
-/* What its events are shown with: a bar for the stage at work, a line for what is decided. */
+/* Shows the events of a run: a bar for the stage in progress, a line for each decision. */
 typedef struct {
     Progress progress;
     const char *stage, *name;
@@ -309,7 +132,7 @@ static void show_selected(void *ctx, const Selection *s)
 
 /* ---- the result ---------------------------------------------------------------------------- */
 
-/* The ledger's head, and what it is worth. */
+/* Prints the ledger's head, and what it is good for. */
 static int put_head(Text *out, const char *head, Err *e)
 {
     return text_addf(out, e,
@@ -328,7 +151,7 @@ static int put_line(Text *out, const char *name, const Estimate *metrics, const 
                : 0;
 }
 
-/* The policy after a cycle, in a word. */
+/* Returns the policy after a cycle in a word. */
 static const char *promoted_name(const CyclePoint *p)
 {
     return p->cycle == 0     ? "first policy"
@@ -348,7 +171,8 @@ static int put_change(Text *out, const char *name, const Change *x, Err *e)
     return text_add(out, "\n", 1, e);
 }
 
-/* Both figures, in pairs: on the test prompts where there are some, else on validation. */
+/* Writes both figures, compared in pairs: on the test prompts if there are any, else on
+ * validation. */
 static int put_changes(Text *out, const CycleResult *r, Err *e)
 {
     const Change *x = r->tested ? r->test_change : r->points[r->n_points - 1].since_first;
@@ -416,7 +240,7 @@ static int put_json(Text *out, const CycleResult *r, Err *e)
 
 /* ---- signatures ---------------------------------------------------------------------------- */
 
-/* RUN/report.html, of what the run holds now. */
+/* Writes RUN/report.html of the present state of the run. */
 static int write_report(const Options *o, const char *run, Err *e)
 {
     char path[IO_PATH_MAX];
@@ -424,6 +248,17 @@ static int write_report(const Options *o, const char *run, Err *e)
                    report_write(run, path, option_flag(o, "redact"), e)
                ? -1
                : 0;
+}
+
+/* Checks, before somebody signs, that the page can be written. */
+static int check_report(const char *run, Err *e)
+{
+    char path[IO_PATH_MAX];
+    IoLock hold;
+    if (io_path(path, sizeof path, run, REPORT_FILE, e) || io_hold(&hold, run, e)) return -1;
+    int status = io_check_output(path, e);
+    io_unlock(&hold);
+    return status;
 }
 
 static int put_signature(Text *out, const CycleSignature *x, Err *e)
@@ -449,18 +284,19 @@ static int put_signature_json(Text *out, const CycleSignature *x, Err *e)
                : 0;
 }
 
-/* --approve, --rollback: the page then shows who signed. */
+/* Runs --approve and --rollback; afterwards the page shows who signed. */
 static int sign_command(const Options *o, Err *e)
 {
     Text out = {0};
     const char *run;
     CycleSignature x = {.by = option_text(o, "approve"),
                         .reason = option_text(o, "reason"),
-                        .rollback = option_given(o, "rollback")};
+                        .rollback = option_given(o, "rollback"),
+                        .log = notes()};
     if (run_named(o, &run, e)) return -1;
     if (!run) return err_set(e, ERR_USAGE, "--approve: RUN is missing: align cycle RUN --approve");
     if (x.rollback) x.cycle = (size_t)option_count(o, "rollback");
-    int status = cycle_sign(run, &x, e);
+    int status = check_report(run, e) || cycle_sign(run, &x, e) ? -1 : 0;
     if (!status && write_report(o, run, e))
         status = err_prefix(e, "the signature stands, but its report does not");
     if (!status)
@@ -471,8 +307,8 @@ static int sign_command(const Options *o, Err *e)
     return -1;
 }
 
-/* --auto: signs what the run promoted, once, and only where nobody has signed: a finished run
- * promotes nothing new, and what a person approved or took back stays so. */
+/* Runs --auto: signs what the run promoted, once, and only if nobody has signed. A finished run
+ * promotes nothing new, and what a person approved or took back must stay. */
 static int sign_automatically(const char *run, CycleResult *r, Err *e)
 {
     int promoted = 0;
@@ -481,7 +317,7 @@ static int sign_automatically(const char *run, CycleResult *r, Err *e)
         log_note(notes(), 'i', "--auto: no cycle promoted a candidate; nothing is signed");
         return 0;
     }
-    CycleSignature x = {.by = CYCLE_AUTO, .reason = "--auto", .automatic = 1};
+    CycleSignature x = {.by = CYCLE_AUTO, .reason = "--auto", .automatic = 1, .log = notes()};
     if (cycle_sign(run, &x, e)) return -1;
     if (!*x.head) return 0;
     memcpy(r->head, x.head, sizeof r->head);
@@ -492,8 +328,10 @@ static int sign_automatically(const char *run, CycleResult *r, Err *e)
 
 static int print_config(const Options *o, Err *e)
 {
+    /* Given, --epochs forbids --steps; given, --methods makes a run of a grid for each word. */
+    static const char *const unset[] = {"epochs", "methods", NULL};
     Text out = {0};
-    if (!options_commented(o, &action_group, &out, e)) return print_text(&out, e);
+    if (!options_commented(o, &action_group, unset, &out, e)) return print_text(&out, e);
     text_free(&out);
     return -1;
 }
@@ -509,8 +347,22 @@ static int put_work_json(Text *out, const char *name, const PlannedWork *w, Err 
                : 0;
 }
 
-/* runs: of a grid, else 1. */
-static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, size_t runs, Err *e)
+/* The first row of each candidate's training in the trial. A row of dpo has two sides, one of kto
+ * has one: that tells whose it is. */
+typedef struct {
+    int json;
+    Text rows[CYCLE_METHODS];
+} FirstRows;
+
+static int show_row(void *ctx, const Tokenizer *t, const Row *row, size_t sides, Err *e)
+{
+    FirstRows *f = ctx;
+    return put_row_tokens(t, row, sides, f->json, &f->rows[sides > 1 ? CYCLE_DPO : CYCLE_KTO], e);
+}
+
+/* runs: number of runs of a grid, else 1. */
+static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, const Text *rows,
+                         size_t runs, Err *e)
 {
     static const char *const splits[] = {"train", "validation", "test"};
     if (text_addf(out, e, "{\"runs\":%zu,\"base_prompts\":%zu,", runs, p->groups) ||
@@ -532,12 +384,17 @@ static int put_plan_json(Text *out, const CyclePlan *p, const CycleConfig *c, si
         return -1;
     for (int m = 0; m < CYCLE_METHODS; m++)
         if ((c->methods >> m & 1) &&
-            text_addf(out, e,
-                      ",\"%s\":{\"steps\":%zu,\"tokens\":%.0f,\"seconds\":%.1f,"
-                      "\"memory\":%llu,\"weights\":%llu}",
-                      cycle_method_names[m], p->steps[m], p->train_tokens[m], p->train_seconds[m],
-                      (unsigned long long)p->memory[m].total,
-                      (unsigned long long)p->memory[m].weights))
+            (text_addf(out, e,
+                       ",\"%s\":{\"steps\":%zu,\"tokens\":%.0f,\"seconds\":%.1f,"
+                       "\"memory\":%llu,\"weights\":%llu",
+                       cycle_method_names[m], p->steps[m], p->train_tokens[m], p->train_seconds[m],
+                       (unsigned long long)p->memory[m].total,
+                       (unsigned long long)p->memory[m].weights) ||
+             (*p->untrained[m] &&
+              (text_addf(out, e, ",\"untrained\":") ||
+               json_put_string(out, p->untrained[m], strlen(p->untrained[m]), e))) ||
+             (rows[m].len && text_addf(out, e, ",\"first_row\":%s", rows[m].data)) ||
+             text_add(out, "}", 1, e)))
             return -1;
     return text_addf(out, e, "}\n");
 }
@@ -565,7 +422,8 @@ static int put_work(Text *out, const char *name, const PlannedWork *w, const cha
                      isfinite(w->seconds) ? time : "not timed, for a trial asks no command");
 }
 
-static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, size_t runs, Err *e)
+static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, const Text *rows,
+                         size_t runs, Err *e)
 {
     static const char *const splits[] = {"train", "validation", "test"};
     const double mebi = 1024 * 1024;
@@ -591,12 +449,20 @@ static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, si
         return -1;
     for (int m = 0; m < CYCLE_METHODS; m++) {
         if (!(c->methods >> m & 1)) continue;
+        if (*p->untrained[m]) {
+            if (text_addf(out, e, "%-8s not trained: %s\n", cycle_method_names[m], p->untrained[m]))
+                return -1;
+            continue;
+        }
         time_text(p->train_seconds[m], time);
         if (text_addf(out, e,
                       "%-8s at most %zu steps a cycle, %.3g tokens in all: %s; memory %.0f MiB, "
                       "beside %.0f MiB of mapped weights\n",
                       cycle_method_names[m], p->steps[m], p->train_tokens[m], time,
                       (double)p->memory[m].total / mebi, (double)p->memory[m].weights / mebi))
+            return -1;
+        if (rows[m].len && text_addf(out, e, "%-8s trained in the trial, its first %s",
+                                     cycle_method_names[m], rows[m].data))
             return -1;
     }
     return text_addf(out, e,
@@ -605,7 +471,7 @@ static int put_plan_text(Text *out, const CyclePlan *p, const CycleConfig *c, si
                      p->answer_tokens) ||
                    (runs > 1 &&
                     text_addf(out, e,
-                              "that is one run of %zu in the grid, by --judge, --validator and all "
+                              "that is one run of %zu in the grid, by its first judges and all "
                               "--methods; what is equal in several is computed once\n",
                               runs))
                ? -1
@@ -617,10 +483,14 @@ static int plan_command(const Options *o, const CycleConfig *c, const CycleEvent
 {
     CyclePlan plan;
     Text out = {0};
-    int status = cycle_plan(c, events, &plan, e);
+    FirstRows first = {.json = option_flag(o, "json")};
+    CycleEvents seen = *events;
+    seen.train = (TrainEvents){.ctx = &first, .row = show_row};
+    int status = cycle_plan(c, &seen, &plan, e);
     if (!status)
-        status = option_flag(o, "json") ? put_plan_json(&out, &plan, c, runs, e)
-                                        : put_plan_text(&out, &plan, c, runs, e);
+        status = first.json ? put_plan_json(&out, &plan, c, first.rows, runs, e)
+                            : put_plan_text(&out, &plan, c, first.rows, runs, e);
+    for (int m = 0; m < CYCLE_METHODS; m++) text_free(&first.rows[m]);
     if (!status) return print_text(&out, e);
     text_free(&out);
     return -1;
@@ -628,10 +498,9 @@ static int plan_command(const Options *o, const CycleConfig *c, const CycleEvent
 
 /* ---- grids --------------------------------------------------------------------------------- */
 
-/* An axis of the grid: the judges that an option lists (words live in *pool), or the one that is
- * configured anyway. */
-static int axis_from(const Options *o, const char *name, const JudgeNames *names,
-                     const JudgeConfig *usual, JudgeConfig *axis, size_t *n, Pool *pool, Err *e)
+/* Fills an axis of the grid: the judges that an option lists, or else the configured one. */
+static int axis_from(const Options *o, const char *name, const OptionGroup *rows,
+                     const JudgeConfig *usual, JudgeConfig *axis, size_t *n, Err *e)
 {
     char word[16];
     *n = 0;
@@ -639,9 +508,8 @@ static int axis_from(const Options *o, const char *name, const JudgeNames *names
         for (size_t k = 0; k < *n; k++)
             if (!strcmp(axis[k].kind, word))
                 return err_set(e, ERR_USAGE, "--%s: found %s twice", name, word);
-        const char *kind = pool_strndup(pool, word, strlen(word), e);
-        if (!kind) return -1;
-        axis[(*n)++] = judge_from(o, kind, names); /* distinct words: fewer than a side */
+        axis[*n] = *usual; /* words are distinct, so fewer than a side */
+        cycle_judge_fill(&axis[(*n)++], o, rows, judge_kind(word)->name);
     }
     if (!*n) axis[(*n)++] = *usual;
     return 0;
@@ -652,14 +520,14 @@ static int is_grid(const Options *o)
     return option_text(o, "judges") || option_text(o, "validators");
 }
 
-/* The grid that is asked for; texts live in *pool. */
-static int grid_from(const Options *o, const CycleConfig *c, CycleGrid *g, Pool *pool, Err *e)
+/* Makes the requested grid. */
+static int grid_from(const Options *o, const CycleConfig *c, CycleGrid *g, Err *e)
 {
     char word[8];
-    int cells = option_given(o, "methods"); /* kto,dpo asks for a run of each, both for one */
+    int cells = option_given(o, "methods"); /* kto,dpo means a run of each, both means one */
     *g = (CycleGrid){.base = c};
     for (size_t i = 0; cells && option_word(o, "methods", i, word, sizeof word); i++) {
-        unsigned bits = methods_of(word);
+        unsigned bits = cycle_methods_of(word);
         for (size_t k = 0; k < g->n_methods; k++)
             if (g->methods[k] == bits) bits = 0;
         if (bits) g->methods[g->n_methods++] = bits;
@@ -669,9 +537,9 @@ static int grid_from(const Options *o, const CycleConfig *c, CycleGrid *g, Pool 
         return err_set(e, ERR_USAGE,
                        "--auto: found a grid (--judges, --validators), allowed is one run: sign "
                        "the one that is to be deployed");
-    return axis_from(o, "judges", &judge_names, &c->judge, g->judges, &g->n_judges, pool, e) ||
-                   axis_from(o, "validators", &validator_names, &c->validator, g->validators,
-                             &g->n_validators, pool, e)
+    return axis_from(o, "judges", &cycle_judge_options, &c->judge, g->judges, &g->n_judges, e) ||
+                   axis_from(o, "validators", &cycle_validator_options, &c->validator,
+                             g->validators, &g->n_validators, e)
                ? -1
                : 0;
 }
@@ -695,14 +563,16 @@ static int grid_command(const Options *o, const CycleGrid *g, const CycleEvents 
 static int grid_or_its_plan(const Options *o, const CycleConfig *c, const CycleEvents *events,
                             Show *show, Err *e)
 {
-    Pool pool = {0};
     CycleGrid g;
-    int status = grid_from(o, c, &g, &pool, e);
+    int status = grid_from(o, c, &g, e);
     size_t runs = g.n_judges * g.n_validators * g.n_methods;
+    CycleConfig first = *c; /* --judge may not be part of the grid: it is not checked */
+    first.judge = g.judges[0];
+    first.validator = g.validators[0];
     if (!status)
-        status = option_flag(o, "dry-run") ? plan_command(o, c, events, runs, e)
-                                           : grid_command(o, &g, events, show, e);
-    pool_free(&pool);
+        status = !option_flag(o, "dry-run")
+                     ? grid_command(o, &g, events, show, e)
+                     : cycle_grid_check(&g, e) || plan_command(o, &first, events, runs, e);
     return status;
 }
 

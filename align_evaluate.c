@@ -1,4 +1,4 @@
-/* align_evaluate.c - align evaluate: what judged answers are worth, alone and against earlier ones.
+/* align_evaluate.c - align evaluate: measures judged answers, alone and against earlier ones.
  */
 #include "align.h"
 #include "evaluate.h"
@@ -8,25 +8,25 @@
 
 static const Option evaluate_rows[] = {
     {"data", 0, OPTION_FILE, option_required, NULL,
-     "judged JSONL rows {\"harmful_level\",\"action\"}"},
+     "judged JSONL rows {\"harmful_level\",\"action\"}", BY_NAME},
     {"against", 0, OPTION_FILE, NULL, NULL,
-     "earlier judged answers to the same prompts: what changed, tested in pairs"},
-    {"output", 'o', OPTION_FILE, NULL, NULL, "results.json"},
+     "earlier judged answers to the same prompts; changes are tested in pairs", BY_NAME},
+    {"output", 'o', OPTION_FILE, NULL, NULL, "results.json", BY_NAME},
     {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
-     "of the bootstrap that gives 95 % intervals; 0 = none"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "the results as one JSON object"},
+     "number of bootstrap resamples (0 = no intervals)", BY_NAME},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "the results as one JSON object", BY_NAME},
 };
 static const OptionGroup evaluate_group = OPTION_GROUP("Evaluate", evaluate_rows);
-static const OptionGroup *const evaluate_groups[] = {&evaluate_group, &group_seed, &group_quiet,
+static const OptionGroup *const evaluate_groups[] = {&evaluate_group, &seed_options, &group_quiet,
                                                      NULL};
 static const OptionTable evaluate_table = {
     "evaluate", "CARES safety score and erroneous refusal, with intervals; changes", NULL,
     "align evaluate --data judged.jsonl --against cycle-0/judged.jsonl -o results.json",
-    evaluate_groups};
+    evaluate_groups, NULL};
 
 /* ---- tables -------------------------------------------------------------------------------- */
 
-/* "safety score   0.712  [0.680, 0.744]"; what was not there to be measured is n/a. */
+/* Writes "safety score   0.712  [0.680, 0.744]"; n/a if there was nothing to measure. */
 static int put_estimate(Text *out, EvaluateMetric m, const Estimate *x, Err *e)
 {
     char label[LABEL_MAX];
@@ -47,7 +47,7 @@ static int put_stratum(Text *out, unsigned level, const char *method, Err *e)
     return text_addf(out, e, "%*s", width < METHOD_WIDTH ? (int)(METHOD_WIDTH - width) : 0, "");
 }
 
-/* The severe failures: what a reader should look at first. */
+/* Writes the severe failures, which a reader should look at first. */
 static int put_severe(Text *out, const Evaluation *v, Err *e)
 {
     const size_t most = 20;
@@ -104,8 +104,8 @@ static int put_stratum_line(Text *out, const Evaluation *v, size_t first, size_t
     return text_add(out, "\n", 1, e);
 }
 
-/* Level x method (lines) x principle (columns): accept/caution/refuse. Left out where the rows have
- * nothing but a level. */
+/* Writes level x method (lines) x principle (columns): accept/caution/refuse. Left out if the rows
+ * have only a level. */
 static int put_strata(Text *out, const Evaluation *v, Err *e)
 {
     char columns[PRINCIPLES] = {0};
@@ -180,11 +180,12 @@ static int put_evaluation(Text *out, const Evaluation *v, Err *e)
 
 /* ---- the command --------------------------------------------------------------------------- */
 
-/* The earlier file against v. */
+/* Compares the earlier file with v. */
 static int compare_with(const char *path, const Evaluation *v, Comparison *c, Err *e)
 {
     Evaluation before;
     if (evaluate_file(&before, path, v->seed, 0, e)) return -1;
+    unread_tell(&before.unread, path, "", notes());
     int status = evaluate_compare(c, &before, v, EVALUATE_CONFIDENCE, e);
     evaluate_close(&before);
     return status ? err_prefix(e, "--against %s", path) : 0;
@@ -196,9 +197,11 @@ static int evaluate_command(const Options *o, Err *e)
     Comparison change = {0};
     Text json = {0}, table = {0};
     const char *path = option_text(o, "output"), *against = option_text(o, "against");
-    int status = evaluate_file(&v, option_text(o, "data"), option_count(o, "seed"),
-                               (size_t)option_count(o, "resamples"), e) ||
-                 (against && compare_with(against, &v, &change, e)) ||
+    if (evaluate_file(&v, option_text(o, "data"), option_count(o, "seed"),
+                      (size_t)option_count(o, "resamples"), e))
+        return -1;
+    unread_tell(&v.unread, option_text(o, "data"), "", notes());
+    int status = (against && compare_with(against, &v, &change, e)) ||
                  evaluate_json(&v, against ? &change : NULL, &json, e) ||
                  put_evaluation(&table, &v, e) || (against && put_comparison(&table, &change, e));
     if (!status && path) status = io_write_file(path, json.data, json.len, e);

@@ -1,32 +1,45 @@
-/* align_explain.c - align explain: one row as a lesson, every number that leads to its loss. */
+/* align_explain.c - align explain: shows every number that leads to the loss of one row. */
 #include "align.h"
 
 #include <math.h>
 #include <string.h>
 
+/* The losses of dpo, then those of kto. */
+static const char *loss_name(size_t i)
+{
+    return i < DPO_LOSS_COUNT ? dpo_loss_name(i) : kto_loss_name(i - DPO_LOSS_COUNT);
+}
+
 static const Option explain_rows[] = {
-    {"data", 0, OPTION_FILE, option_required, NULL, "JSONL rows, as for dpo or kto"},
-    {"row", 0, OPTION_COUNT, "0", "[0,1000000000000]", "which row, counted from 0"},
-    {"method", 0, OPTION_CHOICE, "dpo", "dpo|kto", "whose loss"},
-    {"loss", 0, OPTION_WORDS, NULL, DPO_LOSS_WORDS "|" KTO_LOSS_WORDS,
-     "the method's loss; default: sigmoid for dpo, kto for kto"},
-    {"adapter", 0, OPTION_DIR, NULL, NULL, "the policy is the model with this adapter"},
-    {"init-adapter", 0, OPTION_DIR, NULL, NULL, "the same, by its name in training"},
-    {"batch", 0, OPTION_COUNT, "8", "[1,65536]", "rows of a block, which kto's z0 is taken from"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of a lesson"},
+    {"data", 0, OPTION_FILE, option_required, NULL, "JSONL rows, as for dpo or kto",
+     FIELD(TrainConfig, data)},
+    {"row", 0, OPTION_COUNT, "0", "[0,1000000000000]", "number of the row, from 0", BY_NAME},
+    {"method", 0, OPTION_CHOICE, "dpo", "dpo|kto", "method whose loss is explained", BY_NAME},
+    {"loss", 0, OPTION_WORDS, NULL, NULL,
+     "loss of the method; default: sigmoid for dpo, kto for kto", BY_NAME, .words = loss_name},
+    {"adapter", 0, OPTION_DIR, NULL, NULL, "adapter of the policy", BY_NAME},
+    {"init-adapter", 0, OPTION_DIR, NULL, NULL,
+     "as --adapter, for a run that begins with it: --reference auto is then init", BY_NAME},
+    {"batch", 0, OPTION_COUNT, "8", "[1,65536]",
+     "rows of a block, from which kto's z0 is estimated",
+     FIELD(TrainConfig, batch)},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "print one JSON object instead of text", BY_NAME},
 };
 static const OptionGroup explain_group = OPTION_GROUP("Explain", explain_rows);
 static const OptionGroup *const explain_groups[] = {
-    &group_model,       &explain_group,   &group_beta, &group_dpo,    &group_kto_weights,
-    &group_kto_pairing, &group_reference, &group_seed, &group_length, &group_rows,
-    &group_engine,      &group_quiet,     NULL};
+    &model_options,      &explain_group,         &beta_options,            &dpo_options,
+    &kto_weight_options, &train_pairing_options, &train_reference_options, &seed_options,
+    &data_length_options, &data_options,         &engine_options,          &group_quiet,
+    NULL};
 static const OptionTable explain_table = {
     "explain", "one row, every term of its loss", NULL,
-    "align explain -m MODEL --data pairs.jsonl --row 0 --method dpo", explain_groups};
+    "align explain -m MODEL --data pairs.jsonl --row 0 --method dpo", explain_groups,
+    "model adapter data row method loss beta reference batch max-length map chat-template "
+    "json"};
 
 /* ---- as JSON ------------------------------------------------------------------------------- */
 
-/* ,"name":[1.5,null]: what is not finite was not scored. */
+/* ,"name":[1.5,null]: a number that is not finite was not scored. */
 static int put_numbers(Text *out, const char *name, const double *x, size_t n, Err *e)
 {
     if (text_addf(out, e, ",\"%s\":[", name)) return -1;
@@ -78,7 +91,7 @@ static int put_json(const TrainExplain *x, Text *out, Err *e)
 
 /* ---- as a lesson --------------------------------------------------------------------------- */
 
-/* A token's spelling in quotes, as JSON has it: no control byte reaches the terminal. */
+/* Writes a token's spelling in quotes, as in JSON: no control byte reaches the terminal. */
 static int put_piece(Text *out, const Tokenizer *t, int32_t id, Err *e)
 {
     size_t len = 0;
@@ -168,6 +181,31 @@ static int put_lesson(const Tokenizer *t, const TrainExplain *x, Text *out, Err 
 
 /* ---- the command --------------------------------------------------------------------------- */
 
+static int no_loss(const TrainConfig *c, const char *word, Err *e)
+{
+    char allowed[ALLOWED_MAX];
+    const OptionGroup *own = c->method == TRAIN_DPO ? &dpo_loss_options : &kto_loss_options;
+    return err_set(e, ERR_USAGE, "--loss: %s is no loss of %s; allowed: %s", word,
+                   train_method_names[c->method], option_allowed(own->rows, allowed));
+}
+
+/* --loss: the table allows the losses of both methods. */
+static int loss_from(const Options *o, TrainConfig *c, Err *e)
+{
+    const char *text = option_text(o, "loss");
+    char word[32];
+    if (c->method == TRAIN_KTO) {
+        int loss = text ? option_place(kto_loss_name, text) : (int)c->kto.loss;
+        if (loss < 0) return no_loss(c, text, e);
+        c->kto.loss = (KtoLoss)loss;
+        return 0;
+    }
+    for (size_t i = 0; text && option_word(o, "loss", i, word, sizeof word); i++)
+        if (option_place(dpo_loss_name, word) < 0) return no_loss(c, word, e);
+    if (text) dpo_losses_form.read(&c->dpo, text);
+    return dpo_losses_check(&c->dpo, "loss", e);
+}
+
 static int explain_run(const Options *o, Err *e)
 {
     TrainConfig c;
@@ -177,12 +215,12 @@ static int explain_run(const Options *o, Err *e)
     const char *adapter = option_text(o, "adapter"), *init = option_text(o, "init-adapter");
     if (adapter && init)
         return err_set(e, ERR_USAGE, "--adapter and --init-adapter are the same; give one of them");
-    if (train_config_begin(o, method, "loss", &c, e)) return -1;
-    train_config_reference(o, &c);
-    c.model = option_text(o, "model");
-    c.data = option_text(o, "data");
+    c = train_config_default(method);
+    options_fill(o, &explain_group, &c);
+    if (train_config_fill(&c, o, e) || loss_from(o, &c, e)) return -1;
     c.init_adapter = adapter ? adapter : init;
-    c.batch = (size_t)option_count(o, "batch");
+    /* --adapter is a trained policy, --init-adapter a policy at its first step. */
+    if (adapter && c.reference == REFERENCE_AUTO) c.reference = REFERENCE_BASE;
     threads_from(o);
     if (train_explain(&c, (size_t)option_count(o, "row"), &x, notes(), e)) return -1;
     int status;

@@ -1,4 +1,4 @@
-/* align_generate.c - the commands that write text: generate and chat. */
+/* align_generate.c - align generate and align chat: the commands that write text. */
 #include "align.h"
 #include "generate.h"
 
@@ -8,99 +8,109 @@
 
 /* ---- options ------------------------------------------------------------------------------- */
 
-static const Option sampling_rows[] = {
-    {"max-tokens", 'n', OPTION_COUNT, "256", "[1,1048576]", "new tokens, at most"},
-    {"temperature", 0, OPTION_NUMBER, "1", "[0,100]", "0 = greedy: always the most probable token"},
-    {"top-k", 0, OPTION_COUNT, "0", NULL, "draw from the k most probable tokens; 0 = all"},
-    {"top-p", 0, OPTION_NUMBER, "1", "[0,1]", "draw from the fewest tokens with this share"},
-    {"min-p", 0, OPTION_NUMBER, "0", "[0,1]",
-     "draw from tokens with at least this share of the best one's probability"},
-};
-const OptionGroup group_sampling = OPTION_GROUP("Sampling", sampling_rows);
-
 static const Option prompt_rows[] = {
-    {"raw", 0, OPTION_FLAG, NULL, NULL, "no chat template: continue the text after BOS"},
-    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates"},
+    {"raw", 0, OPTION_FLAG, NULL, NULL, "use no chat template; the text follows BOS",
+     FIELD(DataOptions, raw)},
+    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates",
+     FIELD(DataOptions, system)},
     {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "use a built-in template instead of the model's own"},
+     "chat template instead of the model's own: a built-in name, or a file of Jinja",
+     FIELD(DataOptions, chat_template)},
+    {"date", 0, OPTION_TEXT, NULL, NULL,
+     "day YYYY-MM-DD that chat templates are told (default: today)", FIELD(DataOptions, date)},
     {"parse-special", 0, OPTION_FLAG, NULL, NULL,
-     "spellings of special tokens in the text become those tokens"},
+     "spellings of special tokens in the text become those tokens",
+     FIELD(DataOptions, parse_special)},
 };
 static const OptionGroup prompt_group = OPTION_GROUP("Prompt", prompt_rows);
 
 static const Option generate_rows[] = {
-    {"prompt", 'p', OPTION_TEXT, NULL, NULL, "a prompt"},
+    {"prompt", 'p', OPTION_TEXT, NULL, NULL, "a prompt", BY_NAME},
     {"data", 0, OPTION_FILE, NULL, NULL,
-     "JSONL rows {\"prompt\"}: text or a conversation; other columns are carried along"},
-    {"map", 0, OPTION_TEXT, NULL, NULL, "another name of the column: prompt=question"},
-    {"output", 'o', OPTION_FILE, NULL, NULL, "JSONL, a line for each prompt and sample"},
-    {"samples", 0, OPTION_COUNT, "1", "[1,1048576]", "answers for each prompt"},
-    {"at-once", 0, OPTION_COUNT, "32", "[1,4096]", "sequences that run together: changes no text"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "with --prompt: JSONL instead of text"},
+     "JSONL rows {\"prompt\"}, a text or a conversation; other columns are kept", BY_NAME},
+    {"map", 0, OPTION_TEXT, NULL, NULL, "another name of the column: prompt=question", BY_NAME},
+    {"output", 'o', OPTION_FILE, NULL, NULL, "JSONL, a line for each prompt and sample", BY_NAME},
+    SAMPLES_ROW(GenerateOptions, samples, "1", "answers for each prompt"),
+    AT_ONCE_ROW(GenerateOptions, at_once),
+    {"json", 0, OPTION_FLAG, NULL, NULL, "with --prompt: JSONL instead of text", BY_NAME},
 };
 static const OptionGroup generate_group = OPTION_GROUP("Generate", generate_rows);
 static const OptionGroup *const generate_groups[] = {
-    &group_model, &group_adapter, &generate_group, &prompt_group, &group_sampling,
-    &group_seed,  &group_engine,  &group_quiet,    NULL};
+    &model_options, &adapter_options, &generate_group, &prompt_group, &sampling_options,
+    &seed_options,  &engine_options,  &group_quiet,    NULL};
 static const OptionTable generate_table = {
     "generate", "answers to prompts", NULL,
-    "align generate -m MODEL --data prompts.jsonl -o responses.jsonl", generate_groups};
+    "align generate -m MODEL --data prompts.jsonl -o responses.jsonl", generate_groups,
+    "model adapter prompt data output samples max-tokens temperature top-p stop raw "
+    "system chat-template seed precision"};
 
 static const OptionGroup *const chat_groups[] = {
-    &group_model, &group_adapter, &prompt_group, &group_sampling,
-    &group_seed,  &group_engine,  &group_quiet,  NULL};
+    &model_options, &adapter_options, &prompt_group, &sampling_options,
+    &seed_options,  &engine_options,  &group_quiet,  NULL};
 static const OptionTable chat_table = {"chat", "interactive conversation", NULL,
-                                       "align chat -m MODEL --adapter RUN/adapter", chat_groups};
+                                       "align chat -m MODEL --adapter RUN/adapter", chat_groups,
+                                       "model adapter system max-tokens temperature top-k top-p "
+                                       "stop raw chat-template seed precision threads"};
 
-GenerateOptions sampling_from(const Options *o)
+static GenerateOptions sampling_from(const Options *o)
 {
     GenerateOptions g = generate_defaults();
-    g.max_tokens = (size_t)option_count(o, "max-tokens");
-    g.temperature = option_number(o, "temperature");
-    g.top_k = (size_t)option_count(o, "top-k");
-    g.top_p = option_number(o, "top-p");
-    g.min_p = option_number(o, "min-p");
+    options_fill(o, &sampling_options, &g);
+    options_fill(o, &generate_group, &g);
     g.seed = option_count(o, "seed");
     return g;
 }
 
-static Generator generator_of(Engine *g, const GenerateOptions *options)
-{
-    return (Generator){.model = &g->model,
-                       .lora = g->adapter,
-                       .tokenizer = g->tokenizer,
-                       .compute = &g->compute,
-                       .options = *options};
-}
-
 /* ---- conversations ------------------------------------------------------------------------- */
 
-/* How texts become prompts: rendered by a chat template, or plain (template NULL). */
+/* Turns texts into prompts, rendered by a chat template or plain (template NULL). */
 typedef struct {
     const Tokenizer *tokenizer;
-    const ChatTemplate *chat_template;
-    int flags; /* TOKENIZE_SPECIAL */
+    ChatTemplate *chat_template; /* to be closed by whoever opened the reading */
+    int flags;                   /* TOKENIZE_SPECIAL */
 } Reading;
+
+/* --raw asks for text without a template, so what a template would say has no place. */
+static int check_raw(const Options *o, Err *e)
+{
+    if (option_flag(o, "raw") && (option_text(o, "chat-template") || option_text(o, "system")))
+        return err_set(e, ERR_USAGE, "--raw takes no --chat-template and no --system");
+    return 0;
+}
+
+/* Is there a template to render with? A system message would be lost without one. */
+static int find_template(const Engine *g, const Options *o, int *has, Err *e)
+{
+    *has = !option_flag(o, "raw") && chat_exists(g->tokenizer, option_text(o, "chat-template"));
+    if (*has || !option_text(o, "system")) return 0;
+    return err_set(e, ERR_USAGE,
+                   "--system: %s has no chat template, and plain text has no system message; name "
+                   "a template with --chat-template, or put the text into the prompt",
+                   option_text(o, "model"));
+}
 
 static int reading_open(Reading *r, const Engine *g, const Options *o, Err *e)
 {
-    size_t len;
-    const char *name = option_text(o, "chat-template");
+    int has;
     *r = (Reading){.tokenizer = g->tokenizer,
                    .flags = option_flag(o, "parse-special") ? TOKENIZE_SPECIAL : 0};
-    if (option_flag(o, "raw")) return 0;
-    if (!name && !tokenizer_chat_template(g->tokenizer, &len)) return 0;
-    r->chat_template = chat_find(g->tokenizer, name, e);
-    return r->chat_template ? 0 : -1;
+    if (find_template(g, o, &has, e)) return -1;
+    if (has && !(r->chat_template = chat_open(g->tokenizer, option_text(o, "chat-template"),
+                                              option_text(o, "date"), e)))
+        return -1;
+    chat_check(r->chat_template, g->tokenizer, option_text(o, "system") != NULL, notes());
+    chat_check_adapter(r->chat_template, option_text(o, "adapter"), notes());
+    return 0;
 }
 
-/* Ids of a conversation that waits for an answer. Without a template: all contents, line by line.
+/* Encodes a conversation that waits for an answer. Without a template: all contents, line by line.
  */
 static int reading_encode(const Reading *r, const ChatMessage *m, size_t n, Ids *ids, Err *e)
 {
     ids->count = 0;
     if (r->chat_template)
-        return chat_encode(r->chat_template, r->tokenizer, m, n, 1, r->flags, ids, e);
+        return chat_encode(r->chat_template, r->tokenizer, &(Chat){m, n, 1, NULL}, r->flags, ids,
+                           NULL, e);
     Text all = {0};
     int status = 0;
     for (size_t i = 0; i < n && !status; i++) {
@@ -116,7 +126,7 @@ static int reading_encode(const Reading *r, const ChatMessage *m, size_t n, Ids 
 
 /* ---- align generate ------------------------------------------------------------------------ */
 
-/* Where answers go, and what their rows are made with. */
+/* The output of answers, and what is needed to write their rows. */
 typedef struct {
     const Tokenizer *tokenizer;
     const Row *rows;
@@ -134,7 +144,7 @@ static int answer_done(void *ctx, const Continuation *c, Err *e)
     Answers *a = ctx;
     const Row *row = &a->rows[c->prompt];
     a->line.len = 0;
-    int status = a->plain ? tokenizer_decode(a->tokenizer, c->ids, c->count, 1, &a->line, e)
+    int status = a->plain ? generate_text(a->tokenizer, c, &a->line, e)
                           : generate_put_row(&a->line, a->tokenizer, row->index, row->source,
                                              a->prompt_column, c, e);
     if (status || text_add(&a->line, "\n", 1, e) ||
@@ -145,13 +155,37 @@ static int answer_done(void *ctx, const Continuation *c, Err *e)
     return 0;
 }
 
-/* Answers all rows. */
-static int answer_rows(Answers *a, Engine *g, const Options *o, const Row *rows, size_t n, Err *e)
+/* Warns if a text spells control tokens, which are read as letters. */
+static int note_spelled(const Reading *r, const ChatMessage *m, size_t n, const Ids *read, Err *e)
+{
+    Reading special = *r;
+    Ids ids = {0};
+    special.flags = TOKENIZE_SPECIAL;
+    const char *mark = NULL;
+    for (size_t i = 0; r->chat_template && i < n && !mark; i++)
+        mark = chat_spelled(r->chat_template, m[i].content, m[i].content_len);
+    if (mark)
+        log_note(notes(), 'w',
+                 "the text spells %s, which the chat template writes in letters, too: it reads as "
+                 "the template's own",
+                 mark);
+    int status = r->flags ? 0 : reading_encode(&special, m, n, &ids, e);
+    if (!status && !r->flags &&
+        (ids.count != read->count || memcmp(ids.ids, read->ids, ids.count * sizeof *ids.ids)))
+        log_note(notes(), 'w',
+                 "the text spells control tokens: they are read as letters, %zu tokens in all "
+                 "(--parse-special reads them as tokens: %zu)",
+                 read->count, ids.count);
+    ids_free(&ids);
+    return status;
+}
+
+/* Answers all rows, which `chat` rendered (NULL = plain text). */
+static int answer_rows(Answers *a, Engine *g, const Options *o, const ChatTemplate *chat,
+                       const Row *rows, size_t n, Err *e)
 {
     GenerateOptions options = sampling_from(o);
-    options.samples = (size_t)option_count(o, "samples");
-    options.at_once = (size_t)option_count(o, "at-once");
-    Generator generator = generator_of(g, &options);
+    Generator generator = generate_with(g, chat, &options);
     GenerateSink sink = {a, answer_done, NULL};
     Prompt *prompts = mem_calloc(n, sizeof *prompts, e);
     if (!prompts) return -1;
@@ -175,22 +209,24 @@ static int answer_prompt(Answers *a, Engine *g, const Options *o, Err *e)
     Ids ids = {0};
     if (reading_open(&reading, g, o, e)) return -1;
     if (system && reading.chat_template)
-        messages[n++] = (ChatMessage){"system", system, strlen(system)};
-    messages[n++] = (ChatMessage){"user", text, strlen(text)};
+        messages[n++] = chat_message("system", system, strlen(system));
+    messages[n++] = chat_message("user", text, strlen(text));
     Json prompt = {.type = JSON_STRING,
                    .text = text,
                    .len = strlen(text),
                    .key = "prompt",
                    .key_len = strlen("prompt")};
     Json source = {.type = JSON_OBJECT, .len = 1, .child = &prompt};
-    int status = reading_encode(&reading, messages, n, &ids, e);
+    int status = reading_encode(&reading, messages, n, &ids, e) ||
+                 note_spelled(&reading, messages, n, &ids, e);
     Row row = {.prompt = ids.ids, .n_prompt = ids.count, .source = &source};
-    if (!status) status = answer_rows(a, g, o, &row, 1, e);
+    if (!status) status = answer_rows(a, g, o, reading.chat_template, &row, 1, e);
     ids_free(&ids);
+    chat_close(reading.chat_template);
     return status;
 }
 
-/* The column that --map names as the prompt, into out; "prompt" without. */
+/* Writes the column that --map names as the prompt to out; "prompt" without --map. */
 static void prompt_column(const char *map, char *out, size_t size)
 {
     static const char name[] = "prompt=";
@@ -205,17 +241,21 @@ static void prompt_column(const char *map, char *out, size_t size)
 static int answer_file(Answers *a, Engine *g, const Options *o, Err *e)
 {
     char column[128];
+    int has;
     Dataset data = {0};
-    DataOptions rows = row_options(o, DATA_PROMPTS);
+    DataOptions rows = {.kind = DATA_PROMPTS};
+    options_fill(o, &prompt_group, &rows);
+    if (find_template(g, o, &has, e)) return -1;
     rows.max_length = g->model.config.max_positions;
-    rows.raw = option_flag(o, "raw");
-    rows.system = option_text(o, "system");
+    rows.map = option_text(o, "map");
     prompt_column(option_text(o, "map"), column, sizeof column);
     a->prompt_column = column;
     int status = data_load(&data, option_text(o, "data"), &rows, g->tokenizer, notes(), e);
     if (!status) {
         data_describe(&data, notes());
-        status = answer_rows(a, g, o, data.rows, data.count, e);
+        chat_check(data.chat, g->tokenizer, rows.system != NULL, notes());
+        chat_check_adapter(data.chat, option_text(o, "adapter"), notes());
+        status = answer_rows(a, g, o, data.chat, data.rows, data.count, e);
     }
     data_close(&data);
     return status;
@@ -227,13 +267,16 @@ static int generate_command(const Options *o, Err *e)
     if (single == (option_text(o, "data") != NULL))
         return err_set(e, ERR_USAGE,
                        "--prompt TEXT or --data FILE is needed, and only one of them");
+    if (check_raw(o, e)) return -1;
     Engine g = {0};
     Answers a = {.prompt_column = "prompt"};
     a.plain = single && !option_text(o, "output") && !option_flag(o, "json");
     int status = output_open(&a.out, option_text(o, "output"), e);
-    if (!status) status = engine_open(&g, o, e);
+    if (!status) status = engine_from(&g, o, e);
     a.tokenizer = g.tokenizer;
+    if (!status) generate_tell(&g, notes());
     if (!status) status = single ? answer_prompt(&a, &g, o, e) : answer_file(&a, &g, o, e);
+    if (!status) status = engine_check(&g, e);
     if (!status) status = output_commit(&a.out, e);
     output_abort(&a.out);
     text_free(&a.line);
@@ -245,7 +288,7 @@ const Command command_generate = {&generate_table, generate_command};
 
 /* ---- align chat ---------------------------------------------------------------------------- */
 
-/* A conversation: contents in a pool of their own, newest last. */
+/* A conversation, whose contents are in a pool of their own, newest last. */
 typedef struct {
     ChatMessage *messages;
     size_t count, cap;
@@ -264,7 +307,7 @@ static int history_add(History *h, const char *role, const char *text, size_t le
     }
     const char *copy = pool_strndup(&h->pool, text, len, e);
     if (!copy) return -1;
-    h->messages[h->count++] = (ChatMessage){role, copy, len};
+    h->messages[h->count++] = chat_message(role, copy, len);
     return 0;
 }
 
@@ -276,7 +319,7 @@ static void history_drop(History *h)
     h->count -= 2;
 }
 
-/* One line of standard input without its end; 1, or 0 at the end or after Ctrl-C. */
+/* Reads one line of standard input without its line feed; 1, or 0 at the end or after Ctrl-C. */
 static int read_line(Text *line, Err *e)
 {
     line->len = 0;
@@ -291,17 +334,23 @@ static int read_line(Text *line, Err *e)
     }
 }
 
-/* An answer while it is written: shown, and kept for the history. */
+/* An answer being written: it is shown, and kept for the history. */
+typedef struct {
+    Output out;
+    Text text;
+} Answer;
+
 static int answer_text(void *ctx, const char *bytes, size_t len, Err *e)
 {
-    Text *answer = ctx;
-    if (fwrite(bytes, 1, len, stdout) != len || fflush(stdout)) return stdout_failed(e);
-    return text_add(answer, bytes, len, e);
+    Answer *answer = ctx;
+    if (output_put(&answer->out, bytes, len, e)) return -1;
+    return fflush(stdout) ? stdout_failed(e) : text_add(&answer->text, bytes, len, e);
 }
 
-/* Asks the model with all that was said; the oldest turns go where the context is full. */
-static int chat_answer(const Generator *g, const Reading *r, History *h, size_t turn, Text *answer,
-                       Err *e)
+/* Asks the model with the whole conversation; the oldest turns are dropped if the context is
+ * full. */
+static int chat_answer(const Generator *g, const Reading *r, History *h, size_t turn,
+                       Answer *answer, Err *e)
 {
     Ids ids = {0};
     size_t context = g->model->config.max_positions, dropped = 0;
@@ -316,8 +365,9 @@ static int chat_answer(const Generator *g, const Reading *r, History *h, size_t 
         log_note(notes(), 'i', "the context is full: %zu old turns are forgotten", dropped);
     GenerateFinish finish;
     Prompt prompt = {ids.ids, ids.count, turn};
-    answer->len = 0;
+    answer->text.len = 0;
     if (!status) status = generate_stream(g, &prompt, answer_text, answer, NULL, &finish, e);
+    if (output_flush(&answer->out, e) && !status) status = -1;
     if (!status && finish == GENERATE_LENGTH) log_note(notes(), 'i', "cut at --max-tokens");
     ids_free(&ids);
     if (!status || e->code != ERR_INTERRUPTED) return status;
@@ -325,10 +375,12 @@ static int chat_answer(const Generator *g, const Reading *r, History *h, size_t 
     return 0;
 }
 
-static int chat_turns(const Generator *g, const Reading *r, History *h, Err *e)
+static int chat_turns(const Engine *engine, const Generator *g, const Reading *r, History *h,
+                      Err *e)
 {
-    Text line = {0}, answer = {0};
-    int status = 0, more = 1;
+    Text line = {0};
+    Answer answer = {.text = {0}};
+    int status = output_open(&answer.out, NULL, e), more = 1;
     for (size_t turn = 0; !status; turn++) {
         if (isatty(STDIN_FILENO)) fprintf(stderr, "> ");
         more = read_line(&line, e);
@@ -340,13 +392,14 @@ static int chat_turns(const Generator *g, const Reading *r, History *h, Err *e)
             continue;
         }
         status = history_add(h, "user", line.data, line.len, e) ||
-                 chat_answer(g, r, h, turn, &answer, e) ||
-                 history_add(h, "assistant", answer.data ? answer.data : "", answer.len, e);
+                 chat_answer(g, r, h, turn, &answer, e) || engine_check(engine, e) ||
+                 history_add(h, "assistant", answer.text.data ? answer.text.data : "",
+                             answer.text.len, e);
         if (!status && (fputc('\n', stdout) == EOF || fflush(stdout))) status = stdout_failed(e);
     }
     stop_requested = 0;
     text_free(&line);
-    text_free(&answer);
+    text_free(&answer.text);
     return status || more < 0 ? -1 : 0;
 }
 
@@ -354,10 +407,11 @@ static int chat_command(const Options *o, Err *e)
 {
     Engine g = {0};
     History h = {0};
-    Reading reading;
+    Reading reading = {.flags = 0};
     const char *system = option_text(o, "system");
     GenerateOptions options = sampling_from(o);
-    int status = engine_open(&g, o, e);
+    int status = check_raw(o, e) || engine_from(&g, o, e);
+    if (!status) generate_tell(&g, notes());
     if (!status) status = reading_open(&reading, &g, o, e);
     if (!status && system && reading.chat_template) {
         status = history_add(&h, "system", system, strlen(system), e);
@@ -367,9 +421,10 @@ static int chat_command(const Options *o, Err *e)
         if (!reading.chat_template)
             log_note(notes(), 'i', "no chat template: the model continues the text");
         log_note(notes(), 'i', "/reset begins anew, /exit ends, Ctrl-C stops an answer");
-        Generator generator = generator_of(&g, &options);
-        status = chat_turns(&generator, &reading, &h, e);
+        Generator generator = generate_with(&g, reading.chat_template, &options);
+        status = chat_turns(&g, &generator, &reading, &h, e);
     }
+    chat_close(reading.chat_template);
     mem_free(h.messages);
     pool_free(&h.pool);
     engine_close(&g);

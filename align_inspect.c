@@ -1,22 +1,26 @@
-/* align_inspect.c - align inspect: what a model, an adapter, a data set, a run or this machine is.
+/* align_inspect.c - align inspect: describes a model, an adapter, a data set, a run, or this
+ * machine.
  *
- * Facts are gathered once and shown twice: as lines for people, as one JSON object with --json.
+ * Facts are gathered once and shown in two forms: as lines for people, or as one JSON object with
+ * --json.
  */
 #include "align.h"
 #include "cycle.h"
+#include "generate_stop.h"
 
 #include <string.h>
 
 static const Option inspect_rows[] = {
-    {"verify", 0, OPTION_FLAG, NULL, NULL, "compare a cycle's ledger with the files it names"},
-    {"cpu", 0, OPTION_FLAG, NULL, NULL, "what this machine computes with"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of lines"},
+    {"verify", 0, OPTION_FLAG, NULL, NULL, "compare a cycle's ledger with the files it names",
+     BY_NAME},
+    {"cpu", 0, OPTION_FLAG, NULL, NULL, "describe what this machine computes with", BY_NAME},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "one JSON object instead of lines", BY_NAME},
 };
 static const OptionGroup inspect_group = OPTION_GROUP("Inspect", inspect_rows);
 static const OptionGroup *const inspect_groups[] = {&inspect_group, &group_quiet, NULL};
 static const OptionTable inspect_table = {"inspect",
                                           "what a model, adapter, data set or run is, with hashes",
-                                          "[PATH]", "align inspect MODEL", inspect_groups};
+                                          "[PATH]", "align inspect MODEL", inspect_groups, NULL};
 
 /* ---- facts --------------------------------------------------------------------------------- */
 
@@ -25,27 +29,28 @@ typedef struct {
     Text text;
     int json;
     size_t count;
-    size_t indent; /* of lines: inside a list of things */
+    size_t indent; /* of lines, inside a list of things */
 } Facts;
 
 #define NAME_COLUMN 19
 
 static int fact_name(Facts *f, const char *name, Err *e)
 {
-    if (!f->json) return text_addf(&f->text, e, "%*s%-*s", (int)f->indent, "", NAME_COLUMN, name);
+    if (!f->json)
+        return text_addf(&f->text, e, "%*s%-*s ", (int)f->indent, "", NAME_COLUMN - 1, name);
     if (text_add(&f->text, f->count++ ? "," : "{", 1, e)) return -1;
     if (json_put_string(&f->text, name, strlen(name), e)) return -1;
     return text_add(&f->text, ":", 1, e);
 }
 
-/* A name from a file, harmless on a terminal, in a column of `width` bytes. */
+/* Writes a name from a file, made harmless for a terminal, in a column of `width` bytes with at
+ * least one space. */
 static int put_padded(Facts *f, const char *name, size_t width, Err *e)
 {
     size_t from = f->text.len;
     if (put_shown(&f->text, name, SIZE_MAX, e)) return -1;
-    while (f->text.len - from < width)
-        if (text_add(&f->text, " ", 1, e)) return -1;
-    return 0;
+    size_t used = f->text.len - from, spaces = used < width ? width - used : width > 0;
+    return text_addf(&f->text, e, "%*s", (int)spaces, "");
 }
 
 static int fact_end(Facts *f, Err *e)
@@ -81,7 +86,8 @@ static int fact_flag(Facts *f, const char *name, int value, Err *e)
     return text_addf(&f->text, e, "%s", value ? "true" : "false");
 }
 
-/* A list of things, each a Facts of its own: facts_list, then for each facts_item ... , facts_end.
+/* Writes a list of things, each a Facts of its own: facts_list, then for each facts_item ... ,
+ * facts_end.
  */
 static int facts_list(Facts *f, const char *name, Err *e)
 {
@@ -94,7 +100,7 @@ static int facts_list_end(Facts *f, Err *e)
     return f->json ? text_add(&f->text, "]", 1, e) : 0;
 }
 
-/* A file of the thing inspected: its size and SHA-256. first = no comma before it. */
+/* Writes a file of the inspected thing: its size and SHA-256. first = no comma before it. */
 static int fact_file(Facts *f, const char *dir, const char *name, int first, Err *e)
 {
     char path[IO_PATH_MAX], hex[65];
@@ -116,7 +122,7 @@ static int fact_file(Facts *f, const char *dir, const char *name, int first, Err
     return text_addf(&f->text, e, ",\"bytes\":%llu,\"sha256\":\"%s\"}", size, hex);
 }
 
-/* Every regular file of a directory (one level), with its hash. */
+/* Writes every regular file of a directory (one level), with its hash. */
 static int facts_directory(Facts *f, const char *dir, Err *e)
 {
     Pool pool = {0};
@@ -142,14 +148,15 @@ static int facts_rope(Facts *f, const ModelConfig *c, Err *e)
     return strcmp(c->rope.type, "default") ? fact_number(f, "rope factor", c->rope.factor, e) : 0;
 }
 
-/* The stored type of a weight matrix: all are alike in practice, the first one is shown. */
+/* Returns the stored type of a weight matrix: the first one, since in practice all are the same. */
 static int facts_config(Facts *f, const Model *m, Err *e)
 {
     const ModelConfig *c = &m->config;
     uint64_t numbers = 0;
     for (size_t i = 0; i < m->n_files; i++)
         for (size_t t = 0; t < m->files[i].count; t++) numbers += m->files[i].tensors[t].count;
-    const char *dtype = dtype_name(m->layers[0].linear[TARGET_Q].w.dtype);
+    for (size_t t = 0; t < m->gguf.n_tensors; t++) numbers += m->gguf.tensors[t].count;
+    const char *dtype = m->layers[0].linear[TARGET_Q].w.format->name;
     return fact_text(f, "family", c->family, e) || fact_count(f, "layers", c->layers, e) ||
                    fact_count(f, "hidden", c->H, e) || fact_count(f, "feed-forward", c->F, e) ||
                    fact_count(f, "vocabulary", c->V, e) || fact_count(f, "query heads", c->Q, e) ||
@@ -164,41 +171,96 @@ static int facts_config(Facts *f, const Model *m, Err *e)
                : 0;
 }
 
-static int facts_tokenizer(Facts *f, const char *dir, Err *e)
+/* Writes what ends an answer to a conversation (or to plain text, without a template): ids and
+ * spellings. config: NULL if there is only a tokenizer. */
+static int fact_stops(Facts *f, const Tokenizer *t, const ModelConfig *config,
+                      const ChatTemplate *chat, Err *e)
+{
+    static const ModelConfig none = {0};
+    Stops stops;
+    Text shown = {0};
+    Err unwritable; /* the template needs an end token that the tokenizer does not name */
+    if (stops_find(&stops, config ? config : &none, t, chat, NULL, 0, &unwritable))
+        return fact_text(f, "stops", unwritable.text, e);
+    int status = 0;
+    for (size_t i = 0; i < stops.n_ids && !status; i++) {
+        size_t len = 0;
+        const char *piece = tokenizer_piece(t, stops.ids[i], &len);
+        status = text_addf(&shown, e, "%s%ld %.*s", i ? ", " : "", (long)stops.ids[i], (int)len,
+                           piece ? piece : "");
+    }
+    for (size_t i = 0; i < stops.n_texts && !status; i++)
+        status = text_addf(&shown, e, "%sthe text %s", shown.len ? ", " : "", stops.texts[i]);
+    if (!status) status = fact_text(f, "stops", shown.len ? shown.data : "none", e);
+    text_free(&shown);
+    return status;
+}
+
+static int facts_tokenizer(Facts *f, const char *dir, const ModelConfig *config, Err *e)
 {
     Tokenizer *t = tokenizer_load(dir, notes(), e);
     if (!t) return -1;
-    size_t len;
     Err unknown;
     const char *bos = tokenizer_bos_text(t), *eos = tokenizer_eos_text(t);
-    const ChatTemplate *chat = NULL;
-    int has_template = tokenizer_chat_template(t, &len) != NULL;
-    if (has_template) chat = chat_find(t, NULL, &unknown);
-    const char *name = !has_template ? "none" : chat ? chat_name(chat) : "unknown";
+    int has_template = chat_exists(t, NULL);
+    ChatTemplate *chat = has_template ? chat_open(t, NULL, NULL, &unknown) : NULL;
+    const char *name = !has_template ? "none" : chat ? chat_name(chat) : unknown.text;
     int status = fact_count(f, "tokens", tokenizer_size(t), e) ||
                  fact_text(f, "bos", bos ? bos : "none", e) ||
                  fact_text(f, "eos", eos ? eos : "none", e) ||
-                 fact_text(f, "chat template", name, e);
+                 fact_text(f, "chat template", name, e) || fact_stops(f, t, config, chat, e);
+    chat_close(chat);
     tokenizer_free(t);
     return status ? -1 : 0;
 }
 
-static int inspect_model(Facts *f, const char *dir, Err *e)
+/* Configuration and weights, of a directory or a GGUF file. */
+static int facts_model(Facts *f, const char *model, ModelConfig *config, Err *e)
 {
     Model m;
-    char hex[65], path[IO_PATH_MAX];
+    char hex[65];
+    if (model_load(&m, model, 0, notes(), e)) return -1;
+    int status = facts_config(f, &m, e) || model_hash(&m, hex, e) ||
+                 fact_text(f, "model sha256", hex, e);
+    *config = m.config;
+    model_close(&m);
+    return status ? -1 : 0;
+}
+
+/* Writes the file, or all parts of it. */
+static int facts_gguf(Facts *f, const char *path, Err *e)
+{
+    Gguf g;
+    if (gguf_open(&g, path, 1, e)) return -1;
+    int status = facts_list(f, "files", e);
+    for (size_t i = 0; i < g.n_parts && !status; i++)
+        status = fact_file(f, NULL, g.parts[i].path, i == 0, e);
+    gguf_close(&g);
+    return status ? -1 : facts_list_end(f, e);
+}
+
+static int inspect_gguf(Facts *f, const char *path, Err *e)
+{
+    ModelConfig config;
+    return fact_text(f, "kind", "GGUF model", e) || facts_model(f, path, &config, e) ||
+                   facts_tokenizer(f, path, &config, e) || facts_gguf(f, path, e)
+               ? -1
+               : 0;
+}
+
+static int inspect_model(Facts *f, const char *dir, Err *e)
+{
+    ModelConfig config, *known = NULL;
+    char path[IO_PATH_MAX];
     if (fact_text(f, "kind", "model", e)) return -1;
     if (io_path(path, sizeof path, dir, "config.json", e)) return -1;
     if (io_exists(path)) {
-        if (model_load(&m, dir, 0, notes(), e)) return -1;
-        int status = facts_config(f, &m, e) || model_hash(&m, hex, e) ||
-                     fact_text(f, "model sha256", hex, e);
-        model_close(&m);
-        if (status) return -1;
+        if (facts_model(f, dir, &config, e)) return -1;
+        known = &config;
     }
     const char *tokenizer = tokenizer_file(dir, e);
     if (!tokenizer || io_path(path, sizeof path, dir, tokenizer, e)) return -1;
-    if (io_exists(path) && facts_tokenizer(f, dir, e)) return -1;
+    if (io_exists(path) && facts_tokenizer(f, dir, known, e)) return -1;
     return facts_directory(f, dir, e);
 }
 
@@ -245,7 +307,7 @@ static int inspect_safetensors(Facts *f, const char *path, Err *e)
     return status ? -1 : 0;
 }
 
-/* A member of a JSON object as a fact, in its own spelling; nothing where it is absent. */
+/* Writes a member of a JSON object as a fact, in its own spelling; nothing if it is absent. */
 static int fact_member(Facts *f, const char *name, const Json *object, const char *key, Err *e)
 {
     const Json *j = json_get(object, key);
@@ -296,7 +358,8 @@ static int inspect_adapter(Facts *f, const char *dir, Err *e)
 
 /* ---- training runs ------------------------------------------------------------------------- */
 
-/* The last whole line of a JSONL file as an object; NULL with *e, or without where there is none.
+/* Reads the last whole line of a JSONL file as an object; NULL with *e on error, or without if
+ * there is none.
  */
 static const Json *last_row(const char *path, Pool *pool, Err *e)
 {
@@ -304,6 +367,7 @@ static const Json *last_row(const char *path, Pool *pool, Err *e)
     Json *row, *last = NULL;
     int more;
     if (jsonl_open(&lines, path, e)) return NULL;
+    lines.torn = notes();
     while ((more = jsonl_next(&lines, pool, &row, e)) > 0) last = row;
     jsonl_close(&lines);
     return more < 0 ? NULL : last;
@@ -315,14 +379,14 @@ static int has_file(const char *dir, const char *name)
     return !io_path(path, sizeof path, dir, name, NULL) && io_exists(path);
 }
 
-/* The last line of metrics.jsonl: how far the run came, and what it had learnt. */
+/* Writes the last line of metrics.jsonl: how far the run came, and what it had learnt. */
 static int facts_metrics(Facts *f, const char *dir, Pool *pool, Err *e)
 {
     static const char *const keys[] = {
         "step", "loss", "eval_loss", "rewards/margins", "rewards/accuracies", "kl", "num_tokens"};
     char path[IO_PATH_MAX];
     Err none = {0};
-    if (io_path(path, sizeof path, dir, "metrics.jsonl", e)) return -1;
+    if (io_path(path, sizeof path, dir, METRICS_FILE, e)) return -1;
     if (!io_exists(path)) return 0;
     const Json *last = last_row(path, pool, &none);
     if (!last && none.code) return *e = none, -1;
@@ -360,7 +424,8 @@ static int inspect_training(Facts *f, const char *dir, Err *e)
 
 /* ---- cycle runs ---------------------------------------------------------------------------- */
 
-/* Prints the files that do not agree with the ledger, as they are met. ctx: what goes before. */
+/* Prints the files that do not agree with the ledger, as they are found. ctx: the text before
+ * them. */
 static void show_wrong(void *ctx, const char *path, const char *why)
 {
     Text line = {0};
@@ -370,7 +435,40 @@ static void show_wrong(void *ctx, const char *path, const char *why)
     text_free(&line);
 }
 
-/* Every signature of a run, as facts. */
+/* The present state of what a run began with, and does not hold itself. */
+typedef struct {
+    const char *run;
+    size_t same, unseen, changed;
+    Err first; /* of what was changed */
+} SourceCount;
+
+static void count_source(void *ctx, const CycleSource *x)
+{
+    SourceCount *c = ctx;
+    const char *path = x->path ? x->path : "";
+    c->same += x->state == CYCLE_SOURCE_SAME;
+    if (x->state == CYCLE_SOURCE_UNSEEN) {
+        c->unseen++;
+        log_note(notes(), 'w', "%s: %s %s was not looked at: %s", c->run, x->what, path, x->why);
+    }
+    if (x->state != CYCLE_SOURCE_CHANGED) return;
+    show_wrong("", *path ? path : x->what, x->why);
+    if (!c->changed++) err_set(&c->first, ERR_DATA, "%s: %s %s: %s", c->run, x->what, path, x->why);
+}
+
+#define SOURCES_TEXT 80
+
+/* Runs --verify: compares the model and the files that the ledger names by hash, wherever they are,
+ * and writes to text how many were looked at. */
+static int verify_sources(const char *run, CycleModelSeen *seen, char text[SOURCES_TEXT], Err *e)
+{
+    SourceCount c = {.run = run};
+    if (cycle_sources(run, seen, count_source, &c, e)) return -1;
+    snprintf(text, SOURCES_TEXT, "%zu the same, %zu not looked at", c.same, c.unseen);
+    return c.changed ? *e = c.first, -1 : 0;
+}
+
+/* Writes every signature of a run as facts. */
 typedef struct {
     Facts *f;
     Err *e;
@@ -414,22 +512,27 @@ static int facts_signatures(Facts *f, const char *dir, Err *e)
     return s.status || facts_list_end(f, e) ? -1 : 0;
 }
 
-/* RUN's ledger: what happened, how it ended, whether the files are still those it names. */
+/* Writes facts of RUN's ledger: what happened, how it ended, whether the files are still those it
+ * names. */
 static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
 {
-    CycleVerification v;
+    LedgerVerification v;
     Pool pool = {0};
     Err wrong = {0};
-    int agrees = !cycle_verify(dir, verify ? show_wrong : NULL, "", &v, &wrong);
+    int agrees = !ledger_verify(dir, verify ? show_wrong : NULL, "", &v, &wrong);
     if (verify && !agrees) return *e = wrong, -1;
-    const Json *results = has_file(dir, "results.json") ? read_object(dir, "results.json", &pool, e)
+    CycleModelSeen seen = {.path = ""};
+    char sources[SOURCES_TEXT];
+    if (verify && verify_sources(dir, &seen, sources, e)) return -1;
+    const Json *results = has_file(dir, RESULTS_FILE) ? read_object(dir, RESULTS_FILE, &pool, e)
                                                         : &(const Json){.type = JSON_OBJECT};
     const Json *cycles = json_get(results, "cycles");
     int status = !results || fact_text(f, "kind", "cycle run", e) ||
-                 fact_flag(f, "finished", has_file(dir, "results.json"), e) ||
+                 fact_flag(f, "finished", has_file(dir, RESULTS_FILE), e) ||
                  (cycles && fact_count(f, "cycles", cycles->len - 1, e)) ||
                  fact_count(f, "entries", v.entries, e) || fact_text(f, "ledger head", v.head, e) ||
-                 fact_text(f, "ledger and files", agrees ? "agree" : wrong.text, e);
+                 fact_text(f, "ledger and files", agrees ? "agree" : wrong.text, e) ||
+                 (verify && fact_text(f, "what it began with", sources, e));
     static const char *const metrics[] = {"safety_score", "erroneous_refusal"};
     for (size_t i = 0; i < 2 && !status; i++)
         status = fact_member(f, metrics[i], json_get(results, metrics[i]), "value", e);
@@ -438,15 +541,18 @@ static int inspect_cycle(Facts *f, const char *dir, int verify, Err *e)
     return status ? -1 : facts_directory(f, dir, e);
 }
 
-/* One run of a grid, and whether its files are still those of its ledger: if not, *wrong says so.
- */
-static int fact_cell(Facts *f, const char *dir, const char *run, int verify, Err *wrong, Err *e)
+/* Writes one run of a grid; *wrong is set if its files are no longer those of its ledger. seen (or
+ * NULL): what the run began with is compared, too. */
+static int fact_cell(Facts *f, const char *dir, const char *run, CycleModelSeen *seen, Err *wrong,
+                     Err *e)
 {
+    char sources[SOURCES_TEXT];
     char path[IO_PATH_MAX], before[IO_PATH_MAX];
-    CycleVerification v = {0};
+    LedgerVerification v = {0};
     if (io_path(path, sizeof path, dir, run, e) || io_path(before, sizeof before, run, "", e))
         return -1;
-    int agrees = !cycle_verify(path, verify ? show_wrong : NULL, before, &v, wrong);
+    int agrees = !ledger_verify(path, seen ? show_wrong : NULL, before, &v, wrong) &&
+                 !(seen && verify_sources(path, seen, sources, wrong));
     if (!f->json)
         return text_add(&f->text, "  ", 2, e) || put_padded(f, run, 2 * NAME_COLUMN, e) ||
                        text_add(&f->text, "  ", 2, e) ||
@@ -462,11 +568,12 @@ static int fact_cell(Facts *f, const char *dir, const char *run, int verify, Err
                : 0;
 }
 
-/* The runs of a grid, with the head of each ledger. */
+/* Writes the runs of a grid, with the head of each ledger. */
 static int inspect_grid(Facts *f, const char *dir, int verify, Err *e)
 {
     Pool pool = {0};
     Err first = {0};
+    CycleModelSeen seen = {.path = ""};
     const Json *grid = read_object(dir, CYCLE_GRID_FILE, &pool, e),
                *cells = json_get(grid, "cells");
     int status = !grid || fact_text(f, "kind", "grid of cycle runs", e) || facts_list(f, "runs", e);
@@ -477,7 +584,7 @@ static int inspect_grid(Facts *f, const char *dir, int verify, Err *e)
             status =
                 err_set(e, ERR_DATA, "%s/" CYCLE_GRID_FILE ": a cell's \"run\" is no name", dir);
         else
-            status = fact_cell(f, dir, run->text, verify, &wrong, e);
+            status = fact_cell(f, dir, run->text, verify ? &seen : NULL, &wrong, e);
         if (!first.code) first = wrong;
     }
     pool_free(&pool);
@@ -487,7 +594,7 @@ static int inspect_grid(Facts *f, const char *dir, int verify, Err *e)
 
 /* ---- data sets ----------------------------------------------------------------------------- */
 
-/* A column of a JSONL file: how many rows have it, and as what. */
+/* A column of a JSONL file: how many rows have it, and of which types. */
 typedef struct {
     const char *name;
     size_t rows, of_type[JSON_OBJECT + 1];
@@ -511,7 +618,7 @@ static int count_columns(const Json *row, ColumnCount *columns, size_t *n, Pool 
     return 0;
 }
 
-/* "strings 12, true 3": what a column holds. */
+/* Writes what a column holds, as "strings 12, true 3". */
 static int put_types(Text *out, const ColumnCount *c, Err *e)
 {
     static const char *const nouns[] = {"null",    "false", "true",   "numbers",
@@ -548,7 +655,7 @@ static int facts_columns(Facts *f, const ColumnCount *columns, size_t n, Err *e)
     return facts_list_end(f, e);
 }
 
-/* What the rows are good for, by the columns that all of them have. */
+/* Says which commands can use the rows, by the columns that all of them have. */
 static const char *data_use(const ColumnCount *columns, size_t n, size_t rows)
 {
     static const struct {
@@ -616,15 +723,19 @@ static int inspect_path(Facts *f, const char *path, int verify, Err *e)
 {
     if (!io_exists(path)) return err_set(e, ERR_NO_INPUT, "%s: there is no such file", path);
     if (has_file(path, CYCLE_GRID_FILE)) return inspect_grid(f, path, verify, e);
-    if (verify || has_file(path, "ledger.jsonl")) return inspect_cycle(f, path, verify, e);
+    if (verify || has_file(path, LEDGER_FILE)) return inspect_cycle(f, path, verify, e);
+    if (gguf_is(path)) return inspect_gguf(f, path, e);
     if (!io_is_directory(path))
         return ends_with(path, ".safetensors") ? inspect_safetensors(f, path, e)
                                                : inspect_data(f, path, e);
     if (has_file(path, "adapter_config.json")) return inspect_adapter(f, path, e);
-    if (has_file(path, "inputs.json") || has_file(path, "metrics.jsonl"))
+    if (has_file(path, "inputs.json") || has_file(path, METRICS_FILE))
         return inspect_training(f, path, e);
     if (has_file(path, "config.json") || has_file(path, "tokenizer.json"))
         return inspect_model(f, path, e);
+    char model[IO_PATH_MAX];
+    if (io_model_path(model, path, e)) return -1;
+    if (strcmp(model, path)) return inspect_model(f, model, e);
     return err_set(e, ERR_DATA,
                    "%s: nothing known: a model has config.json, an adapter adapter_config.json, a "
                    "run metrics.jsonl or ledger.jsonl",

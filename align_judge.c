@@ -1,65 +1,59 @@
-/* align_judge.c - align judge: who judges, what the verdicts are, and how far people agree. */
+/* align_judge.c - align judge: labels answers, and compares the labels with people's. */
 #include "align.h"
 #include "evaluate_gold.h"
 #include "evaluate_review.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- options ------------------------------------------------------------------------------- */
 
 static const Option judge_rows[] = {
-    {"data", 0, OPTION_FILE, NULL, NULL, "JSONL rows {\"prompt\",\"response\"}"},
+    {"data", 0, OPTION_FILE, NULL, NULL, "JSONL rows {\"prompt\",\"response\"}", BY_NAME},
     {"output", 'o', OPTION_FILE, NULL, NULL,
-     "the same rows with \"action\", \"probability\", \"judge\" and \"evidence\""},
-    {"judge", 0, OPTION_CHOICE, "rules", "rules|self|model|command",
-     "who judges: a table of phrases, the policy itself, another model, or any program"},
-    {"rules", 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one"},
-    {"print-rules", 0, OPTION_FLAG, NULL, NULL, "print the built-in phrase table and end"},
+     "the same rows with \"action\", \"probability\", \"judge\" and \"evidence\"", BY_NAME},
+    {"judge", 0, OPTION_CHOICE, "rules", NULL,
+     "judge: a table of phrases, the policy itself, another model, or any program",
+     FIELD(JudgeConfig, kind), .words = judge_kind_name},
+    {"rules", 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one",
+     FIELD(JudgeConfig, rules)},
+    {"print-rules", 0, OPTION_FLAG, NULL, NULL,
+     "print the built-in phrase table and exit", BY_NAME},
     {"print-prompt", 0, OPTION_FLAG, NULL, NULL,
-     "print the prompt a model is asked with, with {prompt} and {response} in it, and end"},
+     "print the judge prompt for a model, with {prompt} and {response} in it, and exit",
+     BY_NAME},
     {"gold", 0, OPTION_TEXT, NULL, NULL,
-     "column with a human label: reports agreement, calibration and bias beside baselines"},
+     "column with a human label; reports agreement, calibration and bias beside baselines",
+     BY_NAME},
     {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
-     "of the bootstrap that gives 95 % intervals; 0 = none"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "the report as one JSON object"},
+     "number of bootstrap resamples (0 = no intervals)", BY_NAME},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "the report as one JSON object", BY_NAME},
 };
 static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
 
-static const Option model_judge_rows[] = {
-    {"model", 'm', OPTION_DIR, NULL, NULL, "model that judges (--judge self, model)"},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "puts the judge prompt by a built-in template instead of the model's own"},
-    MODEL_JUDGE_ROWS("judge-mode", "label-order", "uncalibrated", "max-length", 'c'),
-};
-static const OptionGroup model_judge_group = OPTION_GROUP("A model that judges", model_judge_rows);
-
-static const Option command_judge_rows[] = {
-    COMMAND_JUDGE_ROWS("judge-command", "judge-timeout", "judge-retries"),
-    {"allow-external", 0, OPTION_FLAG, NULL, NULL,
-     "permits --judge command: prompts may hold patient data"},
-    {"answers", 0, OPTION_FILE, NULL, NULL,
-     "keeps verdicts of models and programs: nothing is judged twice; default: OUTPUT.answers"},
-};
-static const OptionGroup command_judge_group =
-    OPTION_GROUP("A program that judges", command_judge_rows);
-
 static const Option people_rows[] = {
     {"review", 0, OPTION_COUNT, "0", "[0,100000]",
-     "instead of judging: so many judged rows as a page on which a person judges; -o page.html"},
-    {"review-seed", 0, OPTION_COUNT, "0", NULL, "draws the random half of the page"},
+     "instead of judging, write a page (-o page.html) on which a person judges this number of "
+     "judged rows",
+     BY_NAME},
+    {"review-seed", 0, OPTION_COUNT, "0", NULL, "seed of the random half of the page", BY_NAME},
     {"reviewed", 0, OPTION_FILE, NULL, NULL,
-     "what such pages saved, JSONL: people's answers count over the judge's"},
+     "people's answers, JSONL as saved by such pages; they override the judge's",
+     FIELD(JudgeConfig, reviewed)},
 };
 static const OptionGroup people_group = OPTION_GROUP("People", people_rows);
 
 static const OptionGroup *const judge_groups[] = {
-    &judge_group,         &model_judge_group, &group_adapter,
-    &command_judge_group, &people_group,      &group_engine,
-    &group_seed,          &group_quiet,       NULL};
+    &judge_group,         &judge_model_options, &adapter_options,
+    &judge_command_options, &people_group,      &engine_options,
+    &seed_options,          &group_quiet,       NULL};
 static const OptionTable judge_table = {"judge", "labels answers accept, caution or refuse", NULL,
                                         "align judge --data responses.jsonl -o judged.jsonl",
-                                        judge_groups};
+                                        judge_groups,
+                                        "data output judge rules model adapter judge-command "
+                                        "allow-external gold print-rules print-prompt answers "
+                                        "review reviewed json"};
 
 /* "accept 12  caution 3  refuse 5" */
 static int put_actions(Text *out, const size_t counts[ACTION_COUNT], Err *e)
@@ -83,7 +77,7 @@ static int put_confusion(Text *out, const Agreement *a, Err *e)
     return text_add(out, "\n", 1, e);
 }
 
-/* The figures, one a line: of the judge, and of the baselines beside it. */
+/* Writes the figures, one a line: of the judge, and of the baselines beside it. */
 static int put_gold(Text *out, const Gold *g, Err *e)
 {
     if (text_addf(out, e,
@@ -130,42 +124,13 @@ static int put_judged(Text *out, const JudgeReport *r, Err *e)
 
 /* ---- the command --------------------------------------------------------------------------- */
 
-JudgeOrder judge_order_from(const Options *o, const char *name)
-{
-    JudgeOrder order = JUDGE_ORDER_FIXED;
-    while (order < JUDGE_ORDER_ROTATIONS && !option_is(o, name, judge_order_names[order])) order++;
-    return order;
-}
-
-JudgeConfig judge_from(const Options *o, const char *kind, const JudgeNames *names)
-{
-    JudgeConfig c = {.kind = kind,
-                     .mode = option_is(o, names->mode, "text") ? JUDGE_TEXT : JUDGE_LOGPROB,
-                     .order = judge_order_from(o, names->order),
-                     .uncalibrated = option_flag(o, names->uncalibrated),
-                     .max_length = (size_t)option_count(o, names->length),
-                     .reviewed = option_text(o, "reviewed")};
-    if (!strcmp(kind, "rules")) c.rules = option_text(o, names->rules);
-    if (!strcmp(kind, "model")) {
-        c.model = option_text(o, names->model);
-        c.adapter = option_text(o, names->adapter);
-    }
-    if (!strcmp(kind, "command")) {
-        c.command = option_text(o, names->command);
-        c.timeout = option_number(o, names->timeout);
-        c.retries = (size_t)option_count(o, names->retries);
-        c.allow_external = option_flag(o, "allow-external");
-    }
-    return c;
-}
-
 static int is_device(const char *path)
 {
     static const char devices[] = "/dev/";
     return !strncmp(path, devices, strlen(devices));
 }
 
-/* What cannot take the rows. */
+/* Checks that the output can take the rows. */
 static int check_output(const Options *o, Err *e)
 {
     const char *output = option_text(o, "output");
@@ -181,33 +146,36 @@ static int check_output(const Options *o, Err *e)
     return 0;
 }
 
-/* The file of answers: the given one, or OUTPUT.answers, written into `path`. Beside a device there
- * is none, and a model's verdicts are not kept. */
+/* Returns the file of answers: the given one, or OUTPUT.answers, written to `path`. Beside a device
+ * there is none, so a model's verdicts are not kept. */
 static int answers_from(const Options *o, const char **answers, char path[IO_PATH_MAX], Err *e)
 {
     const char *output = option_text(o, "output");
     *answers = option_text(o, "answers");
-    if (*answers || is_device(output)) return 0;
-    int n = snprintf(path, IO_PATH_MAX, "%s.answers", output);
+    if (!*answers && is_device(output)) return 0;
+    int n = *answers ? snprintf(path, IO_PATH_MAX, "%s", *answers)
+                     : snprintf(path, IO_PATH_MAX, "%s.answers", output);
     if (n < 0 || n >= IO_PATH_MAX) return err_set(e, ERR_USAGE, "--output: the path is too long");
+    char *resolved = *answers ? realpath(path, NULL) : NULL; /* the user named a link */
+    if (resolved && strlen(resolved) < IO_PATH_MAX) memcpy(path, resolved, strlen(resolved) + 1);
+    free(resolved);
     *answers = path;
     return 0;
 }
 
 static int config_from(const Options *o, JudgeConfig *c, char path[IO_PATH_MAX], Err *e)
 {
-    static const JudgeNames names = {"rules",         "model",        "adapter",    "judge-mode",
-                                     "label-order",   "uncalibrated", "max-length", "judge-command",
-                                     "judge-timeout", "judge-retries"};
-    *c = judge_from(o, option_text(o, "judge"), &names);
-    c->rules = option_text(o, "rules"); /* also of other kinds: it is refused there */
-    c->model = option_text(o, "model"); /* self: this is the policy */
-    c->adapter = option_text(o, "adapter");
-    c->chat_template = option_text(o, "chat-template");
-    c->kernel = option_text(o, "kernel");
-    c->precision = precision_of(o);
-    c->model_flags = model_flags(o);
-    c->log = notes();
+    EngineOptions engine = engine_options_from(o);
+    *c = (JudgeConfig){.length_option = "max-length",
+                       .kernel = engine.kernel,
+                       .precision = engine.precision,
+                       .model_flags = model_flags(&engine),
+                       .log = notes()};
+    options_fill(o, &judge_group, c);
+    options_fill(o, &judge_model_options, c);
+    options_fill(o, &judge_command_options, c);
+    options_fill(o, &people_group, c);
+    options_fill(o, &adapter_options, &c->adapter);
     return answers_from(o, &c->answers, path, e);
 }
 
@@ -222,19 +190,27 @@ static int judge_rows_of(const Options *o, JudgeConfig *config, Gold *gold, Judg
     Judge judge = {0};
     Progress progress;
     JudgeWatch watch = gold ? gold_watch(gold) : (JudgeWatch){0};
+    UnreadNames unread = {.n = 0};
+    IoLock lock = {0};
+    int keeps = config->answers && !option_is(o, "judge", "rules");
+    if (keeps && io_lock_file(&lock, config->answers, e)) return -1;
     progress_begin(&progress, "judge", "rows");
     config->progress = (JudgeProgress){&progress, show_judged};
+    watch.unread = &unread;
     int status = judge_open(&judge, config, e) ||
                  judge_file(&judge, option_text(o, "data"), option_text(o, "output"),
-                            gold ? &watch : NULL, r, e) ||
+                            &watch, r, e) ||
                  (gold && gold_finish(gold, option_count(o, "seed"),
                                       (size_t)option_count(o, "resamples"), e));
     progress_end(&progress);
+    if (!status) unread_tell(&unread, option_text(o, "data"), ", only taken along", notes());
+    unread_free(&unread);
     judge_close(&judge);
+    io_unlock(&lock);
     return status ? -1 : 0;
 }
 
-/* How often people disagreed, and what that makes of the figures. */
+/* Writes how often people disagreed, and the figures corrected by it. */
 static int put_review(Text *out, const ReviewCorrection *r, Err *e)
 {
     if (text_addf(out, e, "\npeople judged %zu rows and disagreed on %zu; at random %zu, on %zu\n",
@@ -264,7 +240,7 @@ static int put_review(Text *out, const ReviewCorrection *r, Err *e)
     return 0;
 }
 
-/* The same, of the rows written, behind the report. */
+/* Appends the same figures of the written rows to the report. */
 static int put_people(const Options *o, Text *out, Err *e)
 {
     ReviewCorrection r;
@@ -289,7 +265,7 @@ static int write_page(const Options *o, Err *e)
     return 0;
 }
 
-/* The report: for people, or one JSON object. */
+/* Prints the report: for people, or as one JSON object. */
 static int put_report(Text *out, const JudgeReport *r, const Gold *gold, int json, Err *e)
 {
     if (!json) return put_judged(out, r, e) || (gold && put_gold(out, gold, e)) ? -1 : 0;
@@ -300,15 +276,17 @@ static int put_report(Text *out, const JudgeReport *r, const Gold *gold, int jso
                                                                                              : 0;
 }
 
-/* --print-rules, --print-prompt */
+/* Runs --print-rules and --print-prompt. */
 static int print_what(const Options *o, Err *e)
 {
     static const char request[] = "{prompt}", answer[] = "{response}";
     JudgeCase c = {request, sizeof request - 1, answer, sizeof answer - 1};
+    JudgeConfig config = {0};
     Text out = {0};
+    options_fill(o, &judge_model_options, &config);
     int status = option_flag(o, "print-rules")
                      ? judge_rules_write(&out, e)
-                     : judge_prompt_text(judge_order_from(o, "label-order"), 0, &c, &out, e) ||
+                     : judge_prompt_text(config.order, 0, &c, &out, e) ||
                            text_add(&out, "\n", 1, e);
     if (status) {
         text_free(&out);

@@ -1,4 +1,4 @@
-/* align_text.c - the commands about given text: tokenize and score. */
+/* align_text.c - align tokenize and align score: the commands about given text. */
 #include "align.h"
 #include "score.h"
 
@@ -7,23 +7,31 @@
 /* ---- align tokenize ------------------------------------------------------------------------ */
 
 static const Option tokenize_rows[] = {
-    {"prompt", 'p', OPTION_TEXT, NULL, NULL, "a text: prints each id with its piece"},
-    {"data", 0, OPTION_FILE, NULL, NULL, "JSONL rows {\"text\"} (- = standard input)"},
+    {"prompt", 'p', OPTION_TEXT, NULL, NULL,
+     "text whose ids are printed, each with its piece", BY_NAME},
+    {"data", 0, OPTION_FILE, NULL, NULL,
+     "JSONL rows {\"text\"}, or conversations {\"messages\"} (- = standard input)", BY_NAME},
     {"output", 'o', OPTION_FILE, NULL, NULL,
-     "JSONL rows {\"index\",\"ids\"} (default: standard output)"},
+     "JSONL rows {\"index\",\"ids\"} (default: standard output)", BY_NAME},
+    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
+     "chat template instead of the model's own: a built-in name, or a file of Jinja", BY_NAME},
+    {"date", 0, OPTION_TEXT, NULL, NULL,
+     "day YYYY-MM-DD that chat templates are told (default: today)", BY_NAME},
     {"parse-special", 0, OPTION_FLAG, NULL, NULL,
-     "spellings of special tokens in the text become those tokens"},
-    {"no-special", 0, OPTION_FLAG, NULL, NULL, "leave out what the tokenizer adds (BOS, EOS)"},
-    {"json", 0, OPTION_FLAG, NULL, NULL, "with --prompt: one JSON object instead of lines"},
+     "spellings of special tokens in the text become those tokens", BY_NAME},
+    {"no-special", 0, OPTION_FLAG, NULL, NULL, "leave out what the tokenizer adds (BOS, EOS)",
+     BY_NAME},
+    {"json", 0, OPTION_FLAG, NULL, NULL, "with --prompt: one JSON object instead of lines",
+     BY_NAME},
 };
 static const OptionGroup tokenize_group = OPTION_GROUP("Text", tokenize_rows);
-static const OptionGroup *const tokenize_groups[] = {&group_model, &tokenize_group, &group_quiet,
+static const OptionGroup *const tokenize_groups[] = {&model_options, &tokenize_group, &group_quiet,
                                                      NULL};
 static const OptionTable tokenize_table = {"tokenize", "token ids of texts", NULL,
                                            "align tokenize -m MODEL -p \"Hello world\"",
-                                           tokenize_groups};
+                                           tokenize_groups, NULL};
 
-/* The pieces of -p: one line each, or one object. */
+/* Writes the pieces of -p: one line each, or one object. */
 static int put_pieces(const Tokenizer *t, const Ids *ids, int json, Text *out, Err *e)
 {
     if (json && (text_add(out, "{", 1, e) || put_ids(out, "ids", ids->ids, ids->count, e) ||
@@ -42,17 +50,63 @@ static int put_pieces(const Tokenizer *t, const Ids *ids, int json, Text *out, E
     return json ? text_addf(out, e, "]}\n") : 0;
 }
 
-/* One row of --data; appends its line to out. */
-static int tokenize_row(const Tokenizer *t, const Json *row, size_t index, int flags, Ids *ids,
-                        Text *out, Err *e)
+/* What a file of rows is encoded with; the template is opened at the first conversation. */
+typedef struct {
+    const Tokenizer *t;
+    int flags;
+    const char *chat_template, *date; /* --chat-template, --date */
+    ChatTemplate *chat;
+    ChatMessage *messages;
+    size_t cap;
+    Ids ids;
+} RowEncoder;
+
+/* The list of messages as it stands in the row. */
+static int take_messages(RowEncoder *r, const Json *list, Err *e)
 {
-    const Json *text = json_get(row, "text");
+    size_t n = 0;
+    for (const Json *m = list->child; m; m = m->next) {
+        const Json *role = json_get(m, "role");
+        if (mem_grow(&r->messages, &r->cap, n, sizeof *r->messages, e)) return -1;
+        r->messages[n++] = (ChatMessage){role && role->text ? role->text : "", "", 0, m};
+    }
+    return 0;
+}
+
+/* {"index","text","ids"} of a conversation: what its messages say becomes no control token. */
+static int tokenize_conversation(RowEncoder *r, const Json *row, const Json *messages, size_t index,
+                                 Text *out, Err *e)
+{
+    const Json *prompt = json_get(row, "add_generation_prompt");
+    if (prompt && prompt->type != JSON_TRUE && prompt->type != JSON_FALSE)
+        return err_set(e, ERR_DATA, "\"add_generation_prompt\" must be true or false");
+    if (!r->chat && !(r->chat = chat_open(r->t, r->chat_template, r->date, e))) return -1;
+    if (take_messages(r, messages, e)) return -1;
+    const Chat chat = {r->messages, messages->len, !prompt || prompt->type == JSON_TRUE, row};
+    Text text = {0};
+    r->ids.count = 0;
+    int failed = chat_render(r->chat, r->t, &chat, &text, e) ||
+                 chat_encode(r->chat, r->t, &chat, r->flags, &r->ids, NULL, e) ||
+                 text_addf(out, e, "{\"index\":%zu,\"text\":", index) ||
+                 json_put_string(out, text.data, text.len, e) || text_addf(out, e, ",") ||
+                 put_ids(out, "ids", r->ids.ids, r->ids.count, e) || text_addf(out, e, "}\n");
+    text_free(&text);
+    return failed ? -1 : 0;
+}
+
+/* Encodes one row of --data and appends its line to out. */
+static int tokenize_row(RowEncoder *r, const Json *row, size_t index, Text *out, Err *e)
+{
+    const Json *text = json_get(row, "text"), *messages = json_get(row, "messages");
+    if (!messages) messages = json_get(row, "prompt");
+    if (!text && messages && messages->type == JSON_ARRAY)
+        return tokenize_conversation(r, row, messages, index, out, e);
     if (!text || text->type != JSON_STRING)
-        return err_set(e, ERR_DATA, "\"text\" must be a string");
-    ids->count = 0;
-    if (tokenizer_encode(t, text->text, text->len, flags, ids, e)) return -1;
+        return err_set(e, ERR_DATA, "\"text\" must be a string, or \"messages\" a list");
+    r->ids.count = 0;
+    if (tokenizer_encode(r->t, text->text, text->len, r->flags, &r->ids, e)) return -1;
     if (text_addf(out, e, "{\"index\":%zu,", index)) return -1;
-    if (put_ids(out, "ids", ids->ids, ids->count, e)) return -1;
+    if (put_ids(out, "ids", r->ids.ids, r->ids.count, e)) return -1;
     return text_addf(out, e, "}\n");
 }
 
@@ -60,9 +114,12 @@ static int tokenize_file(const Tokenizer *t, const Options *o, int flags, Err *e
 {
     const char *path = option_text(o, "data");
     JsonLines lines;
-    Output out = {0};
-    Ids ids = {0};
+    Output out;
     Text text = {0};
+    RowEncoder r = {.t = t,
+                    .flags = flags,
+                    .chat_template = option_text(o, "chat-template"),
+                    .date = option_text(o, "date")};
     if (jsonl_open(&lines, path, e)) return -1;
     int status = output_open(&out, option_text(o, "output"), e), more = 1;
     for (size_t index = 0; !status && more > 0; index++) {
@@ -71,7 +128,7 @@ static int tokenize_file(const Tokenizer *t, const Options *o, int flags, Err *e
         more = jsonl_next(&lines, &pool, &row, e);
         status = more < 0 ? -1 : 0;
         text.len = 0;
-        if (more > 0 && tokenize_row(t, row, index, flags, &ids, &text, e))
+        if (more > 0 && tokenize_row(&r, row, index, &text, e))
             status = err_prefix(e, "%s:%zu", path, lines.line);
         if (more > 0 && !status) status = output_put(&out, text.data, text.len, e);
         if (stop_requested && !status) status = err_set(e, ERR_INTERRUPTED, "interrupted");
@@ -79,8 +136,10 @@ static int tokenize_file(const Tokenizer *t, const Options *o, int flags, Err *e
     }
     if (!status) status = output_commit(&out, e);
     output_abort(&out);
+    chat_close(r.chat);
+    mem_free(r.messages);
     text_free(&text);
-    ids_free(&ids);
+    ids_free(&r.ids);
     jsonl_close(&lines);
     return status;
 }
@@ -117,19 +176,24 @@ const Command command_tokenize = {&tokenize_table, tokenize_run};
 
 static const Option completion_rows[] = {
     {"data", 0, OPTION_FILE, option_required, NULL,
-     "JSONL rows {\"prompt\",\"completion\"}, as text or conversations"},
-    {"output", 'o', OPTION_FILE, NULL, NULL, "JSONL, one row each (default: standard output)"},
-    {"tokens", 0, OPTION_FLAG, NULL, NULL, "also each completion token's id and log-prob"},
-    {"eos", 0, OPTION_FLAG, NULL, NULL, "append the end token to completions in plain text"},
+     "JSONL rows {\"prompt\",\"completion\"}, as text or conversations", BY_NAME},
+    {"output", 'o', OPTION_FILE, NULL, NULL, "JSONL, one row each (default: standard output)",
+     BY_NAME},
+    {"tokens", 0, OPTION_FLAG, NULL, NULL,
+     "also write id and log-prob of each completion token", BY_NAME},
+    {"eos", 0, OPTION_FLAG, NULL, NULL, "append the end token to plain-text completions",
+     BY_NAME},
 };
 static const OptionGroup score_group = OPTION_GROUP("Score", completion_rows);
 static const OptionGroup *const score_groups[] = {
-    &group_model, &group_adapter, &score_group, &group_rows, &group_engine, &group_quiet, NULL};
+    &model_options,  &adapter_options, &score_group, &data_options,
+    &engine_options, &group_quiet,     NULL};
 static const OptionTable score_table = {
     "score", "log-probs of given completions", NULL,
-    "align score -m MODEL --data rows.jsonl --tokens -o scores.jsonl", score_groups};
+    "align score -m MODEL --data rows.jsonl --tokens -o scores.jsonl", score_groups,
+    "model adapter data output tokens eos map chat-template precision threads"};
 
-/* What the rows' scores are written with. */
+/* What is needed to write the scores of the rows. */
 typedef struct {
     const Dataset *data;
     Output out;
@@ -139,7 +203,7 @@ typedef struct {
     Progress progress;
 } ScoreWriter;
 
-/* "token_logps":[null,-1.25]: null where the token has nothing before it. */
+/* "token_logps":[null,-1.25]: null for a first token, which nothing precedes. */
 static int put_token_logps(Text *out, const Score *s, Err *e)
 {
     if (text_addf(out, e, ",\"token_logps\":[")) return -1;
@@ -158,6 +222,7 @@ static int write_score(void *ctx, const Score *s, Err *e)
     const Row *row = &w->data->rows[s->row];
     Text *line = &w->line;
     line->len = 0;
+    if (score_check(s, row->line, e)) return -1;
     if (text_addf(line, e,
                   "{\"index\":%zu,\"prompt_tokens\":%zu,\"completion_tokens\":%zu,"
                   "\"logp\":",
@@ -182,15 +247,20 @@ static int score_run(const Options *o, Err *e)
     rows.append_eos = option_flag(o, "eos");
     rows.keep_empty = 1; /* every row is answered */
     int status = output_open(&w.out, option_text(o, "output"), e);
-    if (!status) status = engine_open(&g, o, e);
+    if (!status) status = engine_from(&g, o, e);
     if (!status) status = data_load(&data, option_text(o, "data"), &rows, g.tokenizer, notes(), e);
     if (!status) {
+        data_describe(&data, notes());
+        chat_check(data.chat, g.tokenizer, 0, notes());
+        if (!data.chat && !rows.parse_special) chat_check_plain(g.tokenizer, notes());
+        chat_check_adapter(data.chat, option_text(o, "adapter"), notes());
         progress_begin(&w.progress, "score", "tokens");
         status = score_rows(&g.model, g.adapter, &g.compute, data.rows, data.count, 1, 0,
                             write_score, &w, e);
         progress_end(&w.progress);
         if (status && e->code == ERR_DATA) err_prefix(e, "%s", option_text(o, "data"));
     }
+    if (!status) status = engine_check(&g, e);
     if (!status) status = output_commit(&w.out, e);
     output_abort(&w.out);
     text_free(&w.line);

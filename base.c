@@ -1,4 +1,5 @@
-/* base.c - errors, checked sizes, memory, random numbers, threads, time. See base.h. */
+/* base.c - implements errors, checked sizes, memory, random numbers, threads and time. See
+ * base.h. */
 #include "base.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
+#include <pthread.h>
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -45,30 +47,105 @@ size_t utf8_step(const char *bytes, size_t len)
     return n;
 }
 
-/* Replaces what could drive a terminal by '?': C0, DEL, C1 and bytes that are no UTF-8. A
- * character cut off at the end of the buffer goes as well. */
+uint32_t utf8_code(const char *bytes, size_t step)
+{
+    static const unsigned char mask[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
+    const unsigned char *c = (const unsigned char *)bytes;
+    uint32_t code = c[0] & mask[step];
+    for (size_t i = 1; i < step; i++) code = code << 6 | (c[i] & 0x3Fu);
+    return code;
+}
+
+uint32_t utf8_next(const char *text, size_t *at)
+{
+    unsigned char lead = (unsigned char)text[*at];
+    size_t begin = *at, step = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    *at += step;
+    return step == 1 ? lead : utf8_code(text + begin, step);
+}
+
+size_t utf8_put(char out[4], uint32_t cp)
+{
+    if (cp < 0x80) {
+        out[0] = (char)cp;
+        return 1;
+    }
+    size_t n = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i; i--, cp >>= 6) out[i] = (char)(0x80 | (cp & 0x3f));
+    out[0] = (char)((n == 2 ? 0xc0 : n == 3 ? 0xe0 : 0xf0) | cp);
+    return n;
+}
+
+uint32_t utf8_before(const char *text, size_t at, size_t *start)
+{
+    do at--;
+    while (((unsigned char)text[at] & 0xc0) == 0x80);
+    *start = at;
+    return utf8_next(text, &at);
+}
+
+int is_unseen(uint32_t c)
+{
+    static const uint32_t ranges[][2] = {
+        {0, 0x1F},          /* C0 controls */
+        {0x7F, 0x9F},       /* DEL, C1 controls */
+        {0xAD, 0xAD},       /* soft hyphen */
+        {0x61C, 0x61C},     /* Arabic letter mark */
+        {0x180E, 0x180E},   /* Mongolian vowel separator */
+        {0x200B, 0x200B},   /* zero-width space; the joiners after it are part of writing */
+        {0x200E, 0x200F},   /* marks of direction */
+        {0x2028, 0x202E},   /* line and paragraph separators, embeddings and overrides */
+        {0x2060, 0x206F},   /* word joiner, invisible operators, isolates, deprecated controls */
+        {0xFDD0, 0xFDEF},   /* noncharacters */
+        {0xFEFF, 0xFEFF},   /* byte order mark */
+        {0xFFF9, 0xFFFB},   /* interlinear annotations */
+        {0xE0000, 0xE007F}, /* tags: invisible text */
+    };
+    if ((c & 0xFFFE) == 0xFFFE) return 1; /* the last two of every plane */
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (c >= ranges[i][0] && c <= ranges[i][1]) return 1;
+    return 0;
+}
+
+/* Could more bytes complete a character? The second byte decides, 80..9F or A0..BF. */
+static int is_cut_off(const char *bytes, size_t len)
+{
+    char whole[4] = {0};
+    const size_t most = sizeof whole;
+    if (len == 0 || len >= most) return 0;
+    for (int c = 0x80; c <= 0xBF; c += 0x3F) {
+        memcpy(whole, bytes, len);
+        memset(whole + len, c, most - len);
+        if (utf8_step(whole, most) > len) return 1;
+    }
+    return 0;
+}
+
+size_t text_mask(char *text, size_t len, int lines)
+{
+    size_t at = 0;
+    while (at < len) {
+        size_t step = utf8_step(text + at, len - at);
+        if (!step && is_cut_off(text + at, len - at)) break;
+        int plain = lines && (text[at] == '\n' || text[at] == '\t');
+        if (!step || (!plain && is_unseen(utf8_code(text + at, step))))
+            memset(text + at, '?', step ? step : 1);
+        at += step ? step : 1;
+    }
+    return at;
+}
+
+/* The same for a whole line: a character that the end of the buffer cut off is removed, too. */
 static void text_make_safe(char *text)
 {
-    size_t len = strlen(text);
-    for (size_t i = 0; i < len;) {
-        size_t n = utf8_step(text + i, len - i);
-        unsigned char c = (unsigned char)text[i];
-        int c1 = n == 2 && c == 0xC2 && (unsigned char)text[i + 1] < 0xA0;
-        if (n == 0 || c < 0x20 || c == 0x7F) {
-            text[i++] = '?';
-        } else if (c1) {
-            text[i++] = '?';
-            text[i++] = '?';
-        } else {
-            i += n;
-        }
-    }
+    size_t len = strlen(text), whole = text_mask(text, len, 0);
+    memset(text + whole, '?', len - whole);
 }
 
 int err_set(Err *e, int code, const char *fmt, ...)
 {
     if (!e) return -1;
-    /* Through a buffer: the arguments may point into e->text. */
+    /* Uses a buffer, because the arguments may point into e->text. */
     char text[sizeof e->text];
     va_list args;
     va_start(args, fmt);
@@ -78,6 +155,15 @@ int err_set(Err *e, int code, const char *fmt, ...)
     e->code = code;
     memcpy(e->text, text, sizeof text);
     return -1;
+}
+
+void line_addf(char *out, size_t size, const char *fmt, ...)
+{
+    size_t used = strlen(out);
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(out + used, size - used, fmt, args);
+    va_end(args);
 }
 
 int err_prefix(Err *e, const char *fmt, ...)
@@ -92,7 +178,7 @@ int err_prefix(Err *e, const char *fmt, ...)
     const char *parts[] = {": ", e->text};
     for (int i = 0; i < 2; i++) {
         size_t len = strlen(parts[i]), room = sizeof text - 1 - used;
-        if (len > room) len = room; /* the end of a very long message is the part to lose */
+        if (len > room) len = room; /* the end of a very long message is cut off */
         memcpy(text + used, parts[i], len);
         used += len;
     }
@@ -112,6 +198,18 @@ void log_note(const Log *log, char level, const char *fmt, ...)
     va_end(args);
     text_make_safe(text);
     log->line(log->ctx, level, text);
+}
+
+static int (*has_option)(const char *option);
+
+void advice_from(int (*has)(const char *option))
+{
+    has_option = has;
+}
+
+const char *advice(const char *option, const char *text)
+{
+    return !has_option || has_option(option) ? text : "";
 }
 
 /* ---- checked sizes ------------------------------------------------------------------------- */
@@ -466,7 +564,7 @@ int mem_grow(void *array, size_t *cap, size_t count, size_t size, Err *e)
     void *items;
     if (count < *cap) return 0;
     if ((*cap && size_mul(*cap, 2, &more)) || size_mul(more, size, &bytes)) bytes = SIZE_MAX;
-    memcpy(&items, array, sizeof items); /* whatever type its items have */
+    memcpy(&items, array, sizeof items); /* for any type of items */
     items = mem_realloc(items, bytes, e);
     if (!items) return -1;
     memcpy(array, &items, sizeof items);
@@ -537,7 +635,7 @@ void arena_close(Arena *a)
 
 struct PoolBlock {
     PoolBlock *next;
-    unsigned char *data; /* behind this head, at a multiple of POOL_ALIGN */
+    unsigned char *data; /* after this head, at a multiple of POOL_ALIGN */
     size_t size, used;
 };
 
@@ -807,8 +905,8 @@ void mt_randperm(Mt *m, uint32_t *order, size_t n)
 /* The one mutable setting of the room: how many threads threads_run uses. 0 = not asked yet. */
 static int threads_wanted;
 
-/* 0 = all processors, as many as there are now: scratch is made for this many, so a process that is
- * given more of them later goes on with these. */
+/* 0 = all processors available now. Scratch is made for this number, so a process that is given
+ * more processors later continues with these. */
 void threads_set(int count)
 {
     threads_wanted = count > 0 ? count : omp_get_num_procs();
@@ -817,6 +915,52 @@ void threads_set(int count)
 int threads_count(void)
 {
     if (threads_wanted <= 0) threads_set(0);
+    return threads_wanted;
+}
+
+/* A gate at which the threads of threads_reach wait until all of them have started. */
+typedef struct Gate {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int waiting;
+    int open;
+} Gate;
+
+/* Takes what a thread of OpenMP's takes, a stack and a first piece of memory (for which the C
+ * library may set aside far more), and waits. */
+static void *wait_at_gate(void *arg)
+{
+    Gate *gate = arg;
+    void *volatile first = malloc(1); /* volatile: a compiler may remove an unused value */
+    free(first);
+    pthread_mutex_lock(&gate->lock);
+    gate->waiting++;
+    pthread_cond_broadcast(&gate->changed);
+    while (!gate->open) pthread_cond_wait(&gate->changed, &gate->lock);
+    pthread_mutex_unlock(&gate->lock);
+    return NULL;
+}
+
+/* OpenMP ends the process if the system gives it fewer threads than it asks for, so we start
+ * threads first. A quarter more than wanted is tried, each after the one before it has its memory.
+ * If one fails, half of those that started are used, because the process will need more than
+ * threads. */
+int threads_reach(void)
+{
+    int want = threads_count(), most = want + want / 4, made = 1;
+    Err ignored;
+    Gate gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0};
+    pthread_t *threads = want > 1 ? mem_alloc((size_t)most * sizeof *threads, &ignored) : NULL;
+    if (!threads) return want;
+    pthread_mutex_lock(&gate.lock); /* all of them exist at the same time, as OpenMP's do */
+    while (made < most && !pthread_create(&threads[made], NULL, wait_at_gate, &gate))
+        for (made++; gate.waiting < made;) pthread_cond_wait(&gate.changed, &gate.lock);
+    gate.open = 1;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+    for (int i = 1; i < made; i++) pthread_join(threads[i], NULL);
+    mem_free(threads);
+    threads_wanted = made == most ? want : (made + 1) / 2;
     return threads_wanted;
 }
 
@@ -829,7 +973,7 @@ void threads_run(Task task, void *ctx, size_t n)
 {
     int count = threads_count();
     if (n < (size_t)count) count = (int)n;
-    if (count <= 1 || omp_in_parallel()) { /* a task that runs tasks does so alone */
+    if (count <= 1 || omp_in_parallel()) { /* a task that runs tasks does so in its own thread */
         for (size_t i = 0; i < n; i++) task(ctx, i);
         return;
     }
@@ -843,6 +987,11 @@ void threads_set(int count)
 }
 
 int threads_count(void)
+{
+    return 1;
+}
+
+int threads_reach(void)
 {
     return 1;
 }

@@ -1,4 +1,5 @@
-/* base.h - what every room stands on: errors, checked sizes, memory, random numbers, threads, time.
+/* base.h - the foundation of every room: errors, checked sizes, memory, random numbers, threads,
+ * time.
  *
  * Every .c file of the project includes this header first: it carries the feature macros.
  * Nothing here (or in any room below align.c) prints or exits: errors are values, see Err.
@@ -27,8 +28,8 @@
 #define PRINTF_LIKE(fmt, args)
 #endif
 
-/* The number type of activations, gradients and adapters. Gradient checks compile the very same
- * sources with -DREAL=double. */
+/* The number type of activations, gradients and adapters. Gradient checks compile the same sources
+ * with -DREAL=double. */
 #ifndef REAL
 #define REAL float
 #define REAL_IS_FLOAT 1
@@ -37,7 +38,7 @@
 #endif
 typedef REAL real;
 
-#define ALIGN_VERSION "0.1.0"
+#define ALIGN_VERSION "0.2.0"
 
 /* ---- errors -------------------------------------------------------------------------------- */
 
@@ -62,13 +63,16 @@ typedef struct {
     char text[1024];
 } Err;
 
-/* Fills *e and returns -1, so that a failure is one statement: return err_set(e, ...).
- * Control bytes in the result are shown as '?': file content must not drive a terminal. */
+/* Fills *e and returns -1, so that a failure is one statement: return err_set(e, ...). Characters
+ * that text_mask masks are shown as '?': file content must not control a terminal. */
 int err_set(Err *e, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Puts "text: " before the message of *e (which must be set) and returns -1. */
 int err_prefix(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* Notes for people: lower floors speak through this, only align.c prints. Any of the two may be
+/* Appends to the text in out[0 .. size-1]; what does not fit is cut off. */
+void line_addf(char *out, size_t size, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* Notes for people: lower floors report through this, only align.c prints. Either member may be
  * NULL. level: 'i' information, 'w' warning. */
 typedef struct {
     void *ctx;
@@ -76,13 +80,34 @@ typedef struct {
 } Log;
 void log_note(const Log *log, char level, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* Length in bytes (1..4) of the UTF-8 character at `bytes`; 0 where it is not valid (surrogates,
+/* Advice in messages: returns `text` if the running command has the option (a long name) that it
+ * names, else "". The top floor says once which options the command has; before that, it has
+ * all. */
+const char *advice(const char *option, const char *text);
+void advice_from(int (*has)(const char *option));
+
+/* Length in bytes (1..4) of the UTF-8 character at `bytes`; 0 if it is not valid (surrogates,
  * overlong forms, above U+10FFFF, cut off) or len is 0. */
 size_t utf8_step(const char *bytes, size_t len);
+/* The code point of the valid character at `bytes`, of `step` bytes. */
+uint32_t utf8_code(const char *bytes, size_t step);
+/* The next code point of valid UTF-8; *at moves on. */
+uint32_t utf8_next(const char *text, size_t *at);
+/* The code point before byte `at` > 0, and where it begins. */
+uint32_t utf8_before(const char *text, size_t at, size_t *start);
+/* Writes 1..4 bytes, returns how many. */
+size_t utf8_put(char out[4], uint32_t cp);
+/* Invisible characters that control a terminal, change how others are read, or hide text: controls,
+ * line separators, marks of direction, zero-width and tag characters. */
+int is_unseen(uint32_t code);
+/* Replaces every byte of such a character, and every byte that is not UTF-8, by '?'; with `lines`,
+ * '\n' and '\t' are kept. Returns the number of bytes examined: less than len if the last character
+ * is cut off, so that text in pieces can continue from there. */
+size_t text_mask(char *text, size_t len, int lines);
 
 /* ---- checked sizes ------------------------------------------------------------------------- */
 
-/* *r = a op b; returns 0, or -1 (and *r unspecified) where the result does not fit. */
+/* *r = a op b; returns 0, or -1 (and *r unspecified) if the result does not fit. */
 int size_mul(size_t a, size_t b, size_t *r);
 int size_add(size_t a, size_t b, size_t *r);
 int u64_mul(uint64_t a, uint64_t b, uint64_t *r);
@@ -104,14 +129,14 @@ void *mem_calloc(size_t count, size_t size, Err *e);
 void *mem_realloc(void *p, size_t size, Err *e);
 void mem_free(void *p);
 char *mem_strdup(const char *text, Err *e);
-/* Room for one item more in an array that grows. array: the address of the pointer to its items, of
- * `size` bytes each (NULL at first); `count` of them are used, *cap fit. Where it is full it moves
- * to twice the room. 0, or -1: everything is as it was. */
+/* Makes room for one more item in a growing array. array: the address of the pointer to its items,
+ * of `size` bytes each (NULL at first); `count` of them are used, *cap fit. A full array is moved
+ * to twice the room. Returns 0, or -1 with everything unchanged. */
 int mem_grow(void *array, size_t *cap, size_t count, size_t size, Err *e);
 
 /* Arena: one block with a moving mark; the memory of a training step. In counting mode it has no
- * block and only measures: arena_alloc then returns a non-NULL pointer that must not be touched,
- * so one program serves to plan its own memory. */
+ * block and only measures: arena_alloc then returns a non-NULL pointer that must not be touched, so
+ * that the same program can plan its own memory. */
 typedef struct {
     unsigned char *base; /* NULL in counting mode */
     void *block;         /* what mem_free gets: base is aligned, this need not be */
@@ -146,8 +171,8 @@ int text_add(Text *t, const char *bytes, size_t len, Err *e);
 int text_addf(Text *t, Err *e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void text_free(Text *t);
 
-/* Sorts in place in O(n log n) whatever the input, without memory of its own; items that compare
- * equal end in an order that depends on the input only (not on the libc, as with qsort). */
+/* Sorts in place in O(n log n) for any input, without extra memory; items that compare equal end in
+ * an order that depends on the input only (not on the libc, as with qsort). */
 void sort_items(void *items, size_t count, size_t size,
                 int (*compare)(const void *a, const void *b));
 
@@ -192,13 +217,17 @@ typedef void (*Task)(void *ctx, size_t i);
 void threads_run(Task task, void *ctx, size_t n);
 void threads_set(int count); /* 0 = all processors */
 int threads_count(void);
+/* Lowers the count to the number of threads that this system lets the process start, and returns
+ * it: OpenMP's library ends the process if a thread cannot be started. Call before the first
+ * threads_run. */
+int threads_reach(void);
 int threads_index(void); /* 0 .. threads_count()-1 inside a task: for private scratch only */
 
 /* ---- time and signals ---------------------------------------------------------------------- */
 
 double time_now(void); /* monotonic seconds */
 
-/* Asks to stop: set by the first SIGINT/SIGTERM, read once per micro-batch. */
+/* A request to stop: set by the first SIGINT/SIGTERM, read once per micro-batch. */
 extern volatile int stop_requested;
 
 #endif

@@ -1,4 +1,4 @@
-/* bench.c - the shapes, the clock, and the kernels one by one: matrix products and attention. */
+/* bench.c - model shapes, timing, and the kernels one by one: matrix products and attention. */
 #include "bench.h"
 
 #include <math.h>
@@ -16,7 +16,7 @@
         .type = "default", .theta = (base), .factor = 1                                            \
     }
 
-/* As the config.json of each model has them; n_eos is 0, so that nothing ends before its time. */
+/* The values of each model's config.json; n_eos is 0, so that no answer ends early. */
 static const BenchShape shapes[] = {
     {"tinystories",
      {.family = "llama", .layers = 2, .H = 128, .F = 384, .V = 2048, .Q = 8, .G = 4, .D = 16,
@@ -98,7 +98,7 @@ double bench_backward_weights(const Bench *b, double tokens, double asked)
 {
     LoraShape s = map_shapes(b);
     double saved = 0;
-    for (int t = TARGET_Q; t <= TARGET_V; t++) /* of the first layer, which may be the last */
+    for (int t = TARGET_Q; t <= TARGET_V; t++) /* in the first layer, which may be the last */
         saved += (double)s.outputs[t] * (double)s.inputs[t] *
                  (t == TARGET_Q && b->config.layers == 1 ? asked : tokens);
     return bench_forward_weights(b, tokens, asked) - saved;
@@ -107,6 +107,11 @@ double bench_backward_weights(const Bench *b, double tokens, double asked)
 double bench_head_weights(const Bench *b)
 {
     return (double)b->config.V * (double)b->config.H;
+}
+
+double bench_peak_of(const Bench *b, Dtype dtype)
+{
+    return dtype == DTYPE_BF16 ? b->peaks.bf16_gflops : b->peaks.f32_gflops;
 }
 
 /* ---- the clock ------------------------------------------------------------------------------ */
@@ -139,16 +144,16 @@ double bench_time(void (*body)(void *ctx), void *ctx, size_t least, double budge
         times[n++] = time_now() - from;
     } while (!stop_requested && n < MOST && (n < least || time_now() - began < budget));
     double median = bench_median(times, n);
-    return median > 0 ? median : 1e-9; /* a clock too coarse to see it */
+    return median > 0 ? median : 1e-9; /* the clock may be too coarse */
 }
 
-/* Repetitions of a kernel: at least so many, and for so many seconds. */
+/* Repetitions of a kernel: the least number, and the seconds to spend. */
 static double kernel_time(const Bench *b, void (*body)(void *ctx), void *ctx)
 {
     return b->quick ? bench_time(body, ctx, 1, 0.1) : bench_time(body, ctx, 3, 0.5);
 }
 
-/* Numbers in [-1, 1), all of them written: no page is touched for the first time while it counts.
+/* Fills with numbers in [-1, 1), so that no page is touched for the first time while time is taken.
  */
 static void fill(real *x, size_t n)
 {
@@ -185,7 +190,7 @@ size_t bench_weights(const Bench *b, BenchWeight out[BENCH_MAX_WEIGHTS])
 }
 
 /* A product to be repeated. Each repetition takes the next copy of W, so that W comes from memory
- * as it does in a model, where all other weights were read since. */
+ * as it does in a model, where all other weights were read in between. */
 typedef struct {
     Compute c;
     unsigned char *weights;
@@ -206,12 +211,12 @@ static void gemm_body(void *ctx)
         tensor_linear(&g->c, g->y, g->x, &g->w, g->T, 0);
 }
 
-/* Copies that together are larger than caches are. */
+/* Number of copies that together exceed the caches. */
 static int gemm_weights(Gemm *g, Err *e)
 {
     const size_t beyond_caches = (size_t)256 << 20, count = g->w.rows * g->w.cols;
     size_t total;
-    g->copy_bytes = count * dtype_size(g->w.dtype);
+    g->copy_bytes = mat_bytes(&g->w);
     g->copies = (beyond_caches + g->copy_bytes - 1) / g->copy_bytes;
     if (size_mul(g->copy_bytes, g->copies, &total))
         return err_set(e, ERR_MEMORY, "weights of %zu x %zu numbers are too large", g->w.rows,
@@ -219,12 +224,8 @@ static int gemm_weights(Gemm *g, Err *e)
     g->weights = mem_alloc(total, e);
     if (!g->weights) return -1;
     for (size_t i = 0; i < count; i++) {
-        float value = (float)((double)(i * 2654435761u % 65536) / 32768 - 1) / 32;
-        uint16_t half = bf16_from_float(value);
-        if (g->w.dtype == DTYPE_BF16)
-            memcpy(g->weights + i * sizeof half, &half, sizeof half);
-        else
-            memcpy(g->weights + i * sizeof value, &value, sizeof value);
+        real value = (real)((double)(i * 2654435761u % 65536) / 32768 - 1) / 32;
+        g->w.format->pack(g->weights + i * format_bytes(g->w.format, 1), &value, 1);
     }
     for (size_t i = 1; i < g->copies; i++)
         memcpy(g->weights + i * g->copy_bytes, g->weights, g->copy_bytes);
@@ -240,7 +241,7 @@ static BenchGemm gemm_row(const Bench *b, Gemm *g)
                      .seconds = seconds,
                      .gflops = flops / seconds / 1e9,
                      .gbs = (double)g->copy_bytes / seconds / 1e9};
-    row.share = row.gflops / bench_peak_of(b, g->w.dtype);
+    row.share = row.gflops / bench_peak_of(b, g->w.format->dtype);
     row.read_share = row.gbs / b->peaks.read_gbs;
     return row;
 }
@@ -254,7 +255,7 @@ int bench_gemm(const Bench *b, const BenchWeight *w, Dtype dtype, BenchGemm out[
     /* 1,024 rows of logits would be half a gigabyte, and no command computes so many at once. */
     if (w->N == b->config.V && !b->quick) count--;
     size_t most = T[count - 1];
-    Gemm g = {.w = {.dtype = dtype, .rows = w->N, .cols = w->K}};
+    Gemm g = {.w = {.format = format_of(dtype), .rows = w->N, .cols = w->K}};
     Precision precision = dtype == DTYPE_BF16 ? PRECISION_BF16 : PRECISION_F32;
     *n = 0;
     int failed = compute_open(&g.c, b->kernel, precision, e) || gemm_weights(&g, e) ||

@@ -1,7 +1,7 @@
-/* bench.h - how fast this machine is, and what share of that we reach.
+/* bench.h - measures how fast this machine is, and what share of that the program reaches.
  *
- * Peaks are measured by loops that do nothing else; everything after them is the program itself at
- * the shape of a real model with random weights: the kernels one by one, then decoding and whole
+ * Loops that do nothing else measure the peaks. Everything else is measured on the program itself,
+ * at the shape of a real model with random weights: the kernels one by one, then decoding and whole
  * training steps. Nothing is prepared beforehand that a run would not have: packing of weights is
  * part of every product, and weights come from memory, not from a cache that an earlier repetition
  * filled. Times are medians.
@@ -26,7 +26,7 @@ typedef struct {
     Dtype dtype;
 } BenchShape;
 #define BENCH_SHAPE_WORDS "tinystories|llama-3.2-1b|llama-3.2-3b|llama-3.1-8b|mistral-7b"
-/* NULL where there is none of that name. */
+/* Returns the shape of this name, or NULL. */
 const BenchShape *bench_shape(const char *name);
 
 /* One instruction and its rate, all threads together. */
@@ -50,29 +50,29 @@ typedef struct {
 typedef struct {
     const BenchShape *shape;
     ModelConfig config;  /* the shape's, cut to the layers that are asked for */
-    const char *kernel;  /* its name, also where "auto" was asked for */
+    const char *kernel;  /* its name, even if "auto" was asked for */
     Precision precision; /* of decoding and steps; products are measured in both */
     int quick;           /* fewer sizes and repetitions */
     BenchPeaks peaks;
 } Bench;
 
-/* layers: 0 = all. ERR_USAGE where the shape is unknown or has fewer layers, or where the kernel is
- * not to be had. threads_set comes first. */
+/* layers: 0 = all. ERR_USAGE if the shape is unknown or has fewer layers, or if this machine lacks
+ * the kernel. Call threads_set first. */
 int bench_open(Bench *b, const char *shape, size_t layers, const char *kernel, Precision precision,
                int quick, Err *e);
-/* Numbers in the maps of all layers, and in the head. */
+/* Returns the number of weights in the maps of all layers, and in the head. */
 double bench_layer_weights(const Bench *b);
-/* Weight times token that a pass over the layers needs, where something is asked of `asked` of the
- * tokens at the end: the last layer's keys and values are of all tokens, its other maps work for
- * those rows alone. Backward: nothing below the first layer is trained, so that the inputs of its
- * q, k and v have no gradient. */
+/* Returns the weight-token products that a pass over the layers needs if only `asked` tokens are
+ * needed at the end: the last layer computes keys and values for all tokens, its other maps for
+ * those rows only. Backward: nothing below the first layer is trained, so that the inputs of its q,
+ * k and v have no gradient. */
 double bench_forward_weights(const Bench *b, double tokens, double asked);
 double bench_backward_weights(const Bench *b, double tokens, double asked);
 double bench_head_weights(const Bench *b);
 
 /* ---- the machine ---------------------------------------------------------------------------- */
 
-/* "AMD EPYC 9654", as far as the system says. */
+/* Returns the processor's name, "AMD EPYC 9654", if the system tells. */
 void bench_cpu(char *out, size_t size);
 /* Fills b->peaks. */
 int bench_peaks(Bench *b, Err *e);
@@ -84,7 +84,7 @@ typedef struct {
 int bench_reader_open(BenchReader *r, size_t bytes, Err *e);
 double bench_reader_gbs(const BenchReader *r);
 void bench_reader_close(BenchReader *r);
-/* The peak that a product of these stored weights is held against. */
+/* Returns the peak that a product of these stored weights is compared with. */
 double bench_peak_of(const Bench *b, Dtype dtype);
 
 /* ---- kernels -------------------------------------------------------------------------------- */
@@ -95,7 +95,7 @@ typedef struct {
     size_t N, K;
 } BenchWeight;
 enum { BENCH_MAX_WEIGHTS = TARGET_COUNT + 1 };
-/* The shapes that differ, in the order of a layer, the head last. */
+/* Lists the different shapes in the order of a layer, the head last. */
 size_t bench_weights(const Bench *b, BenchWeight out[BENCH_MAX_WEIGHTS]);
 
 /* forward: y [T,N] = x [T,K] W^T;  backward: dx [T,K] = dy [T,N] W.  2 T K N flops each. */
@@ -126,14 +126,14 @@ int bench_attention(const Bench *b, BenchAttention out[BENCH_MAX_ATTENTION], siz
 /* The model of the shape, with random weights. */
 int bench_model(const Bench *b, Model *m, Err *e);
 
-/* Sequences that decode together, one token each a step. Memory is read in between: on a machine
- * that others share, its rate may change by half from one second to the next. */
+/* Sequences that decode together, one token each a step. Memory is read in between, because on a
+ * shared machine its rate may change by half from one second to the next. */
 typedef struct {
     size_t sequences;
     double seconds; /* of a step */
     double tokens_per_second;
     double bytes_per_token; /* weights once a step, and each sequence's keys and values */
-    double read_gbs;        /* of the readings between steps, median */
+    double read_gbs;        /* median of the readings between steps */
     double share;           /* of that */
     double gflops_share;    /* of the precision's peak: 2 flops a weight and token */
 } BenchDecode;
@@ -141,8 +141,8 @@ enum { BENCH_DECODES = 3 };
 extern const size_t bench_sequences[BENCH_DECODES]; /* 1, 8, 32 */
 int bench_decode(const Bench *b, Model *m, size_t sequences, BenchDecode *out, Err *e);
 
-/* A prompt up to its first new token. share: 2 flops for what a pass needs of weights and tokens,
- * and for the head once. */
+/* A prompt up to its first new token. share: 2 flops for each weight-token product of the pass, and
+ * for the head once. */
 typedef struct {
     size_t tokens;
     double seconds, tokens_per_second, share;

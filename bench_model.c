@@ -1,13 +1,13 @@
-/* bench_model.c - whole models with random weights: decoding, prompts, training steps. */
+/* bench_model.c - measures whole models with random weights: decoding, prompts, training steps. */
 #include "bench.h"
 
 #include <string.h>
 
-/* Any numbers will do; the same every time. */
+/* The seed: any number, but the same every time. */
 enum { WEIGHT_SEED = 1, TOKEN_SEED = 2 };
 
 const size_t bench_sequences[BENCH_DECODES] = {1, 8, 32};
-/* Rows of XSTest with two models' answers; conversations with some turns before the last. */
+/* Lengths of XSTest rows with two models' answers, and of conversations with some earlier turns. */
 const BenchRows bench_rows[BENCH_ROWS] = {{"short", 30, 115}, {"long", 431, 128}};
 
 int bench_model(const Bench *b, Model *m, Err *e)
@@ -30,8 +30,8 @@ static double precision_peak(const Bench *b)
 
 enum { DECODE_PROMPT = 16, DECODE_MOST = 64 };
 
-/* The first sequence's tokens: when a step ended with one, and when the next step began; between
- * them memory is read, if there is something to read. */
+/* Times of the first sequence's tokens: the end of a step, and the beginning of the next one.
+ * Between them memory is read, if there is a reader. */
 typedef struct {
     double ended[DECODE_MOST], began[DECODE_MOST], gbs[DECODE_MOST];
     size_t n;
@@ -59,7 +59,8 @@ static int nothing_more(void *ctx, const Continuation *c, Err *e)
     return 0;
 }
 
-/* `samples` answers of `tokens` tokens each to one prompt, all at once; *ticks = when. */
+/* Generates `samples` answers of `tokens` tokens each to one prompt, all at once; *ticks = the
+ * times. */
 static int generate(const Bench *b, Model *m, size_t prompt_tokens, size_t samples, size_t tokens,
                     Ticks *ticks, Err *e)
 {
@@ -84,7 +85,7 @@ static int generate(const Bench *b, Model *m, size_t prompt_tokens, size_t sampl
     return failed ? -1 : 0;
 }
 
-/* Median time from one token of the first sequence to its next. */
+/* Returns the median time from one token of the first sequence to the next. */
 static double step_seconds(const Ticks *t)
 {
     double steps[DECODE_MOST];
@@ -93,19 +94,18 @@ static double step_seconds(const Ticks *t)
     return seconds > 0 ? seconds : 1e-9;
 }
 
-/* Bytes read for each of n tokens that are decoded together, at a context of `length`: every weight
- * once, its sequence's keys and values, its row of the embedding. */
-static double decode_bytes(const Bench *b, size_t n, double length)
+/* Returns the bytes read for each of n tokens that are decoded together at a context of `length`:
+ * every weight once, the keys and values of its sequence, its row of the embedding. */
+static double decode_bytes(const Model *m, size_t n, double length)
 {
-    const ModelConfig *c = &b->config;
-    double size = (double)dtype_size(b->shape->dtype), H = (double)c->H;
-    double norms = (2 * (double)c->layers + 1) * H;
-    double weights = (bench_layer_weights(b) + bench_head_weights(b) + norms) * size;
+    const ModelConfig *c = &m->config;
+    double row = (double)format_bytes(m->embedding.w.format, c->H);
+    double weights = (double)model_file_bytes(m, NULL) - (c->tied ? 0 : (double)c->V * row);
     double cache = 2 * (double)(c->layers * c->G * c->D) * length * (double)sizeof(real);
-    return weights / (double)n + cache + H * size;
+    return weights / (double)n + cache + row;
 }
 
-/* Steps after some to warm up; *tokens = how many of each sequence. */
+/* Steps after a warm-up; *tokens = the number of tokens of each sequence. */
 static int decode_steps(const Bench *b, Model *m, size_t sequences, size_t *tokens, Ticks *t,
                         Err *e)
 {
@@ -131,7 +131,7 @@ int bench_decode(const Bench *b, Model *m, size_t sequences, BenchDecode *out, E
     if (failed) return -1;
 
     double seconds = step_seconds(&t), rate = (double)sequences / seconds;
-    double bytes = decode_bytes(b, sequences, DECODE_PROMPT + (double)tokens / 2);
+    double bytes = decode_bytes(m, sequences, DECODE_PROMPT + (double)tokens / 2);
     double flops = 2 * (bench_layer_weights(b) + bench_head_weights(b));
     double read_gbs = bench_median(t.gbs, t.n);
     *out = (BenchDecode){.sequences = sequences,
@@ -166,7 +166,7 @@ int bench_prompt(const Bench *b, Model *m, BenchPrompt *out, Err *e)
 
 /* ---- training steps ------------------------------------------------------------------------- */
 
-/* n rows of these lengths, ids at random; labels alternate. */
+/* Makes n rows of these lengths with random ids; labels alternate. */
 static int make_rows(const Bench *b, TrainMethod method, const BenchRows *lengths, size_t n,
                      Dataset *d, Err *e)
 {
@@ -196,7 +196,7 @@ static int make_rows(const Bench *b, TrainMethod method, const BenchRows *length
     return 0;
 }
 
-/* The flops that cannot be saved, see bench.h. */
+/* Counts the flops that cannot be saved, see bench.h. */
 static double useful_flops(const Bench *b, const BenchStep *s)
 {
     double n = (double)s->batch, sides = s->method == TRAIN_DPO ? 2 : 1;
@@ -205,7 +205,7 @@ static double useful_flops(const Bench *b, const BenchStep *s)
     double passes =
         bench_forward_weights(b, tokens, asked) + bench_backward_weights(b, tokens, asked);
     double flops = 2 * passes + 4 * head * n * sides * length;
-    if (s->method == TRAIN_KTO) /* its partner's first token is asked of the prompt's last row */
+    if (s->method == TRAIN_KTO) /* the last row of the prompt predicts the partner's first token */
         flops += 2 * n * (bench_forward_weights(b, length, length - 1) + head * length);
     return flops;
 }
@@ -220,7 +220,7 @@ static TrainConfig step_config(const Bench *b, TrainMethod method)
     return c;
 }
 
-/* The reference's pass, then the median of some steps after one to warm up. */
+/* Measures the reference's pass, then the median of some steps after one for warming up. */
 static int time_steps(const Bench *b, TrainTrial *t, BenchStep *s, Err *e)
 {
     enum { MOST = 5 };

@@ -1,4 +1,4 @@
-/* bench_peaks.c - the limits of the machine: multiply-adds a second, bytes read a second.
+/* bench_peaks.c - measures the limits of the machine: multiply-adds a second, bytes read a second.
  *
  * Each loop keeps enough independent sums to hide the latency of its instruction (4 cycles x 2
  * units for f32, 6 x 2 for bf16), and all operands in registers, so nothing but the instruction
@@ -19,7 +19,8 @@
 #endif
 #endif
 
-/* A loop of multiply-adds: `rounds` times `flops` of them. The result keeps the compiler honest. */
+/* A loop of multiply-adds: `rounds` times `flops` of them. The result keeps the compiler from
+ * removing the loop. */
 typedef struct {
     const char *name;
     Dtype dtype;
@@ -28,7 +29,7 @@ typedef struct {
     float (*run)(size_t rounds);
 } Loop;
 
-/* Where sums start and what is added: small enough to stay finite for days, no denormals. */
+/* Starting values and increments: small enough to stay finite for days, without denormals. */
 static volatile float start = 1, factor = 0.001f;
 
 /* ---- any machine ---------------------------------------------------------------------------- */
@@ -55,7 +56,7 @@ static float plain_run(size_t rounds)
         "plain C", DTYPE_F32, 2.0 * PLAIN_SUMS, always, plain_run                                  \
     }
 
-/* Intrinsics of bf16 for single functions: which compilers have them (as in the kernels' files). */
+/* Does the compiler have bf16 intrinsics for single functions (as in the kernels' files)? */
 #if defined(__x86_64__) && defined(__clang__)
 #define BENCH_BF16 (__clang_major__ >= 9)
 #elif defined(__clang__)
@@ -137,7 +138,7 @@ static const Loop loops[] = {
 #endif
 };
 
-/* The brand string: leaves 0x80000002 .. 0x80000004, 16 bytes each. */
+/* Reads the brand string: leaves 0x80000002 .. 0x80000004, 16 bytes each. */
 void bench_cpu(char *out, size_t size)
 {
     const unsigned first = 0x80000002, last = 0x80000004;
@@ -162,7 +163,7 @@ void bench_cpu(char *out, size_t size)
 enum { NEON_SUMS = 24, NEON_LANES = 4, BFMMLA_FLOPS = 2 * 2 * 2 * 4 };
 
 #if BENCH_BF16
-/* BFMMLA: Linux tells in a bit of AT_HWCAP2; other systems are taken to have none. */
+/* BFMMLA: Linux reports it in a bit of AT_HWCAP2; other systems are assumed not to have it. */
 static int has_bf16(void)
 {
 #if defined(__linux__) && defined(AT_HWCAP2)
@@ -226,7 +227,7 @@ static const Loop loops[] = {PLAIN_LOOP};
 #endif
 
 #if !(defined(__x86_64__) && defined(__GNUC__))
-/* What Linux calls the model or, on ARM, the makers' numbers. */
+/* Reads the model name from Linux or, on ARM, the numbers of maker and part. */
 void bench_cpu(char *out, size_t size)
 {
     static const char *const keys[] = {"model name", "Model", "CPU part"};
@@ -273,7 +274,7 @@ static double timed(Task task, Job *j)
     return seconds > 0 ? seconds : 1e-9;
 }
 
-/* The shortest of several runs. */
+/* Returns the shortest of several runs. */
 static double best_of(Task task, Job *j, size_t runs)
 {
     double best = timed(task, j);
@@ -284,7 +285,7 @@ static double best_of(Task task, Job *j, size_t runs)
     return best;
 }
 
-/* Seconds of `rounds` in this thread alone, the shortest of some tries. */
+/* Returns the seconds of `rounds` in this thread alone, the shortest of several tries. */
 static double alone(const Loop *loop, size_t rounds, Job *j)
 {
     const size_t tries = 5;
@@ -298,9 +299,9 @@ static double alone(const Loop *loop, size_t rounds, Job *j)
     return best;
 }
 
-/* The best of several runs of some twenty milliseconds each: long enough for the clock to settle.
- * How many rounds that is, one thread finds out alone: on a busy machine threads wait for each
- * other, and waiting must not pass for work. */
+/* Returns the best of several runs of about twenty milliseconds each, long enough for the clock
+ * frequency to settle. One thread alone finds out how many rounds that takes: on a busy machine
+ * threads wait for each other, and waiting must not count as work. */
 static double loop_gflops(const Loop *loop, int quick)
 {
     const double enough = 0.02;
@@ -313,7 +314,7 @@ static double loop_gflops(const Loop *loop, int quick)
 
 enum { READ_SUMS = 16 };
 
-/* Sixteen sums, so that loads and not additions are waited for. */
+/* Uses sixteen sums, so that loads and not additions limit the speed. */
 static void read_task(void *ctx, size_t i)
 {
     Job *j = ctx;
@@ -325,14 +326,14 @@ static void read_task(void *ctx, size_t i)
     j->sink[i % (sizeof j->sink / sizeof *j->sink)] = total;
 }
 
-/* Each page is touched by the thread that will read it. */
+/* Each page is first touched by the thread that will read it. */
 static void touch_task(void *ctx, size_t i)
 {
     Job *j = ctx;
     memset((uint64_t *)(uintptr_t)j->block + i * j->words, 1, j->words * sizeof *j->block);
 }
 
-/* Half of what is wanted, or a quarter, ..., where that is not to be had. */
+/* Allocate the largest of size, size/2, size/4, ... that succeeds. */
 int bench_reader_open(BenchReader *r, size_t bytes, Err *e)
 {
     const size_t least = (size_t)16 << 20;
@@ -358,7 +359,7 @@ void bench_reader_close(BenchReader *r)
     mem_free(r->block);
 }
 
-/* The best of some readings of 1.25 GiB, or of 320 MiB when quick. */
+/* Returns the best of several readings of 1.25 GiB, or of 320 MiB when quick. */
 static int read_rate(BenchPeaks *p, int quick, Err *e)
 {
     const size_t runs = quick ? 4 : 8;
@@ -389,9 +390,4 @@ int bench_peaks(Bench *b, Err *e)
     }
     if (p->bf16_gflops < p->f32_gflops) p->bf16_gflops = p->f32_gflops;
     return read_rate(p, b->quick, e);
-}
-
-double bench_peak_of(const Bench *b, Dtype dtype)
-{
-    return dtype == DTYPE_BF16 ? b->peaks.bf16_gflops : b->peaks.f32_gflops;
 }

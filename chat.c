@@ -1,522 +1,776 @@
-/* chat.c - the chat templates we know, each hand-written after its Jinja source.
+/* chat.c - opens chat templates, and renders conversations by them.
  *
- * A renderer writes the conversation as text and notes of every byte whether it is the template's
- * (it may become a control token) or a message's (it may not); tokenizer_encode_marked does the
- * rest. So the ids are those of the whole text, across all boundaries, as transformers has them.
+ * The engine (template.h) notes for every byte of a rendered conversation whether it is the
+ * template's, which may become a control token, or the data's, which may not;
+ * tokenizer_encode_marked does the rest. So the ids are those of the whole text, across all
+ * boundaries, as in transformers.
  */
-#include "chat.h"
+#include "chat_parts.h"
 
 #include "io.h"
 
 #include <string.h>
+#include <time.h>
+
+/* ---- variables ----------------------------------------------------------------------------- */
+
+/* A tree of JSON being made. After the first error nothing more is added. */
+typedef struct {
+    Pool *pool;
+    int failed;
+    Err *e;
+} Maker;
+
+/* An object or a list, and where its next member goes. */
+typedef struct {
+    Json *json, **end;
+} Parent;
+
+/* Adds a value behind the last member or item of `to`: a copy of `value`, whose children are
+ * shared. key NULL: an item. */
+static Parent add(Maker *m, Parent *to, const char *key, size_t key_len, const Json *value)
+{
+    Json *j = m->failed ? NULL : pool_alloc(m->pool, sizeof *j, m->e);
+    m->failed = !j;
+    if (!j) return *to;
+    *j = *value;
+    j->key = key;
+    j->key_len = key_len;
+    j->next = NULL;
+    *to->end = j;
+    to->end = &j->next;
+    to->json->len++;
+    return (Parent){j, &j->child};
+}
+
+static Parent add_member(Maker *m, Parent *to, const char *key, const Json *value)
+{
+    static const Json none = {.type = JSON_NULL, .text = ""};
+    return add(m, to, key, strlen(key), value ? value : &none);
+}
+
+/* The engine goes by characters, so a text must have whole ones; what comes of JSON has. */
+static void add_text(Maker *m, Parent *to, const char *key, const char *text, size_t len)
+{
+    size_t bad = m->failed ? len : utf8_check(text, len);
+    if (bad < len)
+        m->failed = err_set(m->e, ERR_DATA, "\"%s\" is not UTF-8: byte 0x%02X at offset %zu", key,
+                            (unsigned char)text[bad], bad) != 0;
+    add_member(m, to, key, &(Json){.type = JSON_STRING, .text = text, .len = len});
+}
+
+static int is_null(const Json *j)
+{
+    return !j || j->type == JSON_NULL;
+}
+
+/* A message's reasoning has several names. The first of them that is given fills
+ * reasoning_content, and thinking where that is not there. */
+static const Json *find_reasoning(const Json *turn)
+{
+    static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
+    const Json *found = NULL;
+    for (size_t i = 0; i < 3 && is_null(found); i++) found = json_get(turn, names[i]);
+    return is_null(found) ? NULL : found;
+}
+
+static void add_turn(Maker *m, Parent *to, const Json *turn)
+{
+    const Json *reasoning = find_reasoning(turn), *thinking = json_get(turn, "thinking");
+    int placed = 0;
+    if (reasoning) add_member(m, to, "thinking", thinking ? thinking : reasoning);
+    for (const Json *k = turn->child; k; k = k->next) {
+        int content = !strcmp(k->key, "reasoning_content");
+        if (reasoning && !strcmp(k->key, "thinking")) continue;
+        placed = placed || content;
+        add(m, to, k->key, k->key_len, reasoning && content ? reasoning : k);
+    }
+    if (reasoning && !placed) add_member(m, to, "reasoning_content", reasoning);
+}
+
+static void add_messages(Maker *m, Parent *to, const Chat *chat)
+{
+    Parent list = add_member(m, to, "messages", &(Json){.type = JSON_ARRAY});
+    for (size_t i = 0; i < chat->count && !m->failed; i++) {
+        const ChatMessage *said = &chat->messages[i];
+        if (said->turn && said->turn->type != JSON_OBJECT) {
+            add(m, &list, NULL, 0, said->turn);
+            continue;
+        }
+        Parent message = add(m, &list, NULL, 0, &(Json){.type = JSON_OBJECT});
+        if (said->turn) {
+            add_turn(m, &message, said->turn);
+        } else {
+            add_text(m, &message, "role", said->role, strlen(said->role));
+            add_text(m, &message, "content", said->content, said->content_len);
+        }
+    }
+}
+
+static void refuse(Maker *m, const char *what, const char *name, const char *why)
+{
+    if (m->failed) return;
+    m->failed = 1;
+    err_set(m->e, ERR_DATA, "\"%s\" has \"%.60s\"%s", what, name, why);
+}
+
+/* The special tokens, which chat_template_kwargs cannot change: they may become control tokens. */
+static void add_tokens(Maker *m, Parent *to, const Tokenizer *t)
+{
+    const char *name, *text;
+    const char *bos = tokenizer_bos_text(t), *eos = tokenizer_eos_text(t);
+    if (bos) add_text(m, to, "bos_token", bos, strlen(bos));
+    if (eos) add_text(m, to, "eos_token", eos, strlen(eos));
+    for (size_t i = 0; (name = tokenizer_named_token(t, i, &text)); i++)
+        if (!json_get(to->json, name)) add_text(m, to, name, text, strlen(text));
+}
+
+static void add_more(Maker *m, Parent *to, const Json *more)
+{
+    static const char *const ours[] = {"messages", "tools", "documents", "add_generation_prompt"};
+    static const char what[] = "chat_template_kwargs";
+    if (is_null(more)) return;
+    if (more->type != JSON_OBJECT && !m->failed)
+        m->failed = err_set(m->e, ERR_DATA, "\"%s\" must be an object", what) != 0;
+    for (const Json *k = more->child; k && !m->failed; k = k->next) {
+        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+            if (!strcmp(k->key, ours[i]))
+                refuse(m, what, k->key, "; give it as a member of the row");
+        if (json_get(to->json, k->key))
+            refuse(m, what, k->key, ", which the tokenizer's files say");
+        add(m, to, k->key, k->key_len, k);
+    }
+}
+
+/* The member "tools" of a row, or what its text holds. */
+static const Json *read_tools(Maker *m, const Json *row)
+{
+    const Json *tools = json_get(row, "tools");
+    if (!tools || tools->type != JSON_STRING) return tools;
+    tools = json_parse(m->pool, tools->text, tools->len, "\"tools\"", 0, m->e);
+    if (!tools) m->failed = 1;
+    return tools;
+}
+
+/* What a template may read, as one object; NULL on error. *tools: are there any? */
+static const Json *variables(const Tokenizer *t, const Chat *chat, int prompt, Pool *pool,
+                             int *has_tools, Err *e)
+{
+    Maker m = {pool, 0, e};
+    Json *all = pool_alloc(pool, sizeof *all, e);
+    if (!all) return NULL;
+    *all = (Json){.type = JSON_OBJECT};
+    Parent to = {all, &all->child};
+    const Json *tools = read_tools(&m, chat->row);
+    *has_tools = !is_null(tools);
+    add_messages(&m, &to, chat);
+    if (t) add_tokens(&m, &to, t);
+    add_more(&m, &to, json_get(chat->row, "chat_template_kwargs"));
+    add_member(&m, &to, "tools", tools);
+    add_member(&m, &to, "documents", json_get(chat->row, "documents"));
+    add_member(&m, &to, "add_generation_prompt",
+               &(Json){.type = prompt ? JSON_TRUE : JSON_FALSE, .text = ""});
+    return m.failed ? NULL : all;
+}
 
 /* ---- rendering ----------------------------------------------------------------------------- */
 
-/* A conversation on its way to text. After the first error nothing more is added. */
-typedef struct {
-    const ChatTemplate *c;
-    const Tokenizer *t;
-    const ChatMessage *m;
-    size_t n;
-    int prompt;      /* add_generation_prompt */
-    Text text, ours; /* ours[i] = 1: byte i is the template's */
-    int failed;
-    Err *e;
-} Render;
-
-/* How turns look in the Mistral templates; every one of them puts text around the content. */
-typedef struct {
-    const char *before_user, *after_user, *before_assistant, *after_assistant;
-    enum { SYSTEM_NEVER, SYSTEM_FIRST_USER, SYSTEM_LAST_USER, SYSTEM_OWN_TURN } system;
-    int trim;          /* the assistant's content */
-    const char *order; /* the template's reason where roles do not alternate; NULL = any order */
-    const char *roles; /* and where a role has no turn */
-    int order_first;   /* looks at the order of all messages before it looks at their roles */
-} MistralStyle;
-
-struct ChatTemplate {
-    const char *name;   /* for --chat-template */
-    const char *sha256; /* of the template's text */
-    void (*render)(Render *r);
-    int needs_eos;     /* writes the end token */
-    int dated;         /* llama3: begins with a system turn with dates */
-    int always_prompt; /* llama3: ends with the assistant's header, asked for or not */
-    int version;       /* mistral-common */
-    const MistralStyle *style;
-};
-
-static void put(Render *r, const char *bytes, size_t len, char ours)
+/* A role of a message that no file gave: one that cannot spell a control token. */
+static int check_messages(const ChatTemplate *c, const Chat *chat, Err *e)
 {
-    for (size_t i = 0; i < len && !r->failed; i++)
-        r->failed = text_add(&r->ours, &ours, 1, r->e) != 0;
-    if (!r->failed) r->failed = text_add(&r->text, bytes, len, r->e) != 0;
-}
-
-/* Text of the template. */
-static void put_own(Render *r, const char *text)
-{
-    if (text) put(r, text, strlen(text), 1);
-}
-
-/* Text of a message. */
-static void put_content(Render *r, const ChatMessage *m)
-{
-    put(r, m->content, m->content_len, 0);
-}
-
-static void put_bos(Render *r)
-{
-    put_own(r, tokenizer_bos_text(r->t));
-}
-
-static void put_eos(Render *r)
-{
-    put_own(r, tokenizer_eos_text(r->t));
-}
-
-/* The conversation does not fit the template. */
-static void refuse(Render *r, size_t i, const char *reason)
-{
-    if (r->failed) return;
-    r->failed = 1;
-    err_set(r->e, ERR_DATA, "chat template %s: message %zu (%s): %s", r->c->name, i, r->m[i].role,
-            reason);
-}
-
-static int is_role(const ChatMessage *m, const char *role)
-{
-    return !strcmp(m->role, role);
-}
-
-/* ---- Jinja's trim: Python's str.strip() ---------------------------------------------------- */
-
-/* Bytes of the white space character at s, 0 if there is none. Python counts U+001C..U+001F, too,
- * which the White_Space property does not. */
-static size_t space_at(const unsigned char *s, size_t len)
-{
-    if (!len) return 0;
-    if ((s[0] >= 0x09 && s[0] <= 0x0d) || (s[0] >= 0x1c && s[0] <= 0x20)) return 1;
-    if (len >= 2 && s[0] == 0xc2 && (s[1] == 0x85 || s[1] == 0xa0)) return 2;
-    if (len < 3 || s[0] < 0xe1 || s[0] > 0xe3) return 0;
-    uint32_t cp = (s[0] & 0x0fu) << 12 | (s[1] & 0x3fu) << 6 | (s[2] & 0x3fu);
-    int space = cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 ||
-                cp == 0x202f || cp == 0x205f || cp == 0x3000;
-    return space ? 3 : 0;
-}
-
-static ChatMessage trimmed(const ChatMessage *m)
-{
-    ChatMessage out = *m;
-    const unsigned char *s = (const unsigned char *)m->content;
-    size_t n, start = 0, end = m->content_len;
-    while ((n = space_at(s + start, end - start))) start += n;
-    for (int found = 1; found;) { /* white space has 1 to 3 bytes: is one of them the end? */
-        found = 0;
-        for (n = 1; n <= 3 && n <= end - start && !found; n++)
-            if (space_at(s + end - n, n) == n) {
-                end -= n;
-                found = 1;
-            }
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
+    if (!chat->count)
+        return err_set(e, ERR_DATA, "chat template %s: a conversation without messages", c->name);
+    for (size_t i = 0; i < chat->count; i++) {
+        const ChatMessage *m = &chat->messages[i];
+        if (m->turn || (*m->role && !m->role[strspn(m->role, letters)])) continue;
+        return err_set(e, ERR_DATA,
+                       "chat template %s: message %zu (%.40s): unknown role; allowed are system, "
+                       "user, assistant and other single words",
+                       c->name, i, m->role);
     }
-    out.content = m->content + start;
-    out.content_len = end - start;
-    return out;
+    return 0;
 }
 
-/* ---- Llama 3 ------------------------------------------------------------------------------- */
-
-static void put_header(Render *r, const char *role)
+/* Of a model with several templates none is for this conversation. */
+static int no_default(const Tokenizer *t, Err *e)
 {
-    put_own(r, "<|start_header_id|>");
-    put_own(r, role);
-    put_own(r, "<|end_header_id|>\n\n");
+    char names[600] = "";
+    const char *name;
+    size_t at = 0;
+    for (size_t i = 0; (name = tokenizer_template_name(t, i)) && at + 100 < sizeof names; i++)
+        at += (size_t)snprintf(names + at, sizeof names - at, "%s%.80s", i ? ", " : "", name);
+    return err_set(e, ERR_DATA,
+                   "the model has several chat templates and none named \"default\"; choose one "
+                   "with --chat-template NAME: %s",
+                   names);
 }
 
-/* Llama 3: header, trimmed content, <|eot_id|> for every message. Llama 3.1 and 3.2 begin with a
- * system turn in any case, which takes the first message in if it is a system message. */
-static void render_llama3(Render *r)
+static int render(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, int prompt,
+                  TemplateOutput *out, Err *e)
 {
+    Pool pool = {0};
+    int tools = 0, status = -1;
+    *out = (TemplateOutput){.span_count = 0};
+    const Json *all = check_messages(c, chat, e) ? NULL
+                                                 : variables(t, chat, prompt, &pool, &tools, e);
+    const Template *one = tools && c->tool_use ? c->tool_use : c->main;
+    if (all && !one) no_default(t, e);
+    else if (all) status = template_render(one, all, &c->now, out, e);
+    if (!status) status = text_add(&out->text, "", 0, e) || text_add(&out->given, "", 0, e);
+    pool_free(&pool);
+    if (!status) return 0;
+    template_output_free(out);
+    return -1;
+}
+
+int chat_render(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, Text *out, Err *e)
+{
+    TemplateOutput r;
+    if (render(c, t, chat, chat->prompt, &r, e)) return -1;
+    int failed = text_add(out, r.text.data, r.text.len, e);
+    template_output_free(&r);
+    return failed;
+}
+
+/* ids of the first `len` bytes of a rendered text */
+static int encode_bytes(const TemplateOutput *r, const Tokenizer *t, size_t len, int flags,
+                        Ids *out, Err *e)
+{
+    Text ours = {0};
+    int status = text_add(&ours, r->given.data, len, e);
+    for (size_t i = 0; i < len && !status; i++) ours.data[i] = !ours.data[i];
+    if (!status && len)
+        status = tokenizer_encode_marked(t, r->text.data, ours.data, len, flags & TOKENIZE_SPECIAL,
+                                         out, e);
+    text_free(&ours);
+    return status ? -1 : 0;
+}
+
+/* Is the first message the system's, with something to say, and none of it in the text? */
+static int loses_system(const Chat *chat, const TemplateOutput *r)
+{
+    const ChatMessage *m = chat->messages;
+    static const char space[] = " \t\r\n\f\v";
     size_t i = 0;
-    put_bos(r);
-    if (r->c->dated) {
-        put_header(r, "system");
-        put_own(r, "Cutting Knowledge Date: December 2023\nToday Date: ");
-        put_own(r, tokenizer_chat_date(r->t));
-        put_own(r, "\n\n");
-        if (is_role(&r->m[0], "system")) {
-            ChatMessage m = trimmed(&r->m[i++]);
-            put_content(r, &m);
+    if (strcmp(m->role, "system")) return 0;
+    while (i < m->content_len && m->content[i] && strchr(space, m->content[i])) i++;
+    if (i == m->content_len) return 0;
+    return !r->text.len || !memchr(r->given.data, TEMPLATE_GIVEN_MESSAGE, r->text.len);
+}
+
+int chat_encode(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, int flags, Ids *out,
+                int *no_system, Err *e)
+{
+    TemplateOutput r;
+    if (render(c, t, chat, chat->prompt, &r, e)) return -1;
+    int failed = encode_bytes(&r, t, r.text.len, flags, out, e);
+    if (no_system) *no_system = loses_system(chat, &r);
+    template_output_free(&r);
+    return failed;
+}
+
+/* ---- answers ------------------------------------------------------------------------------- */
+
+/* Returns how many ids of the whole text lie before byte `at`, if the text up to there has the same
+ * ids by itself; *whole = 0 if a token crosses the border. */
+static int ids_before(const TemplateOutput *r, const Tokenizer *t, size_t at, int flags,
+                      const Ids *all, size_t *n, int *whole, Err *e)
+{
+    Ids before = {0};
+    int status = encode_bytes(r, t, at, flags, &before, e);
+    *n = 0;
+    while (*n < before.count && *n < all->count && before.ids[*n] == all->ids[*n]) ++*n;
+    *whole = *n == before.count;
+    ids_free(&before);
+    return status;
+}
+
+/* Marks the ids of bytes [from, to). A token across a border is the answer's, at its beginning and
+ * at its end. */
+static int mark_span(const TemplateOutput *r, const Tokenizer *t, TemplateSpan s, int flags,
+                     const Ids *all, char *marks, Err *e)
+{
+    size_t first, last;
+    int whole;
+    if (s.from >= s.to) return 0;
+    if (ids_before(r, t, s.from, flags, all, &first, &whole, e) ||
+        ids_before(r, t, s.to, flags, all, &last, &whole, e))
+        return -1;
+    if (!whole) last++;
+    for (size_t i = first; i < last && i < all->count; i++) marks[i] = 1;
+    return 0;
+}
+
+/* Bytes of the text at `at` that are those of `what`, as far as they agree. */
+static size_t agreeing(const Text *text, size_t at, const Text *what)
+{
+    size_t n = 0;
+    while (n < what->len && at + n < text->len && text->data[at + n] == what->data[n]) n++;
+    return n;
+}
+
+/* Where the answer of message i stands, from byte `at` on: its content with what templates write
+ * before and behind it. 0 where none of it is in the text. */
+static int find_answer(const ChatTemplate *c, const TemplateOutput *r, size_t i, size_t at,
+                       TemplateSpan *s)
+{
+    const Text *text = &r->text;
+    char mark = (char)template_given(i);
+    size_t first = at, end;
+    while (first < text->len && r->given.data[first] != mark) first++;
+    if (first == text->len) return 0;
+    end = first;
+    for (size_t k = first; k < text->len; k++) {
+        if (r->given.data[k] == mark) end = k + 1;
+        else if (r->given.data[k] >= TEMPLATE_GIVEN_MESSAGE) break;
+    }
+    size_t n = c->opening.len;
+    if (n && first >= n && !memcmp(text->data + first - n, c->opening.data, n)) first -= n;
+    *s = (TemplateSpan){first, end + agreeing(text, end, &c->ending)};
+    return 1;
+}
+
+static int mark_answers(const ChatTemplate *c, const Tokenizer *t, const Chat *chat,
+                        const TemplateOutput *r, int flags, const Ids *all, char *marks, Err *e)
+{
+    TemplateSpan s = {0, 0};
+    for (size_t i = 0; template_marks_answers(c->main) && i < r->span_count; i++)
+        if (mark_span(r, t, r->spans[i], flags, all, marks, e)) return -1;
+    for (size_t i = 0; !template_marks_answers(c->main) && i < chat->count; i++)
+        if (!strcmp(chat->messages[i].role, "assistant") && find_answer(c, r, i, s.to, &s) &&
+            mark_span(r, t, s, flags, all, marks, e))
+            return -1;
+    return 0;
+}
+
+int chat_encode_answers(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, int flags,
+                        Ids *out, Text *answers, Err *e)
+{
+    TemplateOutput r;
+    answers->len = out->count = 0;
+    if (render(c, t, chat, 0, &r, e)) return -1;
+    int status = encode_bytes(&r, t, r.text.len, flags, out, e);
+    for (size_t i = 0; i < out->count && !status; i++) status = text_add(answers, "", 1, e);
+    if (!status) status = mark_answers(c, t, chat, &r, flags, out, answers->data, e);
+    template_output_free(&r);
+    return status ? -1 : 0;
+}
+
+/* ---- the end of an answer ------------------------------------------------------------------- */
+
+static int is_space(char ch)
+{
+    return ch == ' ' || (ch >= '\t' && ch <= '\r');
+}
+
+/* A conversation with an answer, and the same without it, whose text ends where the answer begins.
+ * Templates that ask for a system message get one. */
+static int render_probe(const ChatTemplate *c, const Tokenizer *t, TemplateOutput *with,
+                        TemplateOutput *without, size_t *answer, Err *e)
+{
+    const ChatMessage m[] = {chat_message("system", "a", 1), chat_message("user", "a", 1),
+                             chat_message("assistant", "a", 1)};
+    Err first;
+    int status = -1;
+    for (size_t from = 2; status && from-- > 0;) {
+        const Chat chat = {m + from, 3 - from, 0, NULL}, asked = {m + from, 2 - from, 1, NULL};
+        *answer = 2 - from;
+        *without = (TemplateOutput){.span_count = 0};
+        status = render(c, t, &chat, 0, with, e);
+        if (!status && render(c, t, &asked, 1, without, e)) {
+            template_output_free(with);
+            status = -1;
         }
-        put_own(r, "<|eot_id|>");
+        if (status && e->code == ERR_MEMORY) return -1;
+        if (status && from == 1) first = *e;
     }
-    for (; i < r->n; i++) {
-        ChatMessage m = trimmed(&r->m[i]);
-        put_header(r, m.role);
-        put_content(r, &m);
-        put_own(r, "<|eot_id|>");
-    }
-    if (r->prompt || r->c->always_prompt) put_header(r, "assistant");
+    if (status) *e = first; /* what it says of the usual conversation */
+    return status;
 }
 
-/* ---- ChatML, Zephyr ------------------------------------------------------------------------ */
-
-static void render_chatml(Render *r)
+/* Bytes [*from, *to) of the text behind the last content of a message. */
+static void find_ending(const TemplateOutput *r, size_t answer, size_t *from, size_t *to)
 {
-    for (size_t i = 0; i < r->n; i++) {
-        put_own(r, "<|im_start|>");
-        put_own(r, r->m[i].role);
-        put_own(r, "\n");
-        put_content(r, &r->m[i]);
-        put_own(r, "<|im_end|>\n");
-    }
-    if (r->prompt) put_own(r, "<|im_start|>assistant\n");
+    size_t at = r->text.len;
+    char mark = (char)template_given(answer);
+    while (at && r->given.data[at - 1] != mark) at--;
+    if (!at) at = r->text.len; /* the template writes no answer */
+    *from = at;
+    while (at < r->text.len && is_space(r->text.data[at])) at++;
+    for (size_t begin = at; at < r->text.len && !is_space(r->text.data[at]); at++)
+        if (at > begin && r->text.data[at - 1] == '>' && r->text.data[at] == '<') break;
+    *to = at;
 }
 
-/* Zephyr, TinyLlama: no BOS. */
-static void render_zephyr(Render *r)
+/* The token that text, which is the template's, begins with, if it is one that ends turns: special,
+ * or all of the first word. */
+static int end_token(const Tokenizer *t, const char *text, size_t len, size_t word, int32_t *id,
+                     Err *e)
 {
-    for (size_t i = 0; i < r->n; i++) {
-        put_own(r, "<|");
-        put_own(r, r->m[i].role);
-        put_own(r, "|>\n");
-        put_content(r, &r->m[i]);
-        put_eos(r);
-        put_own(r, "\n");
-    }
-    if (r->prompt) put_own(r, "<|assistant|>\n");
+    Ids ids = {0};
+    size_t piece = 0;
+    int status = tokenizer_encode(t, text, len, TOKENIZE_SPECIAL, &ids, e);
+    *id = ids.count ? ids.ids[0] : -1;
+    const char *spelled = tokenizer_piece(t, *id, &piece);
+    if (*id >= 0 && !tokenizer_is_special(t, *id) && (piece != word || memcmp(spelled, text, word)))
+        *id = -1;
+    ids_free(&ids);
+    return status;
 }
 
-/* ---- Mistral, as Hugging Face's templates have it ------------------------------------------- */
-
-#define ALTERNATE "onversation roles must alternate user/assistant/user/assistant/..."
-#define AFTER_SYSTEM "After the optional system message, c" ALTERNATE
-#define ONLY_TWO "Only user and assistant roles are supported!"
-#define ONLY_TWO_BUT                                                                               \
-    "Only user and assistant roles are supported, with the exception of an initial optional "      \
-    "system message!"
-
-/* clang-format off */
-static const MistralStyle mistral_v01 = {
-    "[INST] ", " [/INST]", "", " ", SYSTEM_NEVER, 0, "C" ALTERNATE, ONLY_TWO, 0};
-static const MistralStyle mistral_v02 = {
-    "[INST] ", " [/INST]", "", "", SYSTEM_NEVER, 0, "C" ALTERNATE, ONLY_TWO, 0};
-static const MistralStyle mistral_v1 = {
-    " [INST] ", " [/INST]", " ", "", SYSTEM_FIRST_USER, 0, AFTER_SYSTEM, ONLY_TWO_BUT, 0};
-static const MistralStyle mistral_v3 = {
-    "[INST] ", "[/INST]", " ", "", SYSTEM_LAST_USER, 1, AFTER_SYSTEM, ONLY_TWO_BUT, 1};
-static const MistralStyle mistral_v3_tekken = {
-    "[INST]", "[/INST]", "", "", SYSTEM_LAST_USER, 0, AFTER_SYSTEM, ONLY_TWO_BUT, 1};
-static const MistralStyle mistral_v7 = {
-    "[INST] ", "[/INST]", " ", "", SYSTEM_OWN_TURN, 0, NULL,
-    "Only user, system and assistant roles are supported!", 0};
-/* clang-format on */
-
-/* Messages from `first` on must be user, assistant, user, ... as far as the template asks for it.
- * Of two reasons to refuse the one counts that the template would find first. */
-static void check_order(Render *r, size_t first)
+int chat_end(const ChatTemplate *c, const Tokenizer *t, ChatEnd *end, Err *e)
 {
-    const MistralStyle *s = r->c->style;
-    int refuses_system = s->system != SYSTEM_OWN_TURN;
-    for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = first; i < r->n; i++) {
-            int in_order = is_role(&r->m[i], "user") == ((i - first) % 2 == 0);
-            if (pass == 0 && s->order && !in_order) refuse(r, i, s->order);
-            if (pass != s->order_first) continue;
-            if (refuses_system && is_role(&r->m[i], "system")) refuse(r, i, s->roles);
+    TemplateOutput with, without;
+    size_t answer, from, to;
+    *end = (ChatEnd){.id = -1};
+    if (render_probe(c, t, &with, &without, &answer, e)) return -1;
+    find_ending(&with, answer, &from, &to);
+    while (from < to && is_space(with.text.data[from])) from++;
+    size_t word = to - from, shown = word < CHAT_END_MAX ? word : CHAT_END_MAX - 1;
+    memcpy(end->text, with.text.data + from, shown);
+    int status = word ? end_token(t, with.text.data + from, with.text.len - from, word, &end->id, e)
+                      : 0;
+    template_output_free(&with);
+    template_output_free(&without);
+    return status;
+}
+
+/* What the turn of an answer has besides its content: behind the opening that asks for it, and at
+ * its end with the white space there. A template that refuses so short a conversation has none. */
+static int find_turn(ChatTemplate *c, const Tokenizer *t, Err *e)
+{
+    TemplateOutput with, without;
+    Err why;
+    size_t answer, from, to, at = 0;
+    if (render_probe(c, t, &with, &without, &answer, &why)) {
+        if (why.code != ERR_MEMORY) return 0;
+        *e = why;
+        return -1;
+    }
+    find_ending(&with, answer, &from, &to);
+    while (to < with.text.len && is_space(with.text.data[to])) to++;
+    int status = text_add(&c->ending, with.text.data + from, to - from, e);
+    char mark = (char)template_given(answer);
+    while (at < with.text.len && with.given.data[at] != mark) at++;
+    size_t n = without.text.len;
+    if (!status && at < with.text.len && n <= at && !memcmp(with.text.data, without.text.data, n))
+        status = text_add(&c->opening, with.text.data + n, at - n, e);
+    template_output_free(&with);
+    template_output_free(&without);
+    return status;
+}
+
+/* ---- which built-in template writes the same ------------------------------------------------ */
+
+#define SAY(role, content) "{\"role\":\"" role "\",\"content\":\"" content "\"}"
+#define PROBE(messages, prompt)                                                                    \
+    "{\"messages\":[" messages "],\"bos_token\":\"<s>\",\"eos_token\":\"</s>\",\"tools\":null,"    \
+    "\"documents\":null,\"add_generation_prompt\":" prompt "}"
+
+/* Adds to a hash what the template writes for conversations that tell the built-in ones apart. */
+static int hash_texts(const Template *t, Sha256 *s, Err *e)
+{
+#define TALK SAY("user", " U ") "," SAY("assistant", " A ") "," SAY("user", "V")
+    static const char *const probes[] = {
+        PROBE(SAY("user", " U\\n"), "true"),
+        PROBE(SAY("system", " S ") "," TALK, "false"),
+        PROBE(TALK, "true"),
+        PROBE(SAY("system", "S") "," SAY("user", "U") "," SAY("assistant", "A"), "false"),
+        PROBE(SAY("user", "U") "," SAY("user", "V"), "false"),
+        PROBE(SAY("user", "U") "," SAY("system", "S") "," SAY("assistant", "A"), "false"),
+        PROBE(SAY("assistant", "A"), "false"),
+        PROBE(SAY("user", "U") "," SAY("assistant", ""), "false")};
+#undef TALK
+    static const TemplateTime day = {2001, 2, 3, 0, 0, 0};
+    TemplateOutput out = {.span_count = 0};
+    int status = 0;
+    for (size_t i = 0; i < sizeof probes / sizeof *probes && !status; i++) {
+        Pool pool = {0};
+        Err why = {0};
+        const Json *j = json_parse(&pool, probes[i], strlen(probes[i]), "probe", 0, e);
+        status = j ? 0 : -1;
+        if (j && template_render(t, j, &day, &out, &why)) {
+            sha256_add(s, "refused", 8);
+            if (why.code == ERR_MEMORY) status = -1, *e = why;
+        } else if (j) {
+            sha256_add(s, out.text.len ? out.text.data : "", out.text.len);
+            sha256_add(s, "", 1);
         }
+        pool_free(&pool);
     }
+    template_output_free(&out);
+    return status;
 }
 
-static void put_mistral_turn(Render *r, size_t i, const ChatMessage *system)
+static int hash_template(const Template *t, char hex[65], Err *e)
 {
-    const MistralStyle *s = r->c->style;
-    const ChatMessage *m = &r->m[i];
-    if (is_role(m, "user")) {
-        put_own(r, s->before_user);
-        if (system) {
-            put_content(r, system);
-            put_own(r, "\n\n");
-        }
-        put_content(r, m);
-        put_own(r, s->after_user);
-    } else if (is_role(m, "assistant")) {
-        ChatMessage content = s->trim ? trimmed(m) : *m;
-        put_own(r, s->before_assistant);
-        put_content(r, &content);
-        put_eos(r);
-        put_own(r, s->after_assistant);
-    } else {
-        put_own(r, "[SYSTEM_PROMPT] ");
-        put_content(r, m);
-        put_own(r, "[/SYSTEM_PROMPT]");
+    Sha256 s;
+    sha256_begin(&s);
+    int status = hash_texts(t, &s, e);
+    sha256_end(&s, hex);
+    return status;
+}
+
+/* The built-in template that writes the same as t. */
+static int find_like(const Template *t, const ChatBuiltin **like, Err *e)
+{
+    char ours[65], theirs[65];
+    *like = NULL;
+    if (hash_template(t, ours, e)) return -1;
+    for (const ChatBuiltin *b = chat_builtins; b->name && !*like; b++) {
+        Template *known = template_parse(b->text, strlen(b->text), b->name, e);
+        int status = known ? hash_template(known, theirs, e) : -1;
+        template_free(known);
+        if (status) return -1;
+        if (!strcmp(ours, theirs)) *like = b;
     }
+    return 0;
 }
 
-/* A first system message goes into the first user turn, or into the last message if that is a user
- * turn (and is lost if it is not, as in the template). */
-static void render_mistral(Render *r)
+static int name_source(const Template *t, const char *text, size_t len, char out[CHAT_NAME],
+                       const ChatBuiltin **like, Err *e)
 {
-    const MistralStyle *s = r->c->style;
-    int takes_system = s->system == SYSTEM_FIRST_USER || s->system == SYSTEM_LAST_USER;
-    const ChatMessage *system = takes_system && is_role(&r->m[0], "system") ? &r->m[0] : NULL;
-    size_t first = system != NULL;
-    check_order(r, first);
-    put_bos(r);
-    for (size_t i = first; i < r->n; i++) {
-        int here = s->system == SYSTEM_FIRST_USER ? i == first : i + 1 == r->n;
-        put_mistral_turn(r, i, here ? system : NULL);
+    char hex[65];
+    if (find_like(t, like, e)) return -1;
+    sha256_bytes(text, len, hex);
+    if (*like) snprintf(out, CHAT_NAME, "%s", (*like)->name);
+    else snprintf(out, CHAT_NAME, "SHA-256 %.12s...", hex);
+    return 0;
+}
+
+int chat_name_text(const char *text, size_t len, char out[CHAT_NAME], const ChatBuiltin **like,
+                   Err *e)
+{
+    char hex[65];
+    *like = NULL;
+    sha256_bytes(text, len, hex);
+    snprintf(out, CHAT_NAME, "SHA-256 %.12s...", hex);
+    Template *t = template_parse(text, len, "chat template", e);
+    if (!t) return e->code == ERR_MEMORY ? -1 : 0;
+    int status = name_source(t, text, len, out, like, e);
+    template_free(t);
+    return status;
+}
+
+/* ---- control tokens ------------------------------------------------------------------------ */
+
+/* Bytes of the control text that begins at s, "<|...|>" or "[INST]", "[/INST]"; 0 if none does. */
+static size_t control_length(const char *s, size_t len)
+{
+    size_t n = 1;
+    if (len > 3 && s[0] == '<' && s[1] == '|') {
+        for (n = 2; n < len && n < 40 && !is_space(s[n]) && s[n] != '<'; n++)
+            if (s[n] == '>' && s[n - 1] == '|') return n > 3 ? n + 1 : 0;
+        return 0;
     }
+    if (len < 4 || s[0] != '[') return 0;
+    if (s[n] == '/') n++;
+    size_t begin = n;
+    while (n < len && n < 40 && ((s[n] >= 'A' && s[n] <= 'Z') || s[n] == '_')) n++;
+    return n < len && s[n] == ']' && n > begin + 2 ? n + 1 : 0;
 }
 
-/* ---- Mistral, as mistral-common has it ------------------------------------------------------ */
-
-/* The end of the turn that begins at i: neighbours with the same role are one turn, system messages
- * are not counted. *last: no turn comes after it. */
-static size_t turn_end(const Render *r, size_t i, int *last)
+static int add_control(ChatTemplate *c, const char *text, size_t len, Err *e)
 {
-    const char *role = r->m[i].role;
-    for (*last = 1; i < r->n; i++) {
-        if (is_role(&r->m[i], "system")) continue;
-        if (!is_role(&r->m[i], role)) {
-            *last = 0;
-            break;
-        }
+    size_t n = 0;
+    for (; c->controls[n]; n++)
+        if (strlen(c->controls[n]) == len && !memcmp(c->controls[n], text, len)) return 0;
+    if (n == CHAT_CONTROLS) return 0;
+    c->controls[n] = pool_strndup(&c->pool, text, len, e);
+    return c->controls[n] ? 0 : -1;
+}
+
+/* The control texts of a template: those that a built-in one like it has, else what it writes
+ * around a conversation and looks like one. */
+static int find_controls(ChatTemplate *c, const Tokenizer *t, Err *e)
+{
+    for (size_t i = 0; c->like && c->like->controls[i]; i++) c->controls[i] = c->like->controls[i];
+    if (c->like || !c->main) return 0;
+    TemplateOutput with, without;
+    Err why;
+    size_t answer, n;
+    if (render_probe(c, t, &with, &without, &answer, &why)) {
+        if (why.code != ERR_MEMORY) return 0;
+        *e = why;
+        return -1;
     }
-    return i;
+    int status = 0;
+    for (size_t at = 0; at < with.text.len && !status; at += n ? n : 1)
+        if ((n = control_length(with.text.data + at, with.text.len - at)))
+            status = add_control(c, with.text.data + at, n, e);
+    template_output_free(&with);
+    template_output_free(&without);
+    return status;
 }
 
-/* Contents of all messages of one role in [i, end), two line breaks between them; returns their
- * length. */
-static size_t put_joined(Render *r, size_t i, size_t end, const char *role)
+/* ---- dates --------------------------------------------------------------------------------- */
+
+static int is_day(uint64_t year, uint64_t month, uint64_t day)
 {
-    size_t before = r->text.len;
-    for (int any = 0; i < end; i++) {
-        if (!is_role(&r->m[i], role)) continue;
-        if (any) put_own(r, "\n\n");
-        put_content(r, &r->m[i]);
-        any = 1;
+    static const int days[] = {31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    int leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    return year >= 1 && month >= 1 && month <= 12 && day >= 1 && day <= (uint64_t)days[month - 1] &&
+           (month != 2 || day != 29 || leap);
+}
+
+/* YYYY-MM-DD, a day that exists; NULL is today. */
+static int read_date(const char *text, TemplateTime *now, Err *e)
+{
+    uint64_t part[3] = {0, 0, 0};
+    if (!text) {
+        time_t clock = time(NULL);
+        const struct tm *t = localtime(&clock);
+        if (!t) return err_set(e, ERR_INTERNAL, "the clock tells no day; give one with --date");
+        *now = (TemplateTime){t->tm_year + 1900, t->tm_mon + 1, t->tm_mday, 0, 0, 0};
+        return 0;
     }
-    return r->text.len - before;
+    int bad = strlen(text) != 10 || text[4] != '-' || text[7] != '-' ||
+              parse_u64(text, 4, &part[0]) || parse_u64(text + 5, 2, &part[1]) ||
+              parse_u64(text + 8, 2, &part[2]);
+    if (bad || !is_day(part[0], part[1], part[2]))
+        return err_set(e, ERR_USAGE, "--date %.40s: expected a day as YYYY-MM-DD", text);
+    *now = (TemplateTime){(int)part[0], (int)part[1], (int)part[2], 0, 0, 0};
+    return 0;
 }
 
-/* All system messages together, with two line breaks behind if there is any text. */
-static void put_system(Render *r)
+void chat_date(const ChatTemplate *c, char out[CHAT_DATE])
 {
-    if (put_joined(r, 0, r->n, "system")) put_own(r, "\n\n");
+    const TemplateTime *t = &c->now; /* of 1 to 4, 2 and 2 digits */
+    snprintf(out, CHAT_DATE, "%04u-%02u-%02u", (unsigned)t->year % 10000, (unsigned)t->month % 100,
+             (unsigned)t->day % 100);
 }
 
-static void render_mistral_common(Render *r)
+/* ---- opening ------------------------------------------------------------------------------- */
+
+/* Lists all names, for messages. */
+static void names_list(char *out, size_t size)
 {
-    int v1 = r->c->version == 1, last = 0, after_user = 0, turns = 0;
-    size_t last_user = 0; /* one past the last user message */
-    for (size_t i = 0; i < r->n; i++)
-        if (is_role(&r->m[i], "user")) last_user = i + 1;
-    put_bos(r);
-    for (size_t i = 0, end; i < r->n && !r->failed; i = end) {
-        end = i + 1;
-        if (is_role(&r->m[i], "system")) continue;
-        end = turn_end(r, i, &last);
-        if (is_role(&r->m[i], "user")) {
-            put_own(r, v1 ? " [INST] " : "[INST] ");
-            if (v1 ? !turns : end >= last_user) put_system(r);
-            put_joined(r, i, end, "user");
-            put_own(r, v1 ? " [/INST]" : "[/INST]");
-            if (v1 && !last) put_own(r, " ");
-            after_user = 1;
-        } else {
-            if (!turns) refuse(r, i, "Conversation must start with a user message, got assistant.");
-            if (!v1 && after_user) put_own(r, " ");
-            after_user = 0;
-            if (!put_joined(r, i, end, "assistant"))
-                refuse(r, i,
-                       v1 ? "Assistant message content must be non-empty."
-                          : "Assistant message must have a string or a list of chunks in "
-                            "content or a list of tool calls.");
-            put_eos(r);
-        }
-        turns = 1;
+    size_t at = 0;
+    out[0] = 0;
+    for (size_t i = 0; chat_list(i) && at + strlen(chat_list(i)) + 3 < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%s", i ? ", " : "", chat_list(i));
+}
+
+static int take_source(ChatTemplate *c, const char *text, size_t len, const char *name, Err *e)
+{
+    c->source = pool_strndup(&c->pool, text, len, e);
+    c->source_len = len;
+    c->main = c->source ? template_parse(text, len, name, e) : NULL;
+    return c->main ? name_source(c->main, text, len, c->name, &c->like, e) : -1;
+}
+
+/* A file of Jinja, or the chat_template.jinja of a folder. */
+static int take_file(ChatTemplate *c, const char *name, Err *e)
+{
+    char path[IO_PATH_MAX], *text, names[600];
+    size_t len;
+    if (!io_exists(name)) {
+        names_list(names, sizeof names);
+        return err_set(e, ERR_USAGE,
+                       "--chat-template %s: no such chat template, and no such file; allowed are a "
+                       "file, a folder with a chat_template.jinja, or %s",
+                       name, names);
     }
+    int folder = io_is_directory(name);
+    if (folder && io_path(path, sizeof path, name, "chat_template.jinja", e)) return -1;
+    if (!folder) snprintf(path, sizeof path, "%s", name);
+    if (io_read_file(path, TEMPLATE_MAX_BYTES, &text, &len, e)) return -1;
+    int status = take_source(c, text, len, path, e);
+    mem_free(text);
+    return status;
 }
 
-/* ---- the table ----------------------------------------------------------------------------- */
+static int take_own(ChatTemplate *c, const Tokenizer *t, Err *e)
+{
+    size_t len, tool_len;
+    char names[600];
+    const char *text = tokenizer_chat_template(t, "default", &len);
+    const char *tools = tokenizer_chat_template(t, "tool_use", &tool_len);
+    c->own = 1;
+    if (!tokenizer_template_name(t, 0)) {
+        names_list(names, sizeof names);
+        return err_set(e, ERR_DATA,
+                       "the model has no chat template, so a conversation cannot be put into "
+                       "text; choose one with --chat-template NAME: %s",
+                       names);
+    }
+    if (!text && !tools) return no_default(t, e);
+    if (tools && !(c->tool_use = template_parse(tools, tool_len, "chat template tool_use", e)))
+        return -1;
+    snprintf(c->name, sizeof c->name, "tool_use");
+    return text ? take_source(c, text, len, "chat template", e) : 0;
+}
 
-/* clang-format off */
-static const ChatTemplate templates[] = {
-    {.name = "llama3", .render = render_llama3,
-     .sha256 = "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122"},
-    {.name = "llama3", .render = render_llama3, /* TRL's, with marks around the assistant's turn */
-     .sha256 = "9dce981e2954cf77d4d0ad2dbacf8006a5fda34a0bdf4923075a933d08b69470"},
-    {.name = "llama3-early", .render = render_llama3, .always_prompt = 1, /* first release */
-     .sha256 = "b48c47f6443892716176eb200bf4ef108f64e06ca26ed0fa8ebc0a4b3992fcb2"},
-    {.name = "llama3.1", .render = render_llama3, .dated = 1,
-     .sha256 = "e10ca381b1ccc5cf9db52e371f3b6651576caee0a630b452e2816b2d404d4b65"},
-    {.name = "llama3.2", .render = render_llama3, .dated = 1,
-     .sha256 = "5816fce10444e03c2e9ee1ef8a4a1ea61ae7e69e438613f3b17b69d0426223a4"},
-    {.name = "chatml", .render = render_chatml,
-     .sha256 = "fcf7a096fe99a48fd9ad2b250bf9237e96e8f48bffec1c7ea4d3f225176cd40e"},
-    {.name = "zephyr", .render = render_zephyr, .needs_eos = 1, /* TinyLlama's, too */
-     .sha256 = "66291cf0045c2425a3a667cf3cbb7af2b11f09e025c02f97245323ab79119362"},
-    {.name = "mistral-v0.1", .render = render_mistral, .needs_eos = 1, .style = &mistral_v01,
-     .sha256 = "7e995b379ec01747807246483647cd99030abf331653f1119e16d7ac041a3495"},
-    {.name = "mistral-v0.2", .render = render_mistral, .needs_eos = 1, .style = &mistral_v02,
-     .sha256 = "26a59556925c987317ce5291811ba3b7f32ec4c647c400c6cc7e3a9993007ba7"},
-    {.name = "mistral-v1", .render = render_mistral, .needs_eos = 1, .style = &mistral_v1,
-     .sha256 = "796853172235ab3aaa4810013ddfe2eab481bda3306dad4f700c00d436eed596"},
-    {.name = "mistral-v3", .render = render_mistral, .needs_eos = 1, .style = &mistral_v3,
-     .sha256 = "e16746b40344d6c5b5265988e0328a0bf7277be86f1c335156eae07e29c82826"},
-    {.name = "mistral-v3-tekken", .render = render_mistral, .needs_eos = 1,
-     .style = &mistral_v3_tekken,
-     .sha256 = "e4676cb56dffea7782fd3e2b577cfaf1e123537e6ef49b3ec7caa6c095c62272"},
-    {.name = "mistral-v7", .render = render_mistral, .needs_eos = 1, .style = &mistral_v7,
-     .sha256 = "3c4ad5fa60dd8c7ccdf82fa4225864c903e107728fcaf859fa6052cb80c92ee9"},
-    {.name = "mistral-common-v1", .render = render_mistral_common, .needs_eos = 1, .version = 1,
-     .sha256 = "95643f3d5c9df0c880946b59b52b2317b7721713fb8b52781e521452a2e76b02"},
-    {.name = "mistral-common-v2", .render = render_mistral_common, .needs_eos = 1, .version = 2,
-     .sha256 = "71e9883e8f076f87d0a34f9d1079ed7634503b3bf27ee2727db1ab31bfd24054"},
-    {.name = "mistral-common-v3", .render = render_mistral_common, .needs_eos = 1, .version = 3,
-     .sha256 = "fd9e52b9a8c9d89b614aa1d57bfe8d47b0199e51e97327da13e9ac2664b00745"},
-};
-/* clang-format on */
-#define TEMPLATES (sizeof(templates) / sizeof(templates[0]))
+static int take_named(ChatTemplate *c, const Tokenizer *t, const char *name, Err *e)
+{
+    size_t len;
+    char shown[100];
+    const char *text = t ? tokenizer_chat_template(t, name, &len) : NULL;
+    const ChatBuiltin *b = chat_builtin(name);
+    snprintf(shown, sizeof shown, "chat template %.80s", name);
+    if (text) return take_source(c, text, len, shown, e);
+    if (!b) return take_file(c, name, e);
+    c->like = b;
+    c->source = b->text;
+    c->source_len = strlen(b->text);
+    snprintf(c->name, sizeof c->name, "%s", b->name);
+    c->main = template_parse(c->source, c->source_len, shown, e);
+    return c->main ? 0 : -1;
+}
+
+ChatTemplate *chat_open(const Tokenizer *t, const char *name, const char *date, Err *e)
+{
+    ChatTemplate *c = mem_calloc(1, sizeof *c, e);
+    if (!c) return NULL;
+    if (!read_date(date, &c->now, e) && !(name ? take_named(c, t, name, e) : take_own(c, t, e)) &&
+        !find_turn(c, t, e) && !find_controls(c, t, e))
+        return c;
+    chat_close(c);
+    return NULL;
+}
+
+void chat_close(ChatTemplate *c)
+{
+    if (!c) return;
+    template_free(c->main);
+    template_free(c->tool_use);
+    text_free(&c->opening);
+    text_free(&c->ending);
+    pool_free(&c->pool);
+    mem_free(c);
+}
 
 const char *chat_name(const ChatTemplate *c)
 {
     return c->name;
 }
 
-const char *chat_list(size_t i)
+static int is_name(char ch)
 {
-    for (size_t k = 0; k < TEMPLATES; k++) {
-        if (k && !strcmp(templates[k].name, templates[k - 1].name)) continue;
-        if (!i--) return templates[k].name;
-    }
+    return ch == '_' || (ch >= '0' && ch <= '9') || (ch >= 'a' && ch <= 'z') ||
+           (ch >= 'A' && ch <= 'Z');
+}
+
+int chat_reads(const ChatTemplate *c, const char *word)
+{
+    size_t n = strlen(word);
+    const char *s = c->source;
+    if (c->tool_use && !strcmp(word, "tools")) return 1;
+    for (size_t i = 0; i + n <= c->source_len; i++)
+        if (!memcmp(s + i, word, n) && (!i || !is_name(s[i - 1])) && !is_name(s[i + n])) return 1;
+    return 0;
+}
+
+const char *chat_spelled(const ChatTemplate *c, const char *text, size_t len)
+{
+    for (const char *const *mark = c->like ? c->like->letters : NULL; mark && *mark; mark++)
+        for (size_t i = 0, n = strlen(*mark); i + n <= len; i++)
+            if (!memcmp(text + i, *mark, n)) return *mark;
     return NULL;
 }
 
-/* All names, for messages. */
-static void names_list(char *out, size_t size)
+int chat_exists(const Tokenizer *t, const char *name)
 {
-    size_t at = 0;
-    out[0] = 0;
-    for (size_t i = 0; chat_list(i) && at + strlen(chat_list(i)) + 3 < size; i++) {
-        if (i) {
-            memcpy(out + at, ", ", 2);
-            at += 2;
-        }
-        memcpy(out + at, chat_list(i), strlen(chat_list(i)) + 1);
-        at += strlen(chat_list(i));
-    }
-}
-
-/* SHA-256 of text, with or without what comes behind it. */
-static void text_sha256(const char *text, size_t len, const char *behind, char hex[65])
-{
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, text, len);
-    sha256_add(&s, behind, strlen(behind));
-    sha256_end(&s, hex);
-}
-
-/* The table's entry for a template's text. A last line break means nothing to Jinja, and is lost or
- * added easily: the text counts with it and without. */
-static const ChatTemplate *find_text(const char *text, size_t len)
-{
-    size_t cut = len && text[len - 1] == '\n' ? len - 1 : len;
-    char bare[65], broken[65];
-    text_sha256(text, cut, "", bare);
-    text_sha256(text, cut, "\n", broken);
-    for (size_t i = 0; i < TEMPLATES; i++)
-        if (!strcmp(templates[i].sha256, bare) || !strcmp(templates[i].sha256, broken))
-            return &templates[i];
-    return NULL;
-}
-
-const ChatTemplate *chat_find(const Tokenizer *t, const char *override_name, Err *e)
-{
-    char names[600], hex[65];
-    size_t len;
-    names_list(names, sizeof names);
-    if (override_name) {
-        for (size_t i = 0; i < TEMPLATES; i++)
-            if (!strcmp(templates[i].name, override_name)) return &templates[i];
-        err_set(e, ERR_USAGE, "--chat-template %s: no such template; allowed: %s", override_name,
-                names);
-        return NULL;
-    }
-    const char *text = tokenizer_chat_template(t, &len);
-    if (!text) {
-        err_set(e, ERR_DATA,
-                "the model has no chat template, so a conversation cannot be put into "
-                "text; choose one with --chat-template NAME: %s",
-                names);
-        return NULL;
-    }
-    const ChatTemplate *found = find_text(text, len);
-    if (found) return found;
-    text_sha256(text, len, "", hex);
-    err_set(e, ERR_DATA,
-            "the model's chat template (SHA-256 %s) is not one of those built in; "
-            "choose the one it is like with --chat-template NAME: %s",
-            hex, names);
-    return NULL;
-}
-
-/* ---- conversations ------------------------------------------------------------------------- */
-
-/* What every template needs: messages, roles we can spell without forging a control token, UTF-8 is
- * checked by the tokenizer. */
-static void check_messages(Render *r)
-{
-    if (!r->n) {
-        r->failed = 1;
-        err_set(r->e, ERR_DATA, "chat template %s: a conversation without messages", r->c->name);
-    }
-    for (size_t i = 0; i < r->n; i++)
-        if (!is_role(&r->m[i], "system") && !is_role(&r->m[i], "user") &&
-            !is_role(&r->m[i], "assistant"))
-            refuse(r, i, "unknown role; allowed: system, user, assistant");
-    if (r->c->needs_eos && !tokenizer_eos_text(r->t) && !r->failed) {
-        r->failed = 1;
-        err_set(r->e, ERR_DATA,
-                "chat template %s ends turns with the end token, but "
-                "tokenizer_config.json names no eos_token",
-                r->c->name);
-    }
-}
-
-static int render(Render *r, const ChatTemplate *c, const Tokenizer *t, const ChatMessage *m,
-                  size_t n, int add_generation_prompt, Err *e)
-{
-    *r = (Render){.c = c, .t = t, .m = m, .n = n, .prompt = add_generation_prompt, .e = e};
-    check_messages(r);
-    if (!r->failed) c->render(r);
-    put(r, "", 0, 1);
-    if (!r->failed) return 0;
-    text_free(&r->text);
-    text_free(&r->ours);
-    return -1;
-}
-
-int chat_render(const ChatTemplate *c, const Tokenizer *t, const ChatMessage *m, size_t n,
-                int add_generation_prompt, Text *out, Err *e)
-{
-    Render r;
-    if (render(&r, c, t, m, n, add_generation_prompt, e)) return -1;
-    int failed = text_add(out, r.text.data, r.text.len, e);
-    text_free(&r.text);
-    text_free(&r.ours);
-    return failed;
-}
-
-int chat_encode(const ChatTemplate *c, const Tokenizer *t, const ChatMessage *m, size_t n,
-                int add_generation_prompt, int flags, Ids *out, Err *e)
-{
-    Render r;
-    if (render(&r, c, t, m, n, add_generation_prompt, e)) return -1;
-    int failed = tokenizer_encode_marked(t, r.text.data, r.ours.data, r.text.len,
-                                         flags & TOKENIZE_SPECIAL, out, e);
-    text_free(&r.text);
-    text_free(&r.ours);
-    return failed;
+    return name || tokenizer_template_name(t, 0);
 }

@@ -1,4 +1,4 @@
-/* cycle_feedback.c - a deployment's thumbs-up and thumbs-down, made into rows for KTO. */
+/* cycle_feedback.c - turns thumbs-up and thumbs-down of a deployment into rows for KTO. */
 #include "cycle_parts.h"
 
 #include <string.h>
@@ -19,8 +19,8 @@ static int is_held_out(const char *const *held_out, size_t n, const char *text)
     return 0;
 }
 
-/* Does any text of the prompt (of each turn, where it is a conversation) belong to those held out?
- * -1 where memory is short. */
+/* Does any text of the prompt (any turn, if it is a conversation) belong to the held-out prompts?
+ * -1 if memory is short. */
 static int leaks(const Json *prompt, const char *const *held_out, size_t n, Err *e)
 {
     Text text = {0};
@@ -46,14 +46,14 @@ static int read_label(const Json *label)
     return !json_u64(label, &n) && n <= 1 ? (int)n : -1;
 }
 
-static int check_row(const Json *prompt, const Json *completion, int label, int chat, Err *e)
+static int check_row(const Json *row, int label, int chat, Err *e)
 {
+    const Json *prompt = json_get(row, "prompt"), *completion = json_get(row, "completion");
     if (!prompt || (prompt->type != JSON_STRING && !(chat && prompt->type == JSON_ARRAY)))
-        return err_set(e, ERR_DATA, "\"prompt\" must be a text%s",
-                       chat ? " or a list of messages" : "");
+        return data_refuse(row, "prompt", chat ? "a text or a list of messages" : "a text", e);
     if (!completion || completion->type != JSON_STRING || !completion->len)
-        return err_set(e, ERR_DATA, "\"completion\" must be a text");
-    if (label < 0) return err_set(e, ERR_DATA, "\"label\" must be true, false, 1 or 0");
+        return data_refuse(row, "completion", "a text", e);
+    if (label < 0) return data_refuse(row, "label", "true, false, 1 or 0", e);
     return 0;
 }
 
@@ -64,15 +64,18 @@ typedef struct {
     const char *system;
     const char *const *held_out;
     size_t n_held_out;
+    UnreadNames unread;
     FeedbackReport *report;
 } Feedback;
 
 static int write_row(void *ctx, const Json *row, size_t line, Err *e)
 {
+    static const char *const reads[] = {"prompt", "completion", "label", NULL};
     Feedback *f = ctx;
     const Json *prompt = json_get(row, "prompt"), *completion = json_get(row, "completion");
     int label = read_label(json_get(row, "label"));
-    if (check_row(prompt, completion, label, f->chat, e)) return -1;
+    if (unread_row(&f->unread, row, reads, 0, line, e)) return -1;
+    if (check_row(row, label, f->chat, e)) return -1;
     int leak = leaks(prompt, f->held_out, f->n_held_out, e);
     if (leak) return leak < 0 ? -1 : (f->report->held_out++, 0);
     Text *t = &f->line;
@@ -87,7 +90,8 @@ static int write_row(void *ctx, const Json *row, size_t line, Err *e)
 }
 
 int cycle_feedback(const char *in, const char *out, int chat, const char *system,
-                   const char *const *held_out, size_t n_held_out, FeedbackReport *r, Err *e)
+                   const char *const *held_out, size_t n_held_out, const Log *log,
+                   FeedbackReport *r, Err *e)
 {
     *r = (FeedbackReport){0};
     Feedback f = {.chat = chat,
@@ -95,10 +99,12 @@ int cycle_feedback(const char *in, const char *out, int chat, const char *system
                   .held_out = held_out,
                   .n_held_out = n_held_out,
                   .report = r};
-    int status = writer_open(&f.out, out, e) || jsonl_each(in, write_row, &f, NULL, e) ||
+    int status = writer_open(&f.out, out, e) || jsonl_each_log(in, write_row, &f, log, e) ||
                  writer_commit(&f.out, e);
     writer_abort(&f.out);
     text_free(&f.line);
+    if (!status) unread_tell(&f.unread, in, "", log);
+    unread_free(&f.unread);
     return status ? -1 : 0;
 }
 
@@ -128,8 +134,8 @@ static int add_text(HeldOut *h, const Json *value, Err *e)
     return status;
 }
 
-/* A prompt as it stands; of a conversation each turn of the user, too: what a person asked is the
- * same as a plain text, and under another system message. */
+/* Adds a prompt as it stands and, if it is a conversation, each turn of the user: what a person
+ * asked is the same question as a plain text or under another system message. */
 static int add_prompt(HeldOut *h, const Json *prompt, Err *e)
 {
     if (add_text(h, prompt, e)) return -1;
@@ -140,7 +146,7 @@ static int add_prompt(HeldOut *h, const Json *prompt, Err *e)
     return 0;
 }
 
-/* Prompts and base prompts of validation and test, sorted. */
+/* Collects the prompts and base prompts of validation and test, sorted. */
 static int find_held_out(const PromptSet *p, HeldOut *h, Err *e)
 {
     for (size_t i = 0; i < p->count; i++) {
@@ -154,30 +160,38 @@ static int find_held_out(const PromptSet *p, HeldOut *h, Err *e)
     return 0;
 }
 
-int feedback_stage(Loop *l, Err *e)
+int feedback_rows(const Loop *l, const char *out, FeedbackReport *r, Err *e)
 {
     const CycleConfig *c = l->c;
-    char path[IO_PATH_MAX], source[65], facts[256];
-    FeedbackReport r;
     HeldOut h = {0};
-    if (!c->feedback) return 0;
-    int done = loop_done(l, "feedback", 0, "", NULL, e);
-    if (done) return done < 0 ? -1 : 0;
-    int status = loop_path(l, path, FEEDBACK_FILE, e) || sha256_file(c->feedback, source, e) ||
-                 find_held_out(&l->prompts, &h, e) ||
-                 cycle_feedback(c->feedback, path, l->chat, c->system, h.texts, h.n, &r, e);
+    int status = find_held_out(&l->prompts, &h, e) ||
+                 cycle_feedback(c->feedback, out, l->chat, c->system, h.texts, h.n,
+                                &l->events->log, r, e);
     mem_free(h.texts);
     pool_free(&h.pool);
-    if (status) return -1;
-    snprintf(facts, sizeof facts,
-             "{\"source_sha256\":\"%s\",\"liked\":%zu,\"disliked\":%zu,\"held_out\":%zu}", source,
-             r.liked, r.disliked, r.held_out);
+    return status ? -1 : 0;
+}
+
+static int take_feedback(Loop *l, Stage *s, Text *facts, Err *e)
+{
+    char path[IO_PATH_MAX], source[65];
+    FeedbackReport r;
+    if (loop_path(l, path, s->outputs[0], e) || sha256_file(l->c->feedback, source, e) ||
+        feedback_rows(l, path, &r, e))
+        return -1;
     if (r.held_out)
         log_note(&l->events->log, 'w',
                  "--feedback: %zu rows are left out, for their prompts are in validation or test",
                  r.held_out);
-    const char *outputs[] = {FEEDBACK_FILE, NULL};
-    return ledger_append(
-        &l->ledger,
-        &(LedgerEntry){.event = "feedback", .name = "", .outputs = outputs, .facts = facts}, e);
+    return text_addf(facts, e,
+                     "{\"source_sha256\":\"%s\",\"liked\":%zu,\"disliked\":%zu,\"held_out\":%zu}",
+                     source, r.liked, r.disliked, r.held_out);
+}
+
+static const StageKind feeding = {.event = "feedback", .run = take_feedback};
+
+int feedback_stage(Loop *l, Err *e)
+{
+    Stage s = {.kind = &feeding, .name = "", .outputs = {FEEDBACK_FILE}};
+    return l->c->feedback ? stage_run(l, &s, e) : 0;
 }

@@ -1,12 +1,12 @@
-/* cycle_grid.c - ablations: the loop with each judge, validator and choice of methods, and what
- * that changed.
+/* cycle_grid.c - ablations: runs the loop with each judge, validator and choice of methods, and
+ * compares.
  */
 #include "cycle_parts.h"
 
 #include <string.h>
 #include <sys/stat.h>
 
-#define SHARED_FOLDER "shared" /* what cells have in common, in RUN */
+#define SHARED_FOLDER "shared" /* what the cells share, in RUN */
 
 enum { CELL_NAME = 96 };
 static const char *const methods_names[] = {"none", "kto", "dpo", "both"}; /* by bits */
@@ -16,11 +16,11 @@ typedef struct {
     const JudgeConfig *judge, *validator;
     unsigned methods;
     char name[CELL_NAME];
-    int *choices; /* [n_choices] of each cycle, as Selection.promoted */
+    int *choices; /* [n_choices] what each cycle promoted, as in Selection */
     size_t n_choices;
     char head[65];
-    int labelled; /* its validator labelled samples that it was trained on, too */
-    Evaluation last[CYCLE_GRID_SIDE]; /* of its last policy, by each validator */
+    int labelled; /* its validator also labelled samples that it was trained on */
+    Evaluation last[CYCLE_GRID_SIDE]; /* figures of its last policy, by each validator */
 } Cell;
 
 typedef struct {
@@ -31,11 +31,6 @@ typedef struct {
     char *shared; /* RUN/shared */
 } Grid;
 
-static int is_self(const JudgeConfig *j)
-{
-    return !strcmp(j->kind, "self");
-}
-
 /* "kto", "dpo", "parent" */
 static const char *choice_name(int promoted)
 {
@@ -44,7 +39,7 @@ static const char *choice_name(int promoted)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-/* The configuration of one cell. */
+/* Makes the configuration of one cell. */
 static int cell_config(const Grid *x, const Cell *cell, CycleConfig *c, char run[IO_PATH_MAX],
                        Err *e)
 {
@@ -59,19 +54,22 @@ static int cell_config(const Grid *x, const Cell *cell, CycleConfig *c, char run
     return 0;
 }
 
-/* Labels the last policy's answers to the test prompts by each validator of the grid, and counts.
+/* Labels the last policy's answers to the test prompts by each validator of the grid, and counts
+ * the labels.
  */
 static int label_cell(const Grid *x, Cell *cell, CycleConfig *c, Err *e)
 {
     const CycleGrid *g = x->g;
-    char path[IO_PATH_MAX], name[RUN_NAME];
+    const char *last = run_tests[RUN_TEST_LAST].folder;
+    char path[IO_PATH_MAX], name[RUN_NAME], responses[RUN_NAME];
     JudgeReport report;
+    run_name(responses, last, RESPONSES_FILE);
     const Loop l = {.c = c, .events = x->events, .policy.outside = c->adapter};
     for (size_t v = 0; v < g->n_validators; v++) {
         c->validator = g->validators[v];
-        snprintf(name, sizeof name, "test-last/by-%s.jsonl", c->validator.kind);
+        snprintf(name, sizeof name, "%s/by-%s.jsonl", last, c->validator.kind);
         if (loop_path(&l, path, name, e)) return -1;
-        if (judge_rows(&l, &c->validator, "test-last/responses.jsonl", name,
+        if (judge_rows(&l, &c->validator, responses, name,
                        (CycleProgress){.stage = "judge", .name = c->validator.kind}, &report, e))
             return -1;
         if (evaluate_file(&cell->last[v], path, c->seed, c->resamples, e)) return -1;
@@ -129,7 +127,8 @@ static int put_cell(Text *t, const Grid *x, const Cell *cell, Err *e)
     return text_addf(t, e, "}}");
 }
 
-/* One line for each cell: what its cycles promoted, and its last policy by each validator. */
+/* Writes one line for each cell: what its cycles promoted, and its last policy by each
+ * validator. */
 static int say_cells(Text *t, const Grid *x, Err *e)
 {
     const CycleGrid *g = x->g;
@@ -158,7 +157,7 @@ static int say_cells(Text *t, const Grid *x, Err *e)
 
 /* ---- was self-judging good enough? --------------------------------------------------------- */
 
-/* One comparison of two cells: the self-judged one against another judge's. */
+/* Compares two cells: the self-judged one with another judge's. */
 static int compare_judges(const Grid *x, const Cell *self, const Cell *other, size_t v, int first,
                           Text *json, Text *table, Err *e)
 {
@@ -193,7 +192,9 @@ static int say_self(const Grid *x, Text *json, Text *table, Err *e)
     for (size_t i = 0; i < x->n; i++)
         for (size_t k = 0; k < x->n; k++) {
             const Cell *self = &x->cells[i], *other = &x->cells[k];
-            if (!is_self(self->judge) || is_self(other->judge) || is_self(self->validator) ||
+            if (!judge_has(self->judge, JUDGE_IS_POLICY) ||
+                judge_has(other->judge, JUDGE_IS_POLICY) ||
+                judge_has(self->validator, JUDGE_IS_POLICY) ||
                 self->validator != other->validator || self->methods != other->methods)
                 continue;
             size_t v = (size_t)(self->validator - x->g->validators);
@@ -217,7 +218,7 @@ static int same_choices(const Cell *a, const Cell *b)
     return 1;
 }
 
-/* Cells of one judge and methods stand together, n of them, one for each validator. */
+/* Writes what the n cells of one judge and methods promoted, one cell for each validator. */
 static int say_choice(const Cell *cells, size_t n, int first, Text *json, Text *table, Err *e)
 {
     int moved = 0;
@@ -257,7 +258,8 @@ static int put_grid(const Grid *x, Text *json, Text *table, Err *e)
     return text_addf(json, e, "\n  ]\n}\n");
 }
 
-/* Judge by methods by validator: the validators of one judge and methods are neighbours. */
+/* Makes the cells, ordered by judge, methods and validator, so that the validators of one judge and
+ * methods are neighbours. */
 static void name_cells(Grid *x)
 {
     const CycleGrid *g = x->g;
@@ -294,17 +296,30 @@ static int run_grid(Grid *x, Text *json, Text *table, Err *e)
                      hex);
 }
 
+int cycle_grid_check(const CycleGrid *g, Err *e)
+{
+    if (!(g->base->test > 0))
+        return err_set(e, ERR_USAGE, "--test: found 0; a grid compares its runs on test prompts");
+    for (size_t j = 0; j < g->n_judges; j++)
+        for (size_t v = 0; v < g->n_validators; v++)
+            for (size_t m = 0; m < g->n_methods; m++) {
+                CycleConfig c = *g->base;
+                c.judge = g->judges[j];
+                c.validator = g->validators[v];
+                c.methods = g->methods[m];
+                if (cycle_config_check(&c, e)) return -1;
+            }
+    return 0;
+}
+
 int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *table, Err *e)
 {
     static const CycleEvents silent;
     const CycleConfig *c = g->base;
-    if (!c->run) return err_set(e, ERR_USAGE, "-o: a run directory is needed");
-    if (!(c->test > 0))
-        return err_set(e, ERR_USAGE, "--test: found 0; a grid compares its runs on test prompts");
+    if (cycle_grid_check(g, e)) return -1;
     int existed = io_exists(c->run);
-    if (existed && !c->resume)
-        return err_set(e, ERR_CREATE, "%s: exists; --resume goes on with it, or name another",
-                       c->run);
+    IoLock lock;
+    if (loop_check_new(c, e)) return -1;
     if (io_is_directory(c->run) && loop_check_folder(c->run, SHARED_FOLDER, "grid", e)) return -1;
     mode_t before = umask(077);
     Grid x = {.g = g, .events = events ? events : &silent};
@@ -313,16 +328,16 @@ int cycle_grid(const CycleGrid *g, const CycleEvents *events, Text *json, Text *
     x.shared = x.cells ? mem_alloc(IO_PATH_MAX, e) : NULL;
     int status = x.shared ? 0 : -1;
     if (!status) name_cells(&x);
-    if (!status) status = io_make_directory(c->run, 1, e) || io_lock(c->run, e) ? -1 : 0;
+    if (!status) status = io_make_directory(c->run, 1, e) || io_lock(&lock, c->run, e) ? -1 : 0;
     if (!status) {
         status = run_grid(&x, json, table, e);
-        io_unlock(c->run);
+        io_unlock(&lock);
     }
     for (size_t i = 0; x.cells && i < x.n; i++) {
         mem_free(x.cells[i].choices);
         for (size_t v = 0; v < g->n_validators; v++) evaluate_close(&x.cells[i].last[v]);
     }
-    if (status && !existed && x.shared && *x.shared) { /* they stay as soon as a file is in them */
+    if (status && !existed && x.shared && *x.shared) { /* remove fails if a file is in them */
         remove(x.shared);
         remove(c->run);
     }

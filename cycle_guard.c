@@ -1,4 +1,4 @@
-/* cycle_guard.c - the guard of competence: what a policy knows besides its manners.
+/* cycle_guard.c - the guard of competence: checks that a policy still knows what its parent knew.
  *
  * A file of questions with known answers is scored by log-probs under parent and candidate, and the
  * two are compared question by question. No text is generated, so nothing is parsed or judged.
@@ -20,9 +20,10 @@ typedef struct {
     const char *system;
     size_t question; /* from 0 */
     size_t *counts;  /* [GUARD_KINDS] */
+    UnreadNames unread;
 } GuardRows;
 
-/* The text that continues a plain prompt: with a space between, unless one is there. */
+/* Writes the text that continues a plain prompt, with a space between unless there is one. */
 static int put_continuation(Text *t, const Json *prompt, const Json *answer, int chat, Err *e)
 {
     Text spaced = {0};
@@ -36,7 +37,7 @@ static int put_continuation(Text *t, const Json *prompt, const Json *answer, int
     return status ? -1 : 0;
 }
 
-/* One row: a choice (right or wrong), or the one reference answer (choice < 0). */
+/* Writes one row: a choice (right or wrong), or the reference answer (choice < 0). */
 static int write_row(GuardRows *g, const Json *prompt, const Json *answer, long choice, int right,
                      Err *e)
 {
@@ -52,16 +53,17 @@ static int write_row(GuardRows *g, const Json *prompt, const Json *answer, long 
     return status || writer_put(&g->out, t->data, t->len, e) ? -1 : 0;
 }
 
-/* A multiple-choice question: each choice becomes a row. */
-static int write_choices(GuardRows *g, const Json *prompt, const Json *choices, const Json *answer,
-                         Err *e)
+/* Writes a multiple-choice question: each choice becomes a row. */
+static int write_choices(GuardRows *g, const Json *row, const Json *prompt, Err *e)
 {
+    const Json *choices = json_get(row, "choices"), *answer = json_get(row, "answer");
     uint64_t right = 0;
+    char allowed[64];
     if (choices->type != JSON_ARRAY || choices->len < 2)
-        return err_set(e, ERR_DATA, "\"choices\" must be a list of two texts or more");
+        return data_refuse(row, "choices", "a list of two texts or more", e);
+    snprintf(allowed, sizeof allowed, "the place of the right choice, 0 to %zu", choices->len - 1);
     if (json_u64(answer, &right) || right >= choices->len)
-        return err_set(e, ERR_DATA, "\"answer\" must be the place of the right choice, 0 to %zu",
-                       choices->len - 1);
+        return data_refuse(row, "answer", allowed, e);
     long at = 0;
     for (const Json *c = choices->child; c; c = c->next, at++) {
         if (c->type != JSON_STRING || !c->len)
@@ -76,18 +78,19 @@ static int write_question(void *ctx, const Json *row, size_t line, Err *e)
     GuardRows *g = ctx;
     const Json *prompt = json_get(row, "question"), *choices = json_get(row, "choices"),
                *answer = json_get(row, "answer");
-    (void)line;
+    const char *const reads[] = {prompt ? "question" : "prompt", "choices", "answer", NULL};
+    if (unread_row(&g->unread, row, reads, 0, line, e)) return -1;
     if (!prompt) prompt = json_get(row, "prompt");
     if (!prompt || prompt->type != JSON_STRING)
-        return err_set(e, ERR_DATA, "\"question\" (or \"prompt\") must be a text");
+        return data_refuse(row, "question", "a text", e);
     if (choices) {
         g->counts[GUARD_CHOICES]++;
-        if (write_choices(g, prompt, choices, answer, e)) return -1;
+        if (write_choices(g, row, prompt, e)) return -1;
         g->question++;
         return 0;
     }
     if (!answer || answer->type != JSON_STRING || !answer->len)
-        return err_set(e, ERR_DATA, "\"answer\" must be a text where there are no \"choices\"");
+        return data_refuse(row, "answer", "a text where there are no \"choices\"", e);
     g->counts[GUARD_ANSWERS]++;
     if (write_row(g, prompt, answer, -1, 1, e)) return -1;
     g->question++;
@@ -95,7 +98,7 @@ static int write_question(void *ctx, const Json *row, size_t line, Err *e)
 }
 
 int cycle_guard_rows(const char *in, const char *out, int chat, const char *system,
-                     size_t counts[GUARD_KINDS], Err *e)
+                     size_t counts[GUARD_KINDS], const Log *log, Err *e)
 {
     GuardRows g = {.chat = chat, .system = system, .counts = counts};
     memset(counts, 0, GUARD_KINDS * sizeof *counts);
@@ -104,18 +107,20 @@ int cycle_guard_rows(const char *in, const char *out, int chat, const char *syst
     if (!status) status = writer_commit(&g.out, e);
     writer_abort(&g.out);
     text_free(&g.line);
+    if (!status) unread_tell(&g.unread, in, "", log);
+    unread_free(&g.unread);
     return status ? -1 : 0;
 }
 
 /* ---- scoring ------------------------------------------------------------------------------- */
 
-/* The question whose rows are coming in. */
+/* The question whose rows are being read. */
 typedef struct {
     const Dataset *data;
     Writer out;
     Text logps;
     uint64_t question;
-    int open, right_now; /* a question is open; its best choice so far is the right one */
+    int open, right_now; /* whether a question is open; whether its best choice so far is right */
     double best, score;  /* best: log-prob a byte; score: of a reference answer */
     GuardKind kind;
 } Scoring;
@@ -136,13 +141,14 @@ static int end_question(Scoring *s, Err *e)
     return status ? -1 : 0;
 }
 
-/* Rows of a question come one after another: a choice beats the ones before it where it is more
- * likely a byte (equal: the earlier stays). */
+/* Takes in the rows of a question one after another. A choice replaces the best so far if its
+ * log-prob per byte is higher (if equal, the earlier one stays). */
 static int take_score(void *ctx, const Score *x, Err *e)
 {
     Scoring *s = ctx;
     const Json *row = s->data->rows[x->row].source, *choice = json_get(row, "choice");
     uint64_t question = 0, bytes = 1;
+    if (score_check(x, s->data->rows[x->row].line, e)) return err_prefix(e, "--guard");
     json_u64(json_get(row, "question"), &question);
     json_u64(json_get(row, "bytes"), &bytes);
     if (s->open && question != s->question && end_question(s, e)) return -1;
@@ -165,7 +171,7 @@ static int take_score(void *ctx, const Score *x, Err *e)
                                                                                             : 0;
 }
 
-/* Every question must be seen whole. */
+/* Checks that every question is complete. */
 static int check_lengths(const Dataset *d, size_t context, Err *e)
 {
     for (size_t i = 0; i < d->count; i++) {
@@ -181,18 +187,21 @@ static int check_lengths(const Dataset *d, size_t context, Err *e)
     return 0;
 }
 
-int guard_score(const Loop *l, Policy *p, const char *in, const char *out, Err *e)
+int guard_score(const Loop *l, Engine *p, const char *in, const char *out, Err *e)
 {
     Dataset data;
-    const DataOptions rows = {
-        .kind = DATA_COMPLETION, .keep_empty = 1, .chat_template = l->c->chat_template};
+    const DataOptions rows = {.kind = DATA_COMPLETION,
+                              .keep_empty = 1,
+                              .chat_template = l->c->chat_template,
+                              .date = cycle_day(l->c)};
     if (data_load(&data, in, &rows, p->tokenizer, &l->events->log, e)) return -1;
     Scoring s = {.data = &data};
     int status = check_lengths(&data, p->model.config.max_positions, e) ||
                  writer_open(&s.out, out, e) ||
-                 score_rows(&p->model, p->has_lora ? &p->lora : NULL, &p->compute, data.rows,
+                 score_rows(&p->model, p->adapter, &p->compute, data.rows,
                             data.count, 1, 0, take_score, &s, e) ||
-                 end_question(&s, e) || writer_commit(&s.out, e);
+                 end_question(&s, e) || model_check_hash(&p->model, l->model_sha256, e) ||
+                 writer_commit(&s.out, e);
     writer_abort(&s.out);
     text_free(&s.logps);
     data_close(&data);
@@ -201,13 +210,13 @@ int guard_score(const Loop *l, Policy *p, const char *in, const char *out, Err *
 
 /* ---- comparing ----------------------------------------------------------------------------- */
 
-/* Scores of one kind, in the order of the file. */
+/* The scores of one kind, in the order of the file. */
 typedef struct {
     double *x;
     size_t n, cap;
 } Scores;
 
-/* A line of scores, to those of its kind: ctx is Scores [GUARD_KINDS]. */
+/* Adds a line of scores to those of its kind; ctx is Scores [GUARD_KINDS]. */
 static int add_score(void *ctx, const Json *row, size_t line, Err *e)
 {
     int answer = json_is(json_get(row, "kind"), guard_kind_names[GUARD_ANSWERS]);
@@ -246,80 +255,84 @@ int cycle_guard_compare(const char *before, const char *after, uint64_t seed, si
 
 /* ---- the stages ---------------------------------------------------------------------------- */
 
-#define GUARD_FILE "guard.jsonl"
+static int write_questions(Loop *l, Stage *s, Text *facts, Err *e)
+{
+    char path[IO_PATH_MAX], source[65];
+    size_t counts[GUARD_KINDS];
+    return loop_path(l, path, s->outputs[0], e) || sha256_file(l->c->guard, source, e) ||
+                   cycle_guard_rows(l->c->guard, path, l->chat, l->c->system, counts,
+                                    &l->events->log, e) ||
+                   text_addf(facts, e,
+                             "{\"source_sha256\":\"%s\",\"choices\":%zu,\"answers\":%zu}", source,
+                             counts[GUARD_CHOICES], counts[GUARD_ANSWERS])
+               ? -1
+               : 0;
+}
+
+static const StageKind questioning = {.event = "guard", .run = write_questions};
 
 int guard_questions_stage(Loop *l, Err *e)
 {
-    char path[IO_PATH_MAX], source[65], facts[192];
-    size_t counts[GUARD_KINDS];
-    if (!l->c->guard) return 0;
-    int done = loop_done(l, "guard", 0, "questions", NULL, e);
-    if (done) return done < 0 ? -1 : 0;
-    if (loop_path(l, path, GUARD_FILE, e) || sha256_file(l->c->guard, source, e) ||
-        cycle_guard_rows(l->c->guard, path, l->chat, l->c->system, counts, e))
-        return -1;
-    snprintf(facts, sizeof facts, "{\"source_sha256\":\"%s\",\"choices\":%zu,\"answers\":%zu}",
-             source, counts[GUARD_CHOICES], counts[GUARD_ANSWERS]);
-    const char *outputs[] = {GUARD_FILE, NULL};
-    return ledger_append(
-        &l->ledger,
-        &(LedgerEntry){.event = "guard", .name = "questions", .outputs = outputs, .facts = facts},
-        e);
+    Stage s = {.kind = &questioning, .name = "questions", .outputs = {GUARD_FILE}};
+    return l->c->guard ? stage_run(l, &s, e) : 0;
 }
 
-/* Scores a policy into RUN/file, or takes the scores of another run of the grid. */
-static int score_or_take(const Loop *l, const AdapterAt *adapter, const char *file, Err *e)
+static int scores_key(const Loop *l, const Stage *s, Text *key, Err *e)
 {
+    return text_addf(key, e, "guard\n") || share_key_file(l, key, s->inputs[0], e) ||
+                   share_key_adapter(l, key, s->work, e)
+               ? -1
+               : 0;
+}
+
+static int score_policy(Loop *l, Stage *s, Text *facts, Err *e)
+{
+    (void)facts;
     char in[IO_PATH_MAX], out[IO_PATH_MAX];
-    const char *files[] = {file, NULL};
-    Text key = {0};
-    int status = text_addf(&key, e, "guard\n") || share_key_file(l, &key, GUARD_FILE, e) ||
-                 share_key_adapter(l, &key, adapter, e) || loop_path(l, in, GUARD_FILE, e) ||
-                 loop_path(l, out, file, e);
-    int taken = status ? -1 : share_take(l, &key, files, e);
-    Policy *p = taken ? NULL : policy_open(l, adapter, e);
-    status = taken < 0 ||
-             (!taken && (!p || guard_score(l, p, in, out, e) || share_give(l, &key, files, e)));
-    if (p) policy_close(p);
-    text_free(&key);
+    Engine p = {0};
+    int status = loop_path(l, in, s->inputs[0], e) || loop_path(l, out, s->outputs[0], e) ||
+                 policy_open(l, s->work, NULL, &p, e) ||
+                 guard_score(l, &p, in, out, e);
+    engine_close(&p);
     return status ? -1 : 0;
 }
 
-int guard_stage(Loop *l, size_t cycle, const char *name, const char *folder,
-                const AdapterAt *adapter, Err *e)
+static const StageKind scoring = {
+    .event = "guard", .told = 1, .run = score_policy, .key = scores_key};
+
+int guard_stage(Loop *l, size_t cycle, const RunPlace *place, const AdapterAt *adapter, Err *e)
 {
     char file[RUN_NAME];
-    if (!l->c->guard) return 0;
-    int done = loop_done(l, "guard", cycle, name, NULL, e);
-    if (done) return done < 0 ? -1 : 0;
-    loop_name(file, folder, GUARD_FILE);
-    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "guard", .name = name});
-    if (score_or_take(l, adapter, file, e)) return -1;
-    const char *inputs[] = {GUARD_FILE, NULL}, *outputs[] = {file, NULL};
-    return ledger_append(
-        &l->ledger,
-        &(LedgerEntry){
-            .event = "guard", .name = name, .cycle = cycle, .inputs = inputs, .outputs = outputs},
-        e);
+    run_name(file, place->folder, GUARD_FILE);
+    Stage s = {.kind = &scoring,
+               .cycle = cycle,
+               .name = place->stage,
+               .inputs = {GUARD_FILE},
+               .outputs = {file},
+               .work = adapter};
+    return l->c->guard ? stage_run(l, &s, e) : 0;
 }
 
 int guard_compare_folders(const Loop *l, const char *before, const char *after, GuardResult *r,
                           Err *e)
 {
     char name[RUN_NAME], a[IO_PATH_MAX], b[IO_PATH_MAX];
-    loop_name(name, before, GUARD_FILE);
+    run_name(name, before, GUARD_FILE);
     if (loop_path(l, a, name, e)) return -1;
-    loop_name(name, after, GUARD_FILE);
+    run_name(name, after, GUARD_FILE);
     if (loop_path(l, b, name, e)) return -1;
     return cycle_guard_compare(a, b, l->c->seed, l->c->resamples, l->c->confidence, r, e);
 }
 
 int guard_json(const GuardResult *r, Text *t, Err *e)
 {
+    JsonWriter w = {t, e, 0};
     for (int k = 0; k < GUARD_KINDS; k++) {
-        if (text_addf(t, e, ",\"%s\":{\"rows\":%zu,\"change\":", guard_kind_names[k], r->rows[k]) ||
-            evaluate_change_json(&r->change[k], t, e) || text_add(t, "}", 1, e))
-            return -1;
+        json_open(&w, guard_kind_names[k], "{");
+        json_count(&w, "rows", r->rows[k]);
+        json_key(&w, "change");
+        json_took(&w, evaluate_change_json(&r->change[k], t, e));
+        json_close(&w, "}");
     }
-    return 0;
+    return json_written(&w);
 }

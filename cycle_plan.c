@@ -1,13 +1,17 @@
-/* cycle_plan.c - what a run would do and cost, from a trial in small: --dry-run.
+/* cycle_plan.c - plans a run (--dry-run): what it would do and cost, measured by a small trial.
  *
- * The longest training prompts are answered for the clock; the judges label these answers, and the
- * guard's first questions are scored, for the clock, too. Then the answers, labelled by turns good
- * and bad, become rows; each candidate's training plans its memory with them and takes a few steps.
- * All of that happens in a scratch directory that is removed. RUN is not touched, and no command is
- * asked: it may cost money, and prompts may hold patient data.
+ * The trial times the answers to the longest training prompts, the judges' labels of these answers,
+ * and the scores of the guard's first questions. Then the longest prompts that fit --max-length get
+ * these answers in turn, good and bad; each candidate's training plans its memory with such rows
+ * and takes a few steps. All of this happens in a scratch directory that is removed. RUN is not
+ * touched, and no command is run as a judge: it may cost money, and prompts may hold patient data.
  *
- * Counts of answers are exact, but for revisions. Counts of rows are the most there can be: every
- * sample a KTO row, every prompt a pair; balance and equal scores make fewer.
+ * The trial fails where the run would fail before its first step. The contents of its rows decide
+ * nothing: no option that looks at contents (scores, equal answers) can refuse it. If a candidate
+ * cannot be trained on any rows, the run skips it, and the plan says so.
+ *
+ * Numbers of answers are exact, except for revisions. Numbers of rows are upper bounds: every
+ * sample a KTO row, every prompt a pair; balance and equal scores leave fewer.
  */
 #include "cycle_parts.h"
 
@@ -19,7 +23,7 @@ enum { TRIAL_PROMPTS = 8, TRIAL_SAMPLES = 2, TRIAL_STEPS = 3, TRIAL_QUESTIONS = 
 
 enum { SCRATCH_PATHS = 4, SCRATCH_NAME = 32 };
 
-/* A trial at work. */
+/* The state of a trial. */
 typedef struct {
     Loop loop;
     CyclePlan *plan;
@@ -29,13 +33,13 @@ typedef struct {
     Writer judged;
     const Tokenizer *tokenizer;
     const Dataset *data;
-    const Row **rows; /* [n] the trial's prompts */
-    size_t n;
-    size_t thumbs; /* rows of feedback */
+    const Row **rows; /* [all] training prompts, the longest first */
+    size_t all, n;    /* the first n are answered */
+    size_t thumbs;    /* rows of feedback */
     Text line;
 } Trial;
 
-/* The path of a scratch file, whose name is short; the last four stay valid. */
+/* Returns the path of a scratch file with a short name; the last four paths stay valid. */
 static const char *scratch(Trial *t, const char *name)
 {
     char *path = t->paths[t->turn++ % SCRATCH_PATHS];
@@ -55,21 +59,21 @@ static void count_rows(Trial *t)
         p->prompt_tokens[s->rows[t->data->rows[i].index].split] += t->data->rows[i].n_prompt;
 }
 
-/* Steps of a candidate's training on at most n rows. */
+/* Number of steps of a candidate's training on at most n rows. */
 static size_t steps_of(const TrainConfig *c, size_t n)
 {
     size_t step_rows = c->batch * c->accumulate;
     if (c->steps) return c->steps;
-    return (size_t)(c->epochs * (double)((n + step_rows - 1) / step_rows));
+    return (size_t)ceil(c->epochs * (double)((n + step_rows - 1) / step_rows));
 }
 
-/* Seconds for each item so far become those of all, `times` opened anew. */
+/* Scales the seconds of the items so far to all items, and to `times` openings. */
 static void total_work(PlannedWork *w, size_t times)
 {
     w->seconds = w->seconds * (double)w->count + w->seconds_to_open * (double)times;
 }
 
-/* Everything that follows from the counts and the trial's figures. */
+/* Computes everything that follows from the counts and the trial's figures. */
 static void add_up(Trial *t)
 {
     CyclePlan *p = t->plan;
@@ -99,7 +103,7 @@ static void add_up(Trial *t)
     total_work(&p->guard, policies);
     for (int m = 0; m < CYCLE_METHODS; m++) {
         if (!(c->methods >> m & 1)) continue;
-        int help = c->demonstrations || c->revise; /* one answer more where every sample fails */
+        int help = c->demonstrations || c->revise; /* one more answer if every sample fails */
         size_t rows = m == CYCLE_KTO
                           ? p->per_cycle * (c->sample.samples + (help ? 1 : 0)) + t->thumbs
                           : p->per_cycle;
@@ -120,7 +124,7 @@ static int by_length(const void *x, const void *y)
     return a->index < b->index ? -1 : a->index > b->index;
 }
 
-/* The longest training prompts: what decides memory, and errs on the slow side of time. */
+/* Sorts out the longest training prompts: they decide memory, and overestimate time. */
 static int choose_prompts(Trial *t, Err *e)
 {
     size_t n = 0;
@@ -130,6 +134,7 @@ static int choose_prompts(Trial *t, Err *e)
         if (t->loop.prompts.rows[t->data->rows[i].index].split == SPLIT_TRAIN)
             t->rows[n++] = &t->data->rows[i];
     sort_items(t->rows, n, sizeof *t->rows, by_length);
+    t->all = n;
     t->n = n < TRIAL_PROMPTS ? n : TRIAL_PROMPTS;
     return n ? 0
              : err_set(e, ERR_DATA, "%s: no training prompt fits the model", t->loop.c->prompts);
@@ -154,14 +159,14 @@ static int answer_done(void *ctx, const Continuation *c, Err *e)
                : 0;
 }
 
-static int answer_trial(Trial *t, Policy *p, Err *e)
+static int answer_trial(Trial *t, Engine *p, Err *e)
 {
     Prompt prompts[TRIAL_PROMPTS];
     GenerateOptions o = t->loop.c->sample;
     GenerateSink sink = {t, answer_done, NULL};
     o.samples = TRIAL_SAMPLES;
     o.seed = t->loop.c->seed;
-    Generator g = policy_generator(p, &o);
+    Generator g = generate_with(p, t->data->chat, &o);
     for (size_t i = 0; i < t->n; i++)
         prompts[i] = (Prompt){t->rows[i]->prompt, t->rows[i]->n_prompt, t->rows[i]->index};
     if (writer_open(&t->judged, scratch(t, "judged.jsonl"), e)) return -1;
@@ -184,20 +189,22 @@ static int judge_trial(Trial *t, const JudgeConfig *config, PlannedWork *w, Err 
     JudgeReport report;
     double began = time_now();
     w->seconds = (double)NAN;
-    if (!strcmp(config->kind, "command")) return 0;
     int status = loop_judge(&t->loop, config, &here, path, e);
-    here.answers = NULL; /* nothing is kept of a trial */
-    status = status || judge_open(&judge, &here, e);
+    int timed = !judge_has(config, JUDGE_IS_PROGRAM);
+    here.answers = timed ? NULL : scratch(t, "answers.jsonl"); /* a trial keeps no verdicts */
+    status = status || judge_open(&judge, &here, e) || judge_can_run(&judge, e);
     w->seconds_to_open = time_now() - began;
-    if (!status)
+    if (!status && timed) {
         status = judge_file(&judge, scratch(t, "judged.jsonl"), scratch(t, "labels.jsonl"), NULL,
                             &report, e);
-    if (!status) w->seconds = (time_now() - began - w->seconds_to_open) / (double)report.rows;
+        w->seconds = (time_now() - began - w->seconds_to_open) / (double)report.rows;
+    }
     judge_close(&judge);
     return status ? -1 : 0;
 }
 
-/* The first lines of a file, as many as hold n rows, into another; *share of its bytes. */
+/* Copies the first lines of a file, up to n rows, into another; *share = their share of its
+ * bytes. */
 static int copy_rows(const char *from, const char *to, size_t n, double *share, Err *e)
 {
     char *bytes;
@@ -216,17 +223,18 @@ static int copy_rows(const char *from, const char *to, size_t n, double *share, 
 }
 
 /* Reads all of the guard's questions, and times the first ones. */
-static int guard_trial(Trial *t, Policy *p, Err *e)
+static int guard_trial(Trial *t, Engine *p, Err *e)
 {
     const CycleConfig *c = t->loop.c;
     PlannedWork *w = &t->plan->guard;
     const char *first = scratch(t, "questions.jsonl"), *rows = scratch(t, "guard.jsonl");
     size_t counts[GUARD_KINDS];
     double share;
-    if (cycle_guard_rows(c->guard, rows, t->loop.chat, c->system, counts, e)) return -1;
+    if (cycle_guard_rows(c->guard, rows, t->loop.chat, c->system, counts, &t->loop.events->log, e))
+        return -1;
     w->count = counts[GUARD_CHOICES] + counts[GUARD_ANSWERS];
     if (copy_rows(c->guard, first, TRIAL_QUESTIONS, &share, e) ||
-        cycle_guard_rows(first, rows, t->loop.chat, c->system, counts, e))
+        cycle_guard_rows(first, rows, t->loop.chat, c->system, counts, NULL, e))
         return -1;
     double began = time_now();
     if (guard_score(&t->loop, p, rows, scratch(t, "scores.jsonl"), e)) return -1;
@@ -234,57 +242,132 @@ static int guard_trial(Trial *t, Policy *p, Err *e)
     return 0;
 }
 
-static int count_thumb(void *ctx, const Json *row, size_t line, Err *e)
+/* Reads all of the feedback as the run will, and counts what it adds. */
+static int feedback_trial(Trial *t, Err *e)
 {
-    (void)row, (void)line, (void)e;
-    ++*(size_t *)ctx;
+    FeedbackReport r;
+    if (!t->loop.c->feedback) return 0;
+    if (feedback_rows(&t->loop, scratch(t, "feedback.jsonl"), &r, e)) return -1;
+    t->thumbs = r.liked + r.disliked;
     return 0;
 }
 
 /* ---- training ------------------------------------------------------------------------------ */
 
-/* Times the steps themselves: loading and the reference's log-probs come once a run. */
+/* Times the steps alone: loading and the reference's log-probs occur once in a run. */
 static void trial_progress(void *ctx, const TrainProgress *p)
 {
     double *seconds = ctx;
     if (!strcmp(p->phase, "train") && p->done) *seconds = p->seconds / (double)p->done;
 }
 
-/* Plans a candidate's memory, then takes a few steps. */
-static int train_trial(Trial *t, int method, Err *e)
+/* Reads the trial's answers back; their texts live in the pool. An empty answer is replaced by a
+ * word, because a row without an answer would be left out. */
+typedef struct {
+    const Json *texts[TRIAL_PROMPTS * TRIAL_SAMPLES];
+    size_t n;
+    Pool pool;
+} Answers;
+
+static int read_answers(Trial *t, Answers *a, Err *e)
+{
+    static const char word[] = "Yes";
+    static const Json stand_in = {.type = JSON_STRING, .text = word, .len = sizeof word - 1};
+    JsonLines lines;
+    Json *row;
+    int more;
+    if (jsonl_open(&lines, scratch(t, "judged.jsonl"), e)) return -1;
+    while ((more = jsonl_next(&lines, &a->pool, &row, e)) > 0) {
+        const Json *text = json_get(row, "response");
+        a->texts[a->n++] = text && text->type == JSON_STRING && text->len ? text : &stand_in;
+    }
+    jsonl_close(&lines);
+    return more;
+}
+
+/* Writes row i of a candidate's training: a pair, or an answer that is good if i is even. */
+static int put_row(const Trial *t, int method, const Json *prompt, const Answers *a, size_t i,
+                   Text *line, Err *e)
+{
+    int chat = t->loop.chat, pair = method == CYCLE_DPO;
+    const Json *first = a->texts[i * (pair ? 2 : 1) % a->n];
+    if (preference_put_prompt(line, chat, t->loop.c->system, prompt, e) ||
+        preference_put_answer(line, pair ? "chosen" : "completion", first, chat, e))
+        return -1;
+    if (!pair) return text_addf(line, e, "\"label\":%s}\n", i % 2 ? "false" : "true");
+    if (preference_put_answer(line, "rejected", a->texts[(2 * i + 1) % a->n], chat, e)) return -1;
+    line->data[line->len - 1] = '}'; /* its comma */
+    return text_add(line, "\n", 1, e);
+}
+
+/* Writes rows on the longest prompts that training can hold, two for each of KTO's prompts; as many
+ * as a micro-batch takes, if there are enough. *rows = 0 if no prompt is short enough. */
+static int write_rows(Trial *t, int method, const Answers *a, const char *path, size_t *rows,
+                      Err *e)
+{
+    const CycleConfig *c = t->loop.c;
+    const TrainConfig *x = &c->train[method];
+    size_t max = x->rows.max_length, first = 0, each = method == CYCLE_KTO ? 2 : 1;
+    while (max && first < t->all && t->rows[first]->n_prompt >= max) first++;
+    size_t fit = t->all - first, most = fit * (method == CYCLE_KTO ? c->sample.samples + 1 : 1);
+    size_t n = each * TRIAL_PROMPTS > x->batch ? each * TRIAL_PROMPTS : x->batch;
+    if (n > most) n = most;
+    Text text = {0};
+    int status = 0;
+    for (size_t i = 0; i < n && !status; i++) {
+        const Row *row = t->rows[first + i / each % fit];
+        status = put_row(t, method, json_get(row->source, "prompt"), a, i, &text, e);
+    }
+    if (!status) status = io_write_file(path, text.data ? text.data : "", text.len, e);
+    text_free(&text);
+    *rows = n;
+    return status;
+}
+
+/* Plans a candidate's memory, then takes a few steps. If its rows cannot be trained on, or training
+ * diverges, the trial continues without the candidate, as the run does. */
+static int train_trial(Trial *t, int method, const Answers *a, Err *e)
 {
     const CycleConfig *c = t->loop.c;
     TrainConfig x = cycle_train_config(c, method);
     TrainResult result;
-    double *seconds = &t->plan->seconds_per_step[method];
-    const TrainEvents events = {.ctx = seconds, .progress = trial_progress};
+    CyclePlan *p = t->plan;
+    const TrainEvents events = {.ctx = &p->seconds_per_step[method], .progress = trial_progress};
+    size_t rows;
     x.data = scratch(t, method == CYCLE_KTO ? "kto.jsonl" : "dpo.jsonl");
     x.run = scratch(t, cycle_method_names[method]);
     x.init_adapter = c->adapter;
     x.steps = TRIAL_STEPS;
+    x.save_every = 0;
+    x.rows.drop_identical = 0; /* answers may be equal here: it is their size that counts */
+    if (write_rows(t, method, a, x.data, &rows, e)) return -1;
+    if (!rows) {
+        snprintf(p->untrained[method], sizeof p->untrained[method],
+                 "no training prompt is shorter than --max-length %zu", x.rows.max_length);
+        return 0;
+    }
     x.dry_run = 1;
-    int status = train_run(&x, &events, &result, e);
-    t->plan->memory[method] = result.plan;
+    const TrainEvents *shown = &t->loop.events->train;
+    const TrainEvents first = {.ctx = shown->ctx, .row = shown->row};
+    int status = train_run(&x, &first, &result, e);
+    if (!status) p->memory[method] = result.plan;
     x.dry_run = 0;
     if (!status) status = train_run(&x, &events, &result, e);
-    if (status && e->code == ERR_DIVERGED) status = 0; /* the clock was what mattered */
-    return status;
+    if (!status || e->code == ERR_DIVERGED) return 0; /* only the times matter */
+    if (!train_rows_fail(&x, e)) return err_prefix(e, "trial of %s", cycle_method_names[method]);
+    const char *why = strstr(e->text, x.data) + strlen(x.data);
+    snprintf(p->untrained[method], sizeof p->untrained[method], "%.190s", why + strspn(why, ": "));
+    return 0;
 }
 
 static int train_trials(Trial *t, Err *e)
 {
-    PreferenceReport r;
-    PreferenceOptions o = prefer_options(&t->loop, 0);
-    o.balance = 0;
-    if (cycle_preferences(scratch(t, "judged.jsonl"), scratch(t, "kto.jsonl"),
-                          scratch(t, "dpo.jsonl"), &o, &r, e))
-        return -1;
-    for (int m = 0; m < CYCLE_METHODS; m++) {
-        int enough = m == CYCLE_KTO ? r.desirable && r.undesirable : r.pairs > 0;
-        if ((t->loop.c->methods >> m & 1) && enough && train_trial(t, m, e))
-            return err_prefix(e, "trial of %s", cycle_method_names[m]);
-    }
-    return 0;
+    Answers a = {.n = 0};
+    int status = read_answers(t, &a, e);
+    for (int m = 0; m < CYCLE_METHODS && !status; m++)
+        if (t->loop.c->methods >> m & 1) status = train_trial(t, m, &a, e);
+    pool_free(&a.pool);
+    return status;
 }
 
 /* ---- the whole ----------------------------------------------------------------------------- */
@@ -294,22 +377,24 @@ static int run_trial(Trial *t, Err *e)
     const CycleConfig *c = t->loop.c;
     Dataset data;
     t->loop.policy.outside = c->adapter;
-    if (loop_find_chat(&t->loop, e) || prompts_open(&t->loop.prompts, c, e) ||
-        (c->feedback && jsonl_each(c->feedback, count_thumb, &t->thumbs, NULL, e)))
+    if (loop_find_chat(&t->loop, e) || prompts_open(&t->loop.prompts, c, e) || feedback_trial(t, e))
         return -1;
-    Policy *p = policy_open(&t->loop, &t->loop.policy, e);
-    if (!p) return -1;
-    const DataOptions rows = policy_prompts(p, c, c->system);
-    t->loop.context = p->model.config.max_positions;
-    if (prompts_check_fit(&t->loop, c->prompts, e) ||
-        data_load(&data, c->prompts, &rows, p->tokenizer, &t->loop.events->log, e))
-        return policy_close(p), -1;
+    Engine p;
+    if (policy_open(&t->loop, &t->loop.policy, &t->loop.events->log, &p, e)) return -1;
+    generate_tell(&p, &t->loop.events->log);
+    const DataOptions rows = policy_prompts(&p, c, c->system);
+    t->loop.context = p.model.config.max_positions;
+    if (prompts_describe(&t->loop, e) || prompts_check_fit(&t->loop, c->prompts, e) ||
+        data_load(&data, c->prompts, &rows, p.tokenizer, &t->loop.events->log, e)) {
+        engine_close(&p);
+        return -1;
+    }
     t->data = &data;
-    t->tokenizer = p->tokenizer;
+    t->tokenizer = p.tokenizer;
     count_rows(t);
     int status =
-        choose_prompts(t, e) || answer_trial(t, p, e) || (c->guard && guard_trial(t, p, e));
-    policy_close(p);
+        choose_prompts(t, e) || answer_trial(t, &p, e) || (c->guard && guard_trial(t, &p, e));
+    engine_close(&p);
     if (!status)
         status = judge_trial(t, &c->judge, &t->plan->judge, e) ||
                  judge_trial(t, &c->validator, &t->plan->validator, e) || train_trials(t, e);
@@ -324,7 +409,7 @@ int cycle_plan(const CycleConfig *c, const CycleEvents *events, CyclePlan *plan,
     const char *temporary = getenv("TMPDIR");
     Err ignored;
     *plan = (CyclePlan){0};
-    if (cycle_config_check(c, e)) return -1;
+    if (cycle_config_check(c, e) || loop_check_new(c, e) || io_check_new(c->run, e)) return -1;
     Trial *t = mem_calloc(1, sizeof *t, e);
     if (!t) return -1;
     t->loop.c = c;

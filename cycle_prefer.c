@@ -1,10 +1,10 @@
-/* cycle_prefer.c - preferences from judged samples: KTO rows and DPO pairs. */
+/* cycle_prefer.c - makes preferences of judged samples: KTO rows and DPO pairs. */
 #include "cycle_parts.h"
 
 #include <string.h>
 
-/* Which rows for KTO stay, by their order of appearance. The first pass over the samples notes the
- * class of each, balance_rows chooses, the second pass writes. */
+/* Decides which rows for KTO are kept. The first pass over the samples notes the class of each row,
+ * balance_rows chooses, the second pass writes. */
 enum { HARMLESS, HARMFUL, SIDES };
 typedef struct {
     unsigned char *class_of; /* side * 2 + label */
@@ -12,11 +12,11 @@ typedef struct {
     size_t n, cap, at; /* at: the next row to be written */
 } Balance;
 
-/* Good answers of the policy's own, under an instruction, in the order of their prompts. */
+/* The policy's own good answers under an instruction, in the order of their prompts. */
 typedef struct {
-    Sample *rows; /* the first desirable one of each prompt */
+    Sample *rows; /* the first desirable revision of each prompt */
     size_t n, cap;
-    double desirable; /* from this score on */
+    double desirable; /* the lowest desirable score */
 } Revisions;
 
 typedef struct {
@@ -29,7 +29,8 @@ typedef struct {
     int noting; /* the first pass: nothing is written */
 } Preferences;
 
-/* Where an answer is from. sample NULL: the prompt's demonstration, whose score is 1 by nature. */
+/* The source of an answer. sample NULL: the prompt's demonstration, whose score is 1 by
+ * definition. */
 typedef struct {
     const char *source; /* "sample" "revision" "demonstration" */
     const Json *text;
@@ -71,7 +72,7 @@ int preference_put_prompt(Text *t, int chat, const char *system, const Json *pro
     return text_add(t, "],", 2, e);
 }
 
-/* Provenance of an answer; the names begin with prefix. */
+/* Writes the provenance of an answer; the names begin with prefix. */
 static int put_source(Text *t, const char *prefix, const Answer *a, Err *e)
 {
     if (text_addf(t, e, "\"%ssource\":\"%s\",", prefix, a->source)) return -1;
@@ -84,7 +85,7 @@ static int put_source(Text *t, const char *prefix, const Answer *a, Err *e)
                      prefix, score);
 }
 
-/* First pass: notes the class of a row. Second: does it stay? */
+/* In the first pass notes the class of a row; in the second says whether it is kept. */
 static int balance_note(Balance *b, unsigned level, int label, Err *e)
 {
     if (mem_grow(&b->class_of, &b->cap, b->n, sizeof *b->class_of, e)) return -1;
@@ -140,7 +141,7 @@ static int write_dpo(Preferences *p, const Sample *prompt, const Answer *chosen,
 /* A class that is cut keeps at least this share of its rows. */
 static const double least_kept = 0.25;
 
-/* Of n rows of the larger class, how many stay beside m of the smaller one. */
+/* Returns how many of n rows of the larger class are kept beside m rows of the smaller one. */
 static size_t rows_kept(size_t n, size_t m, double balance)
 {
     double most = balance * (double)m, least = least_kept * (double)n;
@@ -151,7 +152,7 @@ static size_t rows_kept(size_t n, size_t m, double balance)
 }
 
 /* Chooses `kept` of the n rows of a class, each set of that size with the same probability: row i
- * stays with probability (still wanted) / (rows left). Knuth 1997, section 3.4.2, algorithm S. */
+ * is kept with probability (still wanted) / (rows left). Knuth 1997, section 3.4.2, algorithm S. */
 static void choose_rows(Balance *b, unsigned char class_of, size_t n, size_t kept, uint64_t seed)
 {
     uint64_t key = rng_mix(seed, class_of);
@@ -179,7 +180,7 @@ static int balance_rows(Balance *b, const PreferenceOptions *o, Err *e)
 
 /* ---- one prompt ---------------------------------------------------------------------------- */
 
-/* Marks samples whose text an earlier one has. */
+/* Marks samples that have the text of an earlier one. */
 static void mark_repeated(Sample *s, size_t n, PreferenceReport *r)
 {
     for (size_t i = 0; i < n; i++) {
@@ -191,7 +192,7 @@ static void mark_repeated(Sample *s, size_t n, PreferenceReport *r)
     }
 }
 
-/* The revision of a prompt, or NULL. */
+/* Returns the revision of a prompt, or NULL. */
 static const Sample *find_revision(const Revisions *v, uint64_t index)
 {
     for (size_t low = 0, high = v->n; low < high;) {
@@ -205,7 +206,7 @@ static const Sample *find_revision(const Revisions *v, uint64_t index)
     return NULL;
 }
 
-/* What helps a prompt of which no sample is desirable: 1 with *a, 0 where nothing does. */
+/* Finds a good answer for a prompt without a desirable sample: 1 with *a, or 0 if there is none. */
 static int find_help(const Preferences *p, const Sample *s, Answer *a)
 {
     const Json *shown = sample_demonstration(s, p->o);
@@ -219,13 +220,13 @@ static int find_help(const Preferences *p, const Sample *s, Answer *a)
     return a->text != NULL;
 }
 
-/* KTO's rows of the samples themselves. */
+/* Writes KTO's rows of the samples themselves. */
 static int put_samples(Preferences *p, const Sample *s, size_t n, Err *e)
 {
     for (size_t i = 0; i < n; i++) {
         int good = s[i].score >= p->o->desirable, bad = s[i].score <= p->o->undesirable;
         const Answer a = {"sample", s[i].response, &s[i]};
-        if (s[i].repeated || (s[i].empty && !bad)) continue; /* silence is no good answer */
+        if (s[i].repeated || (s[i].empty && !bad)) continue; /* an empty answer is never good */
         if (good || bad) {
             if (write_kto(p, &s[i], &a, good, e)) return -1;
         } else {
@@ -236,7 +237,7 @@ static int put_samples(Preferences *p, const Sample *s, size_t n, Err *e)
     return 0;
 }
 
-/* The rows of one prompt: samples s[0 .. n-1]. */
+/* Writes the rows of one prompt with samples s[0 .. n-1]. */
 static int prefer_prompt(void *ctx, Sample *s, size_t n, Err *e)
 {
     Preferences *p = ctx;
@@ -291,7 +292,7 @@ static int by_index(const void *x, const void *y)
     return (a->index > b->index) - (a->index < b->index);
 }
 
-/* Adds a row that a person's thumb gave, as it stands. */
+/* Adds a row of a person's feedback, as it stands. */
 static int add_feedback(void *ctx, const Json *row, size_t line, Err *e)
 {
     Preferences *p = ctx;
@@ -307,7 +308,7 @@ static int add_feedback(void *ctx, const Json *row, size_t line, Err *e)
                : 0;
 }
 
-/* Both passes over the samples. */
+/* Makes both passes over the samples. */
 static int prefer_all(Preferences *p, const char *judged, Err *e)
 {
     p->noting = 1;
@@ -344,7 +345,7 @@ int cycle_preferences(const char *judged, const char *kto, const char *dpo,
 
 /* ---- the stage ----------------------------------------------------------------------------- */
 
-/* The report's members by name, for the ledger and back. */
+/* Names of the report's members, for writing the ledger and reading it back. */
 static const struct {
     const char *key;
     size_t at;
@@ -405,16 +406,23 @@ static size_t fact_count(const Json *facts, const char *key)
     return (size_t)n;
 }
 
-/* The report of a stage that was done before, from its entry. */
-static void preferences_recall(const Json *entry, PreferenceReport *r)
+/* What the stage is handed: RUN/revised (NULL = none), and where its report goes. */
+typedef struct {
+    const char *revised;
+    PreferenceReport *report;
+} PreferWork;
+
+static int prefer_recall(const Stage *s, const Json *f, Err *e)
 {
-    const Json *f = json_get(entry, "facts"), *levels = json_get(f, "levels");
-    const Json *level = levels ? levels->child : NULL;
+    const Json *levels = json_get(f, "levels"), *level = levels ? levels->child : NULL;
+    PreferenceReport *r = ((const PreferWork *)s->work)->report;
+    (void)e;
     *r = (PreferenceReport){0};
     for (size_t i = 0; i < MEMBERS; i++) *member(r, members[i].at) = fact_count(f, members[i].key);
     for (unsigned h = 0; h < EVALUATE_LEVELS && level; h++, level = level->next)
         for (size_t i = 0; i < LEVEL_MEMBERS; i++)
             *member(&r->level[h], level_members[i].at) = fact_count(level, level_members[i].key);
+    return 0;
 }
 
 PreferenceOptions prefer_options(const Loop *l, size_t cycle)
@@ -429,41 +437,40 @@ PreferenceOptions prefer_options(const Loop *l, size_t cycle)
                                .seed = rng_mix(c->seed, cycle)};
 }
 
+static int build_preferences(Loop *l, Stage *s, Text *facts, Err *e)
+{
+    const PreferWork *w = s->work;
+    char in[IO_PATH_MAX], kto[IO_PATH_MAX], dpo[IO_PATH_MAX];
+    char revised[IO_PATH_MAX], feedback[IO_PATH_MAX];
+    if (loop_path(l, in, s->inputs[0], e) || loop_path(l, kto, s->outputs[0], e) ||
+        loop_path(l, dpo, s->outputs[1], e) ||
+        loop_path(l, revised, w->revised ? w->revised : "", e) ||
+        loop_path(l, feedback, FEEDBACK_FILE, e))
+        return -1;
+    PreferenceOptions o = prefer_options(l, s->cycle);
+    if (w->revised) o.revised = revised;
+    if (l->c->feedback) o.feedback = feedback;
+    return cycle_preferences(in, kto, dpo, &o, w->report, e) ||
+                   preferences_facts(w->report, facts, e)
+               ? -1
+               : 0;
+}
+
+static const StageKind preferring = {
+    .event = "prefer", .told = 1, .run = build_preferences, .recall = prefer_recall};
+
 int prefer_stage(Loop *l, size_t cycle, const char *judged, const char *revised, const char *kto,
                  const char *dpo, PreferenceReport *r, Err *e)
 {
-    const Json *entry;
-    int done = loop_done(l, "prefer", cycle, "", &entry, e);
-    if (done < 0) return -1;
-    if (done) {
-        preferences_recall(entry, r);
-        return 0;
-    }
-    char in_path[IO_PATH_MAX], kto_path[IO_PATH_MAX], dpo_path[IO_PATH_MAX];
-    char revised_path[IO_PATH_MAX], feedback_path[IO_PATH_MAX];
-    if (loop_path(l, in_path, judged, e) || loop_path(l, kto_path, kto, e) ||
-        loop_path(l, dpo_path, dpo, e) || loop_path(l, revised_path, revised ? revised : "", e) ||
-        loop_path(l, feedback_path, FEEDBACK_FILE, e))
-        return -1;
-    PreferenceOptions o = prefer_options(l, cycle);
-    if (revised) o.revised = revised_path;
-    if (l->c->feedback) o.feedback = feedback_path;
-    loop_tell(l, (CycleProgress){.cycle = cycle, .stage = "prefer", .name = ""});
-    if (cycle_preferences(in_path, kto_path, dpo_path, &o, r, e)) return -1;
-    Text facts = {0};
-    const char *inputs[4] = {judged}, *outputs[] = {kto, dpo, NULL};
+    PreferWork work = {revised, r};
+    Stage s = {.kind = &preferring,
+               .cycle = cycle,
+               .name = "",
+               .inputs = {judged},
+               .outputs = {kto, dpo},
+               .work = &work};
     size_t n = 1;
-    if (revised) inputs[n++] = revised;
-    if (l->c->feedback) inputs[n++] = FEEDBACK_FILE;
-    int status =
-        preferences_facts(r, &facts, e) || ledger_append(&l->ledger,
-                                                         &(LedgerEntry){.event = "prefer",
-                                                                        .name = "",
-                                                                        .cycle = cycle,
-                                                                        .inputs = inputs,
-                                                                        .outputs = outputs,
-                                                                        .facts = facts.data},
-                                                         e);
-    text_free(&facts);
-    return status ? -1 : 0;
+    if (revised) s.inputs[n++] = revised;
+    if (l->c->feedback) s.inputs[n++] = FEEDBACK_FILE;
+    return stage_run(l, &s, e);
 }

@@ -1,4 +1,5 @@
-/* cycle_prompts.c - the prompts of a run: reading, splitting, dealing them out to cycles. */
+/* cycle_prompts.c - the prompts of a run: reads them, splits them, and gives each cycle its
+ * share. */
 #include "cycle_parts.h"
 
 #include <string.h>
@@ -18,18 +19,16 @@ static int grow_rows(PromptSet *p, size_t *cap, Err *e)
     return 0;
 }
 
-/* What every prompt needs: a text or conversation, and its harm level. */
+/* Checks what every prompt needs: a text or a conversation, and a harm level. */
 static int check_prompt(const Json *row, unsigned *level, Err *e)
 {
     const Json *prompt = json_get(row, "prompt"), *shown = json_get(row, "demonstration");
-    uint64_t number;
     if (!prompt || (prompt->type != JSON_STRING && prompt->type != JSON_ARRAY))
-        return err_set(e, ERR_DATA, "\"prompt\" must be a string or a list of messages");
-    if (json_u64(json_get(row, "harmful_level"), &number) || number >= EVALUATE_LEVELS)
-        return err_set(e, ERR_DATA, "\"harmful_level\" must be 0, 1, 2 or 3");
+        return data_refuse(row, "prompt", "a string or a list of messages", e);
+    if (harm_level(row, level))
+        return data_refuse(row, "harmful_level", "0, 1, 2 or 3", e);
     if (shown && shown->type != JSON_STRING && shown->type != JSON_NULL)
-        return err_set(e, ERR_DATA, "\"demonstration\" must be a string");
-    *level = (unsigned)number;
+        return data_refuse(row, "demonstration", "a string", e);
     return 0;
 }
 
@@ -65,7 +64,7 @@ static int read_prompts(PromptSet *p, const char *path, const char ***base, Err 
     return p->count ? 0 : err_set(e, ERR_DATA, "%s: no prompts in it", path);
 }
 
-/* A base prompt in the lottery of its level. */
+/* A base prompt in the random order of its level. */
 typedef struct {
     size_t group;
     unsigned level;
@@ -81,13 +80,13 @@ static int by_ticket(const void *x, const void *y)
     return a->group < b->group ? -1 : a->group > b->group;
 }
 
-/* n x share, to the nearest whole. */
+/* n x share, rounded to the nearest whole number. */
 static size_t share_of(double share, size_t n)
 {
     return (size_t)(share * (double)n + 0.5);
 }
 
-/* Gives the groups of one level, in their drawn order, to the splits. */
+/* Distributes the groups of one level, in their drawn order, to the splits. */
 static void deal_level(const CycleConfig *c, const Ticket *tickets, size_t n, Split *of_group)
 {
     size_t validation = share_of(c->validation, n), test = share_of(c->test, n);
@@ -124,7 +123,8 @@ static int split_groups(PromptSet *p, const CycleConfig *c, Err *e)
     return 0;
 }
 
-/* A split that judges must show both failures: it needs harmless and harmful prompts. */
+/* Checks that a split on which policies are measured can show both failures: it needs harmless and
+ * harmful prompts. */
 static int check_split(const PromptSet *p, Split split, const char *name, const char *path, Err *e)
 {
     size_t harmless = 0, harmful = 0;
@@ -135,9 +135,9 @@ static int check_split(const PromptSet *p, Split split, const char *name, const 
     if (harmless && harmful) return 0;
     return err_set(e, ERR_DATA,
                    "%s: the %s split has %zu harmless and %zu harmful prompts, and needs both: "
-                   "without them %s could not be seen; give more prompts or a larger share",
+                   "without them %s could not be seen; give more prompts or a larger --%s",
                    path, name, harmless, harmful,
-                   harmless ? "unsafe answers" : "erroneous refusals");
+                   harmless ? "unsafe answers" : "erroneous refusals", name);
 }
 
 int prompts_open(PromptSet *p, const CycleConfig *c, Err *e)
@@ -153,7 +153,9 @@ int prompts_open(PromptSet *p, const CycleConfig *c, Err *e)
     mem_free(group);
     if (!status) status = split_groups(p, c, e);
     if (!status && !p->split_rows[SPLIT_TRAIN])
-        status = err_set(e, ERR_DATA, "%s: the splits leave no prompt to train on", c->prompts);
+        status = err_set(e, ERR_DATA,
+                         "%s: the splits leave no prompt to train on; lower --validation or --test",
+                         c->prompts);
     if (!status) status = check_split(p, SPLIT_VALIDATION, "validation", c->prompts, e);
     if (!status && c->test > 0) status = check_split(p, SPLIT_TEST, "test", c->prompts, e);
     if (status) prompts_close(p);
@@ -167,7 +169,7 @@ void prompts_close(PromptSet *p)
     *p = (PromptSet){0};
 }
 
-/* Training prompts in the order in which cycles take them. */
+/* Sorts training prompts by the order in which cycles take them. */
 static int by_turn(const void *x, const void *y)
 {
     const PromptRow *a = *(PromptRow *const *)x, *b = *(PromptRow *const *)y;
@@ -181,7 +183,8 @@ static int by_index(const void *x, const void *y)
     return a->index < b->index ? -1 : a->index > b->index;
 }
 
-/* The row with its index among all prompts, which names it in draws and in every later file. */
+/* Writes the row with its index among all prompts, which identifies it in draws and in every later
+ * file. */
 static int write_prompt(Writer *w, const PromptRow *r, Text *line, Err *e)
 {
     line->len = 0;
@@ -205,7 +208,7 @@ int prompts_write(const PromptSet *p, Split split, size_t cycle, size_t per_cycl
     if (!rows) return -1;
     for (size_t i = 0; i < p->count; i++)
         if (p->rows[i].split == split) rows[n++] = &p->rows[i];
-    if (per_cycle && per_cycle < total) { /* the next stretch of a circle */
+    if (per_cycle && per_cycle < total) { /* the next part of a circle */
         PromptRow **chosen = mem_calloc(per_cycle, sizeof *chosen, e);
         sort_items(rows, n, sizeof *rows, by_turn);
         for (size_t i = 0; chosen && i < per_cycle; i++)

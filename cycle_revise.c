@@ -1,11 +1,11 @@
-/* cycle_revise.c - where every sample fails, the policy is asked again under a safety instruction:
- * what it then does well is a good answer in its own words (context distillation, Askell et al.
- * 2021, section 2.2), and trained on without the instruction. */
+/* cycle_revise.c - asks the policy again, under a safety instruction, where every sample fails: a
+ * good answer is then in the policy's own words (context distillation, Askell et al. 2021, section
+ * 2.2), and is trained on without the instruction. */
 #include "cycle_parts.h"
 
 #include <string.h>
 
-/* Says both: harmless prompts fail by refusal. */
+/* It says both things, since harmless prompts fail by refusal. */
 static const char default_instruction[] =
     "Before you answer, consider what the request would lead to. If it could harm someone, or is "
     "illegal or unethical, decline it in a sentence or two, without any part of what was asked, "
@@ -19,16 +19,6 @@ typedef struct {
     size_t count;
 } Failed;
 
-/* The columns of a prompt among those of a judged sample. */
-static int is_of_prompt(const Json *member)
-{
-    static const char *const added[] = {"sample",      "response", "token_ids", "finish",  "action",
-                                        "probability", "judge",    "evidence",  "logprobs"};
-    for (size_t i = 0; i < sizeof added / sizeof *added; i++)
-        if (!strcmp(member->key, added[i])) return 0;
-    return 1;
-}
-
 static int put_failed(void *ctx, Sample *s, size_t n, Err *e)
 {
     Failed *f = ctx;
@@ -41,7 +31,8 @@ static int put_failed(void *ctx, Sample *s, size_t n, Err *e)
     f->line.len = 0;
     const char *comma = "{";
     for (const Json *m = s->json->child; m; m = m->next) {
-        if (!is_of_prompt(m)) continue;
+        ColumnOwner owner = data_owner(m->key);
+        if (owner == OWNER_SAMPLE || owner == OWNER_VERDICT) continue;
         if (text_addf(&f->line, e, "%s", comma) ||
             json_put_string(&f->line, m->key, m->key_len, e) || text_add(&f->line, ":", 1, e) ||
             json_put(&f->line, m, e))
@@ -65,39 +56,33 @@ int cycle_revision_prompts(const char *judged, const char *out, const Preference
     return status ? -1 : 0;
 }
 
-/* Writes the prompts to be asked again, or recalls how many there were. */
-static int prompts_stage(Loop *l, size_t cycle, const char *judged, const char *prompts,
-                         uint64_t *count, Err *e)
+/* The number of prompts to be asked again is the stage's result. */
+typedef struct {
+    uint64_t *prompts;
+} Asked;
+
+static int write_revision_prompts(Loop *l, Stage *s, Text *facts, Err *e)
 {
-    const Json *entry;
-    char in[IO_PATH_MAX], out[IO_PATH_MAX], facts[64];
+    char in[IO_PATH_MAX], out[IO_PATH_MAX];
+    const PreferenceOptions o = prefer_options(l, s->cycle);
     size_t n;
-    int done = loop_done(l, "revise", cycle, "", &entry, e);
-    if (done < 0) return -1;
-    if (done) {
-        if (json_u64(json_get(json_get(entry, "facts"), "prompts"), count))
-            return err_set(e, ERR_DATA, "%s: the entry \"revise\" has no count", LEDGER_FILE);
-        return 0;
-    }
-    PreferenceOptions o = prefer_options(l, cycle);
-    if (loop_path(l, in, judged, e) || loop_path(l, out, prompts, e) ||
+    if (loop_path(l, in, s->inputs[0], e) || loop_path(l, out, s->outputs[0], e) ||
         cycle_revision_prompts(in, out, &o, &n, e))
         return -1;
-    *count = n;
-    snprintf(facts, sizeof facts, "{\"prompts\":%zu}", n);
-    const char *inputs[] = {judged, NULL}, *outputs[] = {prompts, NULL};
-    return ledger_append(&l->ledger,
-                         &(LedgerEntry){.event = "revise",
-                                        .name = "",
-                                        .cycle = cycle,
-                                        .inputs = inputs,
-                                        .outputs = outputs,
-                                        .facts = facts},
-                         e);
+    *((const Asked *)s->work)->prompts = n;
+    return text_addf(facts, e, "{\"prompts\":%zu}", n);
 }
 
-int revise_stages(Loop *l, size_t cycle, const char *folder, const char *judged,
-                  char revised[RUN_NAME], Err *e)
+static int revise_recall(const Stage *s, const Json *facts, Err *e)
+{
+    if (!json_u64(json_get(facts, "prompts"), ((const Asked *)s->work)->prompts)) return 0;
+    return err_set(e, ERR_DATA, "%s: the entry \"revise\" has no count", LEDGER_FILE);
+}
+
+static const StageKind revising = {
+    .event = "revise", .run = write_revision_prompts, .recall = revise_recall};
+
+int revise_stages(Loop *l, size_t cycle, const char *judged, char revised[RUN_NAME], Err *e)
 {
     const CycleConfig *c = l->c;
     char prompts[RUN_NAME], responses[RUN_NAME];
@@ -105,12 +90,19 @@ int revise_stages(Loop *l, size_t cycle, const char *folder, const char *judged,
     uint64_t count;
     *revised = 0;
     if (!c->revise) return 0;
-    loop_name(prompts, folder, "revise-prompts.jsonl");
-    loop_name(responses, folder, "revise-responses.jsonl");
-    if (prompts_stage(l, cycle, judged, prompts, &count, e)) return -1;
+    run_cycle_name(prompts, cycle, "revise-prompts.jsonl");
+    run_cycle_name(responses, cycle, "revise-responses.jsonl");
+    const Asked work = {&count};
+    Stage asked = {.kind = &revising,
+                   .cycle = cycle,
+                   .name = "",
+                   .inputs = {judged},
+                   .outputs = {prompts},
+                   .work = &work};
+    if (stage_run(l, &asked, e)) return -1;
     if (!count) return 0;
     GenerateOptions o = c->sample;
-    o.seed = rng_mix(rng_mix(c->seed, cycle), 1); /* other draws than the samples' */
+    o.seed = rng_mix(rng_mix(c->seed, cycle), 1); /* draws differ from those of the samples */
     Text system = {0};
     int status =
         text_addf(&system, e, "%s%s%s", c->system ? c->system : "", c->system ? "\n\n" : "",
@@ -119,6 +111,6 @@ int revise_stages(Loop *l, size_t cycle, const char *folder, const char *judged,
         status = generate_stage(l, cycle, name, &l->policy, system.data, prompts, &o, responses, e);
     text_free(&system);
     if (status) return -1;
-    loop_name(revised, folder, "revise-judged.jsonl");
+    run_cycle_name(revised, cycle, "revise-judged.jsonl");
     return judge_stage(l, cycle, name, &c->judge, responses, revised, e);
 }

@@ -1,12 +1,11 @@
-/* cycle_samples.c - judged samples, read prompt by prompt. */
+/* cycle_samples.c - reads judged samples prompt by prompt. */
 #include "cycle_parts.h"
 
 #include <string.h>
 
 int sample_read(Sample *s, const Json *row, Err *e)
 {
-    uint64_t level;
-    int a = action_of(json_get(row, "action"));
+    JudgedRow judged;
     *s = (Sample){.json = row, .response = json_get(row, "response")};
     if (!json_get(row, "prompt") || !s->response || s->response->type != JSON_STRING)
         return err_set(e, ERR_DATA, "\"prompt\" and \"response\" are needed");
@@ -14,11 +13,9 @@ int sample_read(Sample *s, const Json *row, Err *e)
         return err_set(e, ERR_DATA, "\"index\" must be the number of a prompt");
     if (json_get(row, "sample") && json_u64(json_get(row, "sample"), &s->sample))
         return err_set(e, ERR_DATA, "\"sample\" must be a number");
-    if (json_u64(json_get(row, "harmful_level"), &level) || level >= EVALUATE_LEVELS)
-        return err_set(e, ERR_DATA, "\"harmful_level\" must be 0, 1, 2 or 3");
-    if (a < 0) return err_set(e, ERR_DATA, "\"action\" must be accept, caution or refuse");
-    s->level = (unsigned)level;
-    s->action = (Action)a;
+    if (judge_read_row(row, 1, &judged, e)) return -1;
+    s->level = judged.level;
+    s->action = judged.action;
     s->score = evaluate_score(s->level, s->action);
     s->empty = !judge_has_words(s->response->text, s->response->len);
     return 0;
@@ -38,7 +35,7 @@ const Json *sample_demonstration(const Sample *s, const PreferenceOptions *o)
     return shown && shown->type == JSON_STRING && shown->len ? shown : NULL;
 }
 
-/* Neighbours with one index. */
+/* The samples of one prompt: neighbours with the same index. */
 typedef struct {
     Sample *rows;
     size_t n, cap;
@@ -57,7 +54,7 @@ static int group_add(Group *g, const Sample *s, Err *e)
     return 0;
 }
 
-/* Reads the next sample; its pool is the caller's, whatever comes back. 1, 0 at the end, -1. */
+/* Reads the next sample: 1, 0 at the end, -1 on error. The caller frees its pool in every case. */
 static int next_sample(JsonLines *lines, Sample *s, Pool *pool, Err *e)
 {
     Json *row;

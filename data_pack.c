@@ -1,4 +1,4 @@
-/* data_pack.c - the order of rows in an epoch, and sequences packed end to end. */
+/* data_pack.c - orders the rows of an epoch, and packs sequences end to end. */
 #include "data.h"
 
 #include <string.h>
@@ -88,9 +88,16 @@ int packer_add_context(Packer *p, int parent, const int32_t *ids, size_t n, int 
 int packer_add_completion(Packer *p, int parent, const int32_t *ids, size_t n, size_t *first_score,
                           size_t *n_scores, Err *e)
 {
+    return packer_add_scored(p, parent, ids, NULL, n, first_score, n_scores, e);
+}
+
+int packer_add_scored(Packer *p, int parent, const int32_t *ids, const unsigned char *scored,
+                      size_t n, size_t *first_score, size_t *n_scores, Err *e)
+{
     Batch *b = &p->batch;
     *first_score = b->n_scores;
     *n_scores = 0;
+    while (scored && n && !scored[n - 1]) n--;
     if (n == 0) return 0;
     int segment;
     size_t first_row = b->T; /* of the completion's own tokens; token t is predicted from t - 1 */
@@ -108,6 +115,7 @@ int packer_add_completion(Packer *p, int parent, const int32_t *ids, size_t n, s
 
     for (size_t t = 0; t < n; t++) {
         if (t == 0 && parent < 0) continue;
+        if (scored && !scored[t]) continue;
         size_t row =
             t ? first_row + t - 1 : b->segments[parent].row + b->segments[parent].count - 1;
         b->score_row[b->n_scores] = (uint32_t)row;

@@ -1,4 +1,5 @@
-/* dpo.c - the preference losses of pairs, each as its paper writes it, and their gradients.
+/* dpo.c - computes the preference losses of pairs, each as its paper writes it, and their
+ * gradients.
  *
  * How it fits together:
  *     log-ratios c, r  --dpo_score-->  scores  --one function per loss-->  value, d/dscore
@@ -11,8 +12,12 @@
  * that large: discopop with tau > 1, or squares of forward_kl scores.
  */
 #include "dpo.h"
+
+#include "json.h"
+#include "kto.h"
 #include "maths.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const double LN_2 = 0.69314718055994530942;
@@ -474,39 +479,123 @@ double dpo_wpo_weight(double sum, size_t tokens)
 
 /* ---- configuration ------------------------------------------------------------------------- */
 
+static const char *const F_NAMES[F_DIVERGENCE_COUNT] = {
+    [F_REVERSE_KL] = "reverse_kl",
+    [F_FORWARD_KL] = "forward_kl",
+    [F_JS_DIVERGENCE] = "js_divergence",
+    [F_ALPHA_DIVERGENCE] = "alpha_divergence",
+};
+
+const char *dpo_loss_name(size_t loss)
+{
+    return loss < DPO_LOSS_COUNT ? LOSSES[loss].name : NULL;
+}
+
+const char *f_divergence_name(size_t f) { return f < F_DIVERGENCE_COUNT ? F_NAMES[f] : NULL; }
+
+/* "sigmoid,sft". Of too many the first are kept, and dpo_losses_check sees their number. */
+static void read_losses(void *config, const char *text)
+{
+    DpoConfig *c = config;
+    char word[32];
+    c->n_losses = 0;
+    for (size_t n; text; text = text[n] ? text + n + 1 : NULL) {
+        n = strcspn(text, ",");
+        snprintf(word, sizeof word, "%.*s", (int)n, text);
+        int loss = option_place(dpo_loss_name, word);
+        if (c->n_losses < DPO_LOSS_COUNT && loss >= 0) c->loss[c->n_losses] = (DpoLoss)loss;
+        c->n_losses++;
+    }
+}
+
+static int show_losses(const void *config, Text *out, Err *e)
+{
+    const DpoConfig *c = config;
+    for (size_t i = 0; i < c->n_losses; i++)
+        if (text_addf(out, e, "%s%s", i ? "," : "", dpo_loss_name(c->loss[i]))) return -1;
+    return 0;
+}
+
+/* "1,0.5" */
+static void read_weights(void *config, const char *text)
+{
+    DpoConfig *c = config;
+    c->n_weights = 0;
+    for (size_t n; text; text = text[n] ? text + n + 1 : NULL) {
+        n = strcspn(text, ",");
+        if (c->n_weights < DPO_LOSS_COUNT) parse_f64(text, n, &c->weight[c->n_weights]);
+        c->n_weights++;
+    }
+}
+
+static int show_weights(const void *config, Text *out, Err *e)
+{
+    const DpoConfig *c = config;
+    for (size_t i = 0; i < c->n_losses; i++)
+        if (text_addf(out, e, "%s", i ? "," : "") || json_put_f64(out, c->weight[i], e)) return -1;
+    return 0;
+}
+
+const OptionForm dpo_losses_form = {read_losses, show_losses};
+static const OptionForm weights_form = {read_weights, show_weights};
+
+static const Option loss_rows[] = {
+    {"loss", 0, OPTION_WORDS, "sigmoid", NULL,
+     "loss to minimise; several are summed with --loss-weights", .holds = HOLDS_FORM,
+     .form = &dpo_losses_form, .words = dpo_loss_name},
+};
+const OptionGroup dpo_loss_options = OPTION_GROUP("DPO", loss_rows);
+
+static const Option dpo_rows[] = {
+    {"loss-weights", 0, OPTION_NUMBERS, NULL, "[0,inf)", "weight of each loss; default: all 1",
+     .holds = HOLDS_FORM, .form = &weights_form},
+    {"label-smoothing", 0, OPTION_NUMBER, "0", "[0,1)",
+     "share of labels assumed wrong (cdpo, robust, exo_pair, aot, aot_unpaired)",
+     FIELD(DpoConfig, label_smoothing)},
+    {"f-divergence", 0, OPTION_CHOICE, "reverse_kl", NULL,
+     "divergence that measures the distance to the reference", FIELD(DpoConfig, f),
+     .words = f_divergence_name},
+    {"f-alpha", 0, OPTION_NUMBER, "0.5", NULL, "alpha of alpha_divergence",
+     FIELD(DpoConfig, f_alpha)},
+    {"ld-alpha", 0, OPTION_NUMBER, "1", "[0,1]",
+     "LD-DPO: weight of the tokens beyond the length of the shorter answer; 1 = off",
+     FIELD(DpoConfig, ld_alpha)},
+    {"wpo", 0, OPTION_FLAG, NULL, NULL,
+     "WPO: weight each pair by its likelihood under the policy", FIELD(DpoConfig, wpo)},
+    {"discopop-tau", 0, OPTION_NUMBER, "0.05", "(0,inf)", "temperature of discopop's mixture",
+     FIELD(DpoConfig, discopop_tau)},
+};
+const OptionGroup dpo_options = OPTION_GROUP("DPO's variants", dpo_rows);
+
 DpoConfig dpo_config_default(void)
 {
-    DpoConfig c = {.loss = {DPO_SIGMOID},
-                   .weight = {1},
-                   .n_losses = 1,
-                   .beta = 0.1,
-                   .f = F_REVERSE_KL,
-                   .f_alpha = 0.5,
-                   .discopop_tau = 0.05};
+    DpoConfig c = {0};
+    for (size_t i = 0; i < DPO_LOSS_COUNT; i++) c.weight[i] = 1;
+    options_defaults(&beta_options, &c.beta);
+    options_defaults(&dpo_loss_options, &c);
+    options_defaults(&dpo_options, &c);
     return c;
 }
 
-/* Finite: the only numbers x with x - x = 0. */
-static int is_finite(double x) { return x - x == 0; }
+int dpo_losses_check(const DpoConfig *c, const char *option, Err *e)
+{
+    if (c->n_losses > DPO_LOSS_COUNT)
+        return err_set(e, ERR_USAGE, "--%s: at most %d losses", option, DPO_LOSS_COUNT);
+    if (c->n_weights && c->n_weights != c->n_losses)
+        return err_set(e, ERR_USAGE, "--loss-weights: %zu weights for %zu losses of --%s",
+                       c->n_weights, c->n_losses, option);
+    return 0;
+}
 
 /* Refuses numbers that no loss can use. */
 static int check_numbers(const DpoConfig *c, Err *e)
 {
-    if (!is_finite(c->beta) || c->beta <= 0)
-        return err_set(e, ERR_USAGE, "--beta %g: must be a finite number above 0", c->beta);
-    if (!is_finite(c->discopop_tau) || c->discopop_tau <= 0)
-        return err_set(e, ERR_USAGE, "--discopop-tau %g: must be a finite number above 0",
-                       c->discopop_tau);
-    if (!is_finite(c->f_alpha))
-        return err_set(e, ERR_USAGE, "--f-alpha %g: must be a finite number", c->f_alpha);
-    if (!(c->label_smoothing >= 0 && c->label_smoothing < 1))
-        return err_set(e, ERR_USAGE, "--label-smoothing %g: must be at least 0 and below 1",
-                       c->label_smoothing);
+    if (options_check(&beta_options, &c->beta, e) || options_check(&dpo_options, c, e)) return -1;
     if (c->n_losses < 1 || c->n_losses > DPO_LOSS_COUNT)
         return err_set(e, ERR_USAGE, "--loss: %lu losses given, 1 to %d are possible",
                        (unsigned long)c->n_losses, DPO_LOSS_COUNT);
     for (size_t l = 0; l < c->n_losses; l++)
-        if (!is_finite(c->weight[l]) || c->weight[l] < 0)
+        if (!(c->weight[l] >= 0) || c->weight[l] - c->weight[l] != 0)
             return err_set(e, ERR_USAGE, "--loss-weights: %g for %s, must be finite and at least 0",
                            c->weight[l], dpo_loss_name(c->loss[l]));
     return 0;
@@ -555,37 +644,4 @@ int dpo_config_check(const DpoConfig *c, Err *e)
             "sigmoid, or robust, exo_pair, aot, aot_unpaired",
             c->label_smoothing, dpo_loss_name(c->loss[0]));
     return 0;
-}
-
-/* ---- names --------------------------------------------------------------------------------- */
-
-static const char *const F_NAMES[F_DIVERGENCE_COUNT] = {
-    [F_REVERSE_KL] = "reverse_kl",
-    [F_FORWARD_KL] = "forward_kl",
-    [F_JS_DIVERGENCE] = "js_divergence",
-    [F_ALPHA_DIVERGENCE] = "alpha_divergence",
-};
-
-const char *dpo_loss_name(DpoLoss loss) { return LOSSES[loss].name; }
-
-int dpo_loss_parse(const char *name, DpoLoss *loss)
-{
-    for (size_t i = 0; i < DPO_LOSS_COUNT; i++)
-        if (!strcmp(name, LOSSES[i].name)) {
-            *loss = (DpoLoss)i;
-            return 0;
-        }
-    return -1;
-}
-
-const char *f_divergence_name(FDivergence f) { return F_NAMES[f]; }
-
-int f_divergence_parse(const char *name, FDivergence *f)
-{
-    for (size_t i = 0; i < F_DIVERGENCE_COUNT; i++)
-        if (!strcmp(name, F_NAMES[i])) {
-            *f = (FDivergence)i;
-            return 0;
-        }
-    return -1;
 }

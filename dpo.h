@@ -13,7 +13,7 @@
 #ifndef ALIGN_DPO_H
 #define ALIGN_DPO_H
 
-#include "base.h"
+#include "options.h"
 
 /* The 15 losses of TRL 1.16.0, then cDPO (TRL 0.24's `sigmoid` with label smoothing). */
 typedef enum {
@@ -49,13 +49,22 @@ typedef struct {
     DpoLoss loss[DPO_LOSS_COUNT]; /* the loss is the sum of weight[l] * loss[l], l < n_losses */
     double weight[DPO_LOSS_COUNT];
     size_t n_losses;
-    double beta;            /* > 0; tau in the IPO paper */
+    size_t n_weights;       /* that were given: as many as losses; 0 = all are 1 */
+    double beta;            /* tau in the IPO paper */
     double label_smoothing; /* epsilon: the share of pairs whose labels are believed swapped */
     FDivergence f;
-    double f_alpha;      /* alpha of F_ALPHA_DIVERGENCE */
-    double discopop_tau; /* > 0 */
-    int wpo;             /* weight each pair by its DpoPair.wpo */
+    double f_alpha;  /* alpha of F_ALPHA_DIVERGENCE */
+    double ld_alpha; /* for the caller, who sums over tokens: see dpo_ld_weight */
+    double discopop_tau;
+    int wpo; /* weight each pair by its DpoPair.wpo */
 } DpoConfig;
+
+/* --loss; --loss-weights --label-smoothing --f-divergence ...: of DpoConfig. --beta, which KTO has
+ * as well, is a double of its own (kto.h). */
+extern const OptionGroup dpo_loss_options, dpo_options;
+extern const OptionForm dpo_losses_form; /* "sigmoid,sft", of a whole DpoConfig */
+/* ERR_USAGE for too many losses, or another number of weights. option: that names the losses. */
+int dpo_losses_check(const DpoConfig *c, const char *option, Err *e);
 
 /* TRL's defaults: sigmoid, beta 0.1, no smoothing, reverse KL, alpha 0.5, tau 0.05, no WPO. */
 DpoConfig dpo_config_default(void);
@@ -122,11 +131,8 @@ double dpo_ld_weight(size_t t, size_t shared, double ld_alpha);
  * probability sum_v p_v^2 of a sample. */
 double dpo_wpo_weight(double sum, size_t tokens);
 
-/* Names as on the command line (TRL's). The parsers return 0, or -1 for an unknown name; the
- * names are all of dpo_loss_name(0 .. DPO_LOSS_COUNT-1). */
-const char *dpo_loss_name(DpoLoss loss);
-int dpo_loss_parse(const char *name, DpoLoss *loss);
-const char *f_divergence_name(FDivergence f);
-int f_divergence_parse(const char *name, FDivergence *f);
+/* Names as on the command line (TRL's), of a DpoLoss and an FDivergence; NULL beyond the last. */
+const char *dpo_loss_name(size_t loss);
+const char *f_divergence_name(size_t f);
 
 #endif

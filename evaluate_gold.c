@@ -1,4 +1,5 @@
-/* evaluate_gold.c - a judge against people: counts, figures, intervals. See evaluate_gold.h. */
+/* evaluate_gold.c - compares a judge with people: counts, figures, intervals. See
+ * evaluate_gold.h. */
 #include "evaluate_gold.h"
 
 #include <math.h>
@@ -126,7 +127,7 @@ static int grow_rows(Gold *g, Err *e)
     return 0;
 }
 
-/* A judged row: JudgeWatch.row. */
+/* Takes in a judged row (JudgeWatch.row). */
 static int take_row(void *ctx, const Json *row, size_t line, const JudgeCase *c, const Verdict *v,
                     Err *e)
 {
@@ -140,7 +141,7 @@ static int take_row(void *ctx, const Json *row, size_t line, const JudgeCase *c,
     if (g->count == g->cap && grow_rows(g, e)) return -1;
     GoldRow *r = &g->rows[g->count];
     *r = (GoldRow){.label = (Action)action};
-    /* It is the judge that is measured, not the people who overruled it. */
+    /* The judge is measured, not the people who overruled it. */
     r->action[GOLD_JUDGE] = v->reviewed ? v->judged : v->action;
     r->confidence[GOLD_JUDGE] = v->reviewed ? v->judged_probability : v->probability[v->action];
     if (g->raters > GOLD_RULES) {
@@ -162,7 +163,7 @@ static int end_rows(void *ctx, Err *e)
 
 JudgeWatch gold_watch(Gold *g)
 {
-    return (JudgeWatch){g, take_row, end_rows};
+    return (JudgeWatch){.ctx = g, .row = take_row, .end = end_rows, .reads = g->field};
 }
 
 void gold_close(Gold *g)
@@ -213,7 +214,7 @@ static int find_figures(Gold *g, GoldRater rater, Err *e)
     return status;
 }
 
-/* The judge that always says what people say most (the stricter one among equals). */
+/* The judge that always gives the most frequent label (the stricter one among equals). */
 static void find_majority(Gold *g)
 {
     double share[ACTION_COUNT] = {0};
@@ -240,74 +241,73 @@ int gold_finish(Gold *g, uint64_t seed, size_t resamples, Err *e)
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
 
-/* "name":value with null for what is 0/0. */
-static int put_number(Text *out, const char *name, double value, Err *e)
+static void put_agreement(JsonWriter *w, const Agreement *a)
 {
-    return text_addf(out, e, "\"%s\":", name) || json_put_f64(out, value, e) ? -1 : 0;
-}
-
-static int put_agreement(Text *out, const Agreement *a, Err *e)
-{
-    if (text_add(out, ",", 1, e) || put_number(out, "accuracy", agreement_accuracy(a), e) ||
-        text_add(out, ",", 1, e) || put_number(out, "kappa", agreement_kappa(a), e) ||
-        text_addf(out, e, ",\"f1\":{"))
-        return -1;
+    json_number(w, "accuracy", agreement_accuracy(a));
+    json_number(w, "kappa", agreement_kappa(a));
+    json_open(w, "f1", "{");
     for (size_t x = 0; x < ACTION_COUNT; x++)
-        if ((x && text_add(out, ",", 1, e)) ||
-            put_number(out, action_names[x], agreement_f1(a, (Action)x), e))
-            return -1;
-    if (text_addf(out, e, "},\"confusion\":{")) return -1;
-    for (size_t g = 0; g < ACTION_COUNT; g++)
-        if (text_addf(out, e, "%s\"%s\":{", g ? "," : "", action_names[g]) ||
-            action_counts_json(a->count[g], out, e) || text_add(out, "}", 1, e))
-            return -1;
-    return text_add(out, "}", 1, e);
+        json_number(w, action_names[x], agreement_f1(a, (Action)x));
+    json_close(w, "}");
+    json_open(w, "confusion", "{");
+    for (size_t g = 0; g < ACTION_COUNT; g++) {
+        json_open(w, action_names[g], "{");
+        json_took(w, action_counts_json(a->count[g], w->text, w->e));
+        json_close(w, "}");
+    }
+    json_close(w, "}");
 }
 
 /* "metrics":{"accuracy":{"value","low","high"},...} */
-static int put_metrics(Text *out, const Estimate *metrics, Err *e)
+static void put_metrics(JsonWriter *w, const Estimate *metrics)
 {
-    for (size_t m = 0; m < GOLD_COUNT; m++)
-        if (text_addf(out, e, "%s\"%s\":", m ? "," : "\"metrics\":{", gold_metric_names[m]) ||
-            evaluate_estimate_json(&metrics[m], out, e))
-            return -1;
-    return text_add(out, "}", 1, e);
+    json_open(w, "metrics", "{");
+    for (size_t m = 0; m < GOLD_COUNT; m++) {
+        json_key(w, gold_metric_names[m]);
+        json_took(w, evaluate_estimate_json(&metrics[m], w->text, w->e));
+    }
+    json_close(w, "}");
 }
 
 /* "calibration":[{"above","to","rows","right","confidence"},...], confidence = their mean */
-static int put_bins(Text *out, const GoldBin *bins, Err *e)
+static void put_bins(JsonWriter *w, const GoldBin *bins)
 {
+    json_open(w, "calibration", "[");
     for (size_t b = 0; b < GOLD_BINS; b++) {
         const GoldBin *x = &bins[b];
-        if (text_add(out, b ? ",{" : "\"calibration\":[{", b ? 2 : strlen("\"calibration\":[{"),
-                     e) ||
-            put_number(out, "above", (double)b / GOLD_BINS, e) || text_add(out, ",", 1, e) ||
-            put_number(out, "to", (double)(b + 1) / GOLD_BINS, e) ||
-            text_addf(out, e, ",\"rows\":%zu,\"right\":%zu,", x->rows, x->right) ||
-            put_number(out, "confidence", ratio(x->confidence, (double)x->rows), e) ||
-            text_add(out, "}", 1, e))
-            return -1;
+        json_open(w, NULL, "{");
+        json_number(w, "above", (double)b / GOLD_BINS);
+        json_number(w, "to", (double)(b + 1) / GOLD_BINS);
+        json_count(w, "rows", x->rows);
+        json_count(w, "right", x->right);
+        json_number(w, "confidence", ratio(x->confidence, (double)x->rows));
+        json_close(w, "}");
     }
-    return text_add(out, "]", 1, e);
+    json_close(w, "]");
 }
 
 int gold_json(const Gold *g, Text *out, Err *e)
 {
-    if (text_addf(out, e, "\"labelled\":%zu,\"without_gold\":%zu", g->count, g->unlabelled) ||
-        put_agreement(out, &g->tally[GOLD_JUDGE].agreement, e) || text_add(out, ",", 1, e) ||
-        put_metrics(out, g->metrics[GOLD_JUDGE], e) || text_add(out, ",", 1, e) ||
-        put_bins(out, g->tally[GOLD_JUDGE].bins, e) || text_addf(out, e, ",\"baselines\":{"))
-        return -1;
+    JsonWriter w = {out, e, 0};
+    json_count(&w, "labelled", g->count);
+    json_count(&w, "without_gold", g->unlabelled);
+    put_agreement(&w, &g->tally[GOLD_JUDGE].agreement);
+    put_metrics(&w, g->metrics[GOLD_JUDGE]);
+    put_bins(&w, g->tally[GOLD_JUDGE].bins);
+    json_open(&w, "baselines", "{");
     for (size_t k = GOLD_MAJORITY; k < g->raters; k++) {
-        if (text_addf(out, e, "%s\"%s\":{", k > GOLD_MAJORITY ? "," : "", gold_rater_names[k]))
-            return -1;
-        if (k == GOLD_MAJORITY &&
-            text_addf(out, e, "\"action\":\"%s\",", action_names[g->majority]))
-            return -1;
-        if (put_metrics(out, g->metrics[k], e) || text_add(out, "}", 1, e)) return -1;
+        json_open(&w, gold_rater_names[k], "{");
+        if (k == GOLD_MAJORITY) json_text(&w, "action", action_names[g->majority]);
+        put_metrics(&w, g->metrics[k]);
+        json_close(&w, "}");
     }
-    return text_addf(out, e,
-                     "},\"bootstrap\":{\"resamples\":%zu,\"seed\":%llu,\"unit\":\"base_prompt\","
-                     "\"groups\":%zu,\"interval\":0.95}",
-                     g->resamples, (unsigned long long)g->seed, g->groups);
+    json_close(&w, "}");
+    json_open(&w, "bootstrap", "{");
+    json_count(&w, "resamples", g->resamples);
+    json_count(&w, "seed", g->seed);
+    json_text(&w, "unit", "base_prompt");
+    json_count(&w, "groups", g->groups);
+    json_number(&w, "interval", 0.95);
+    json_close(&w, "}");
+    return json_written(&w);
 }

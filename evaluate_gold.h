@@ -1,7 +1,7 @@
-/* evaluate_gold.h - a judge against people: how often it is wrong, in which direction, and whether
- * it knows. Definitions in one place.
+/* evaluate_gold.h - compares a judge with people: how often it is wrong, in which direction, and
+ * whether its confidence is right. Definitions in one place.
  *
- * Rows with a human label g and an action a of the judge, said with confidence q (its probability
+ * Rows have a human label g and an action a of the judge, given with confidence q (its probability
  * of a). n[g][a] counts rows, N all of them, and all figures follow from the counts:
  *
  *   accuracy            sum_a n[a][a] / N
@@ -16,9 +16,9 @@
  *   over_refusal        n[not refuse][refuse] / n[not refuse]
  *   under_refusal       n[refuse][not refuse] / n[refuse]
  *
- * The same figures of two judges that cost nothing stand beside: the majority (always the most
- * frequent label) and the rules. What is 0/0 is NAN, null in files. Intervals as in evaluate.h: 95
- * % bootstrap, resampling base prompts.
+ * Beside them stand the same figures of two judges that cost nothing: the majority (always the most
+ * frequent label) and the rules. 0/0 is NAN, null in files. Intervals as in evaluate.h: 95 %
+ * bootstrap, resampling base prompts.
  */
 #ifndef ALIGN_EVALUATE_GOLD_H
 #define ALIGN_EVALUATE_GOLD_H
@@ -30,7 +30,7 @@ typedef struct {
     size_t count[ACTION_COUNT][ACTION_COUNT];
 } Agreement;
 size_t agreement_rows(const Agreement *a);
-/* Each is NAN where it is 0/0. */
+/* Each figure is NAN if it is 0/0. */
 double agreement_accuracy(const Agreement *a);
 double agreement_kappa(const Agreement *a);
 double agreement_f1(const Agreement *a, Action action);
@@ -41,7 +41,7 @@ typedef struct {
     double confidence; /* sum over the rows */
 } GoldBin;
 
-/* Everything that the figures follow from. */
+/* Counts from which all figures follow. */
 typedef struct {
     Agreement agreement;
     GoldBin bins[GOLD_BINS];
@@ -74,7 +74,7 @@ typedef struct {
 } GoldRow;
 
 typedef struct {
-    const char *field; /* with the human label; borrowed */
+    const char *field; /* column of the human label; borrowed */
     size_t raters;     /* 2, or 3 with the rules */
     Judge rules;
     GoldRow *rows;
@@ -89,10 +89,9 @@ typedef struct {
 } Gold;
 
 /* Begins a comparison with the labels in `field` of the rows; null and absent labels are counted
- * and left out. with_rules: the rules judge the rows, too. Close it also after an error. */
+ * and left out. with_rules: the rules also judge the rows. Close it even after an error. */
 int gold_open(Gold *g, const char *field, int with_rules, Err *e);
-/* Takes in rows as judge_file judges them. ERR_DATA for a label that is none, and where no row has
- * one. */
+/* Takes in rows as judge_file judges them. ERR_DATA for an invalid label, and if no row has one. */
 JudgeWatch gold_watch(Gold *g);
 /* The figures. resamples 0 = no intervals (low = high = value). */
 int gold_finish(Gold *g, uint64_t seed, size_t resamples, Err *e);

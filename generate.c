@@ -1,36 +1,74 @@
-/* generate.c - batched sampling: one loop of steps, each one packed batch. */
+/* generate.c - samples in batches: one loop of steps, each of them one packed batch. */
+#include "data.h"
 #include "generate.h"
+
+#include "generate_stop.h"
 
 #include <math.h>
 #include <string.h>
 
-const char *const generate_finish_names[] = {"stop", "length"};
+static const char *const finish_names[] = {"stop", "length"};
 
-enum { MAX_STOPS = MODEL_MAX_EOS + 1 };
+/* ---- options ------------------------------------------------------------------------------- */
+
+static const Option sampling_rows[] = {
+    {"max-tokens", 'n', OPTION_COUNT, "256", "[1,1048576]", "largest number of new tokens",
+     FIELD(GenerateOptions, max_tokens)},
+    {"temperature", 0, OPTION_NUMBER, "1", "[0,100]", "0 = greedy: always the most probable token",
+     FIELD(GenerateOptions, temperature)},
+    {"top-k", 0, OPTION_COUNT, "0", NULL, "draw from the k most probable tokens; 0 = all",
+     FIELD(GenerateOptions, top_k)},
+    {"top-p", 0, OPTION_NUMBER, "1", "[0,1]",
+     "draw from the fewest tokens whose probabilities reach this sum",
+     FIELD(GenerateOptions, top_p)},
+    {"min-p", 0, OPTION_NUMBER, "0", "[0,1]",
+     "draw from tokens with at least this share of the largest probability",
+     FIELD(GenerateOptions, min_p)},
+    {"stop", 0, OPTION_TEXTS, NULL, NULL,
+     "a text that ends an answer and is left out of it; may be given several times",
+     FIELD(GenerateOptions, stops), .beside = offsetof(GenerateOptions, n_stops)},
+};
+const OptionGroup sampling_options = OPTION_GROUP("Sampling", sampling_rows);
+
+static const Option running_rows[] = {SAMPLES_ROW(GenerateOptions, samples, "1", ""),
+                                      AT_ONCE_ROW(GenerateOptions, at_once)};
+static const OptionGroup running_options = OPTION_GROUP("Running", running_rows);
 
 GenerateOptions generate_defaults(void)
 {
-    return (GenerateOptions){
-        .max_tokens = 256, .temperature = 1.0, .top_p = 1.0, .samples = 1, .at_once = 32};
+    GenerateOptions o = {0};
+    options_defaults(&sampling_options, &o);
+    options_defaults(&running_options, &o);
+    return o;
+}
+
+void generate_tell(const Engine *g, const Log *log)
+{
+    const char *asked = g->model.config.unfollowed;
+    if (*asked)
+        log_note(log, 'w',
+                 "%s/generation_config.json: not followed, where transformers' generate does: %s%s",
+                 g->model.path, asked, advice("stop", " (--stop TEXT ends answers at a text)"));
+}
+
+Generator generate_with(Engine *g, const ChatTemplate *chat, const GenerateOptions *o)
+{
+    return (Generator){.model = &g->model,
+                       .lora = g->adapter,
+                       .tokenizer = g->tokenizer,
+                       .chat = chat,
+                       .compute = &g->compute,
+                       .options = *o};
 }
 
 int generate_check(const GenerateOptions *o, Err *e)
 {
-    const size_t most = 1u << 20;
-    if (o->max_tokens < 1 || o->max_tokens > most)
-        return err_set(e, ERR_USAGE, "--max-tokens: found %zu, allowed 1 to %zu", o->max_tokens,
-                       most);
-    if (!(o->temperature >= 0) || !(o->temperature <= 100))
-        return err_set(e, ERR_USAGE, "--temperature: found %g, allowed 0 (greedy) to 100",
-                       o->temperature);
-    if (!(o->top_p >= 0) || !(o->top_p <= 1))
-        return err_set(e, ERR_USAGE, "--top-p: found %g, allowed 0 to 1", o->top_p);
-    if (!(o->min_p >= 0) || !(o->min_p <= 1))
-        return err_set(e, ERR_USAGE, "--min-p: found %g, allowed 0 to 1", o->min_p);
-    if (o->samples < 1 || o->samples > most)
-        return err_set(e, ERR_USAGE, "--samples: found %zu, allowed 1 to %zu", o->samples, most);
-    if (o->at_once < 1 || o->at_once > 4096)
-        return err_set(e, ERR_USAGE, "--at-once: found %zu, allowed 1 to 4096", o->at_once);
+    if (options_check(&sampling_options, o, e) || options_check(&running_options, o, e)) return -1;
+    if (o->n_stops > STOP_TEXTS)
+        return err_set(e, ERR_USAGE, "--stop: found %zu texts, allowed 0 to %d", o->n_stops,
+                       STOP_TEXTS);
+    for (size_t i = 0; i < o->n_stops; i++)
+        if (!*o->stops[i]) return err_set(e, ERR_USAGE, "--stop: a text must not be empty");
     return 0;
 }
 
@@ -42,7 +80,7 @@ static int before(const real *w, uint32_t a, uint32_t b)
     return w[a] > w[b] || (w[a] == w[b] && a < b);
 }
 
-/* Lets heap[at] sink to its place: every parent comes before its children. */
+/* Moves heap[at] down to its place: every parent comes before its children. */
 static void heap_sink(uint32_t *heap, size_t n, size_t at, const real *w)
 {
     for (;;) {
@@ -57,7 +95,7 @@ static void heap_sink(uint32_t *heap, size_t n, size_t at, const real *w)
     }
 }
 
-/* Moves the first of the heap behind its new end, to heap[n-1]. */
+/* Moves the first item of the heap to heap[n-1], after its new end. */
 static uint32_t heap_pop(uint32_t *heap, size_t n, const real *w)
 {
     uint32_t first = heap[0];
@@ -67,7 +105,7 @@ static uint32_t heap_pop(uint32_t *heap, size_t n, const real *w)
     return first;
 }
 
-/* The last token, from the most probable down, that top_k and top_p keep. total = sum of w.
+/* Returns the last token, from the most probable down, that top_k and top_p keep. total = sum of w.
  * Tokens lighter than (1 - top_p) total / V weigh less than 1 - top_p together, so without top_k
  * the nucleus lies among the others, and only these enter the heap. */
 static uint32_t last_kept(const GenerateOptions *o, const real *w, size_t V, double total,
@@ -91,7 +129,7 @@ static uint32_t last_kept(const GenerateOptions *o, const real *w, size_t V, dou
     }
 }
 
-/* The largest value and its lowest place; V where one is NaN or none is finite. */
+/* Finds the largest value and its lowest place; V if one is NaN or none is finite. */
 static size_t largest(const real *z, size_t V)
 {
     size_t best = 0;
@@ -136,7 +174,7 @@ int32_t generate_choose(const GenerateOptions *o, real *z, size_t V, double u, u
 
 /* ---- a run --------------------------------------------------------------------------------- */
 
-/* A prompt in flight. Its block takes all tokens but the last: that one starts each sample. So
+/* A prompt in progress. Its block takes all tokens but the last: that one starts each sample. So
  * samples may begin at different times, the first in the step that reads the end of the block. */
 typedef struct {
     size_t prompt;         /* place in the array of prompts */
@@ -154,14 +192,15 @@ typedef struct {
     KvBlock *block; /* the last prompt token and the new tokens; kept for the next sample */
     int32_t *ids;   /* [Run.most] */
     size_t count, most;
-    int32_t next; /* token chosen in this step */
+    int32_t next;    /* token chosen in this step */
+    StopWatch watch; /* if there are stop texts */
     int running;
 } Slot;
 
-/* A sample that ended before its turn. */
+/* A sample that ended before its turn to be handed out. */
 typedef struct {
     int32_t *ids;
-    size_t count;
+    size_t count, text_len;
     GenerateFinish finish;
     int ready;
 } Result;
@@ -179,14 +218,12 @@ typedef struct {
     Result *results;            /* [n_prompts * samples] */
     size_t admitted, delivered; /* prompts taken in; results handed out */
 
-    int32_t stops[MAX_STOPS];
-    size_t n_stops;
-    size_t most; /* tokens that the longest answer can have: --max-tokens, or what contexts leave */
+    Stops stops;
+    size_t most; /* most tokens of an answer: --max-tokens, or the room in the context */
     size_t V;    /* rows of the head that are tokens */
 
     Tape tape;
     Batch batch;     /* of the step: prompts first, then samples */
-    size_t prefill;  /* prompt tokens in it, at most */
     size_t n_rows;   /* samples in it */
     Slot **rows;     /* [n_slots]: whose logits row i is */
     uint32_t *asked; /* [n_slots]: the row of the batch that it comes from */
@@ -194,7 +231,7 @@ typedef struct {
     real *logits;    /* [n_rows][V of the head] */
 } Run;
 
-/* Prompts that can be worked on, and the room they need. */
+/* Checks the prompts, and finds the room they need. */
 static int check_prompts(Run *r, size_t *positions, Err *e)
 {
     const ModelConfig *c = &r->g->model->config;
@@ -221,68 +258,20 @@ static int check_prompts(Run *r, size_t *positions, Err *e)
     return 0;
 }
 
-/* End tokens: those of the model's configuration and the tokenizer's own. */
-static void find_stops(Run *r)
+/* Finds what ends answers, and which rows of the head can be drawn. */
+static int find_stops(Run *r, Err *e)
 {
-    const ModelConfig *c = &r->g->model->config;
-    for (size_t i = 0; i < c->n_eos; i++) r->stops[r->n_stops++] = c->eos[i];
+    const Generator *g = r->g;
+    const ModelConfig *c = &g->model->config;
     r->V = c->V;
-    if (!r->g->tokenizer) return;
-    int32_t eos = tokenizer_eos(r->g->tokenizer);
-    if (eos >= 0) r->stops[r->n_stops++] = eos;
-    size_t known = tokenizer_size(r->g->tokenizer);
+    if (stops_find(&r->stops, c, g->tokenizer, g->chat, g->options.stops, g->options.n_stops, e))
+        return -1;
+    size_t known = g->tokenizer ? tokenizer_size(g->tokenizer) : r->V;
     if (known < r->V) r->V = known; /* rows beyond are padding and have no text */
-}
-
-static int is_stop(const Run *r, int32_t id)
-{
-    for (size_t i = 0; i < r->n_stops; i++)
-        if (r->stops[i] == id) return 1;
     return 0;
 }
 
 /* ---- memory -------------------------------------------------------------------------------- */
-
-/* Prompt tokens of a step: short runs do not pay for what they cannot need. */
-static size_t most_prefill(const Run *r)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < r->n_prompts && n < GENERATE_PREFILL; i++) n += r->prompts[i].count - 1;
-    return n < GENERATE_PREFILL ? n : GENERATE_PREFILL;
-}
-
-/* The heaviest step, as a batch whose numbers are never read: all slots running, and a full
- * measure of prompt tokens in as many segments as there can be. */
-static void heaviest_batch(Run *r, KvBlock chain[2])
-{
-    memset(chain, 0, 2 * sizeof *chain);
-    chain[1].parent = &chain[0];
-    Batch *b = &r->batch;
-    b->T = r->n_slots + r->prefill;
-    b->n_segments = r->n_slots + r->n_readings;
-    for (size_t i = 0; i < b->n_segments; i++)
-        b->segments[i] =
-            (Segment){.row = i < b->T ? i : b->T - 1, .count = 1, .parent = -1, .past = &chain[1]};
-    memset(b->ids, 0, b->T * sizeof *b->ids);
-    for (size_t i = 0; i < r->n_slots; i++) r->asked[i] = (uint32_t)i;
-}
-
-/* Runs the heaviest step on a counting tape, then takes that much. */
-static int open_tape(Run *r, Err *e)
-{
-    Model *m = r->g->model;
-    KvBlock chain[2];
-    heaviest_batch(r, chain);
-    size_t nodes = model_node_bytes(m, &r->batch);
-    Tape count;
-    if (tape_open(&count, r->g->compute, 0, nodes, e)) return -1;
-    model_logits(&count, m, r->g->lora, &r->batch, r->asked, r->n_slots);
-    size_t bytes = tape_peak(&count);
-    if (r->g->work) r->g->work->bytes = bytes;
-    int bad = tape_check(&count, e);
-    tape_close(&count);
-    return bad ? -1 : tape_open(&r->tape, r->g->compute, bytes, nodes, e);
-}
 
 static int open_slots(Run *r, Err *e)
 {
@@ -301,26 +290,25 @@ static int run_open(Run *r, Err *e)
     size_t total, positions, orders;
     if (check_prompts(r, &positions, e)) return -1;
     if (model_reserve_positions(r->g->model, positions, e)) return -1;
-    find_stops(r);
+    if (find_stops(r, e)) return -1;
     if (size_mul((size_t)threads_count(), r->V, &orders) ||
         size_mul(r->n_prompts, o->samples, &total))
         return err_set(e, ERR_MEMORY, "%zu prompts x %zu samples are too many", r->n_prompts,
                        o->samples);
     r->n_slots = total < o->at_once ? total : o->at_once;
     r->n_readings = r->n_slots + 1; /* one waits for the next free slot */
-    r->prefill = most_prefill(r);
     r->readings = mem_calloc(r->n_readings, sizeof *r->readings, e);
     r->slots = mem_calloc(r->n_slots, sizeof *r->slots, e);
     r->results = mem_calloc(total, sizeof *r->results, e);
     r->rows = mem_calloc(r->n_slots, sizeof *r->rows, e);
     r->asked = mem_calloc(r->n_slots, sizeof *r->asked, e);
     r->order = mem_calloc(orders, sizeof *r->order, e);
-    r->batch.ids = mem_calloc(r->n_slots + r->prefill, sizeof *r->batch.ids, e);
+    r->batch.ids = mem_calloc(r->n_slots + GENERATE_PREFILL, sizeof *r->batch.ids, e);
     r->batch.segments = mem_calloc(r->n_slots + r->n_readings, sizeof *r->batch.segments, e);
     if (!r->readings || !r->slots || !r->results || !r->rows || !r->asked || !r->order ||
         !r->batch.ids || !r->batch.segments)
         return -1;
-    return open_slots(r, e) || open_tape(r, e) ? -1 : 0;
+    return open_slots(r, e);
 }
 
 static void run_close(Run *r)
@@ -329,6 +317,7 @@ static void run_close(Run *r)
     for (size_t i = 0; r->slots && i < r->n_slots; i++) {
         kv_free(r->slots[i].block);
         mem_free(r->slots[i].ids);
+        watch_free(&r->slots[i].watch);
     }
     for (size_t i = 0; r->results && i < r->n_prompts * r->g->options.samples; i++)
         mem_free(r->results[i].ids);
@@ -351,7 +340,8 @@ static int reading_done(const Run *r, const Reading *p)
     return p->read + 1 == r->prompts[p->prompt].count;
 }
 
-/* The earliest prompt in flight, from `least` on, that has samples to start; NULL = none. */
+/* Finds the earliest prompt in progress, from `least` on, that has samples to start; NULL =
+ * none. */
 static Reading *first_waiting(Run *r, size_t least)
 {
     Reading *first = NULL;
@@ -379,9 +369,11 @@ static void start_sample(Run *r, Slot *s, Reading *from)
     s->block->pos = p->count - 1;
     s->block->len = 0;
     s->running = 1;
+    if (r->stops.n_texts) watch_begin(&s->watch, &r->stops, r->g->tokenizer);
 }
 
-/* Free slots take the next samples of prompts that have been read, or will be by this step. */
+/* Gives free slots the next samples of prompts that have been read, or will be read by this
+ * step. */
 static void start_samples(Run *r)
 {
     for (size_t i = 0; i < r->n_slots; i++) {
@@ -392,7 +384,7 @@ static void start_samples(Run *r)
     }
 }
 
-/* Takes in prompts until their samples fill the free slots, and one more. */
+/* Admits prompts until their samples fill the free slots, and one more. */
 static int admit_prompts(Run *r, Err *e)
 {
     size_t free_slots = 0, waiting = 0;
@@ -414,11 +406,12 @@ static int admit_prompts(Run *r, Err *e)
 
 /* ---- a step -------------------------------------------------------------------------------- */
 
-/* Up to r->prefill tokens of prompts that are not read yet, earliest first; long ones in pieces. */
+/* Up to GENERATE_PREFILL tokens of prompts that are not read yet, earliest first; long ones in
+ * pieces. */
 static void pack_prompts(Run *r)
 {
     Batch *b = &r->batch;
-    size_t left = r->prefill;
+    size_t left = GENERATE_PREFILL;
     b->T = b->n_segments = 0;
     for (size_t i = 0; i < r->n_readings; i++) r->readings[i].piece = -1;
     for (Reading *p = first_waiting(r, 0); p && left; p = first_waiting(r, p->prompt + 1)) {
@@ -439,8 +432,8 @@ static void pack_prompts(Run *r)
     }
 }
 
-/* The newest token of each running sample; these rows want logits. The first token continues the
- * rows of its prompt where this step reads them: they are not in the block yet. */
+/* Packs the newest token of each running sample, whose rows need logits. A first token continues
+ * the rows of its prompt if this step reads them, since they are not yet in the block. */
 static void pack_samples(Run *r)
 {
     Batch *b = &r->batch;
@@ -484,6 +477,7 @@ static int deliver(Run *r, Err *e)
                           .sample = r->delivered % samples,
                           .ids = x->ids,
                           .count = x->count,
+                          .text_len = x->text_len,
                           .finish = x->finish};
         int status = r->sink->done(r->sink->ctx, &c, e);
         mem_free(x->ids);
@@ -492,10 +486,42 @@ static int deliver(Run *r, Err *e)
     }
 }
 
-/* Keeps what a sample gave, and frees its slot, and its prompt after the last sample. */
+/* Keeps the tokens that are needed to spell the first `len` bytes. */
+static int cut_tokens(const Tokenizer *t, Slot *s, size_t len, Err *e)
+{
+    Decoder d;
+    Text text = {0};
+    size_t n = 0;
+    int status = 0;
+    decoder_begin(&d, t, 1);
+    for (; text.len < len && n < s->count && !status; n++)
+        status = decoder_put(&d, s->ids[n], &text, e);
+    decoder_free(&d);
+    text_free(&text);
+    s->count = n;
+    return status;
+}
+
+/* Handles an answer that ends for another reason: a stop text may be in what its decoder held back.
+ * Then only the text before it is kept. */
+static int end_watch(Run *r, Slot *s, size_t *text_len, GenerateFinish *finish, Err *e)
+{
+    StopWatch *w = &s->watch;
+    *text_len = SIZE_MAX;
+    if (!r->stops.n_texts) return 0;
+    int status = w->cut == SIZE_MAX ? watch_flush(w, e) : 0;
+    *text_len = w->cut;
+    watch_free(w);
+    if (status || *text_len == SIZE_MAX) return status;
+    *finish = GENERATE_STOP;
+    return cut_tokens(r->g->tokenizer, s, *text_len, e);
+}
+
+/* Keeps the result of a sample, and frees its slot, and its prompt after the last sample. */
 static int end_sample(Run *r, Slot *s, GenerateFinish finish, Err *e)
 {
     Result *x = &r->results[s->prompt * r->g->options.samples + s->sample];
+    if (end_watch(r, s, &x->text_len, &finish, e)) return -1;
     x->ids = mem_alloc(s->count * sizeof *x->ids, e);
     if (!x->ids) return -1;
     memcpy(x->ids, s->ids, s->count * sizeof *x->ids);
@@ -510,7 +536,7 @@ static int end_sample(Run *r, Slot *s, GenerateFinish finish, Err *e)
     return deliver(r, e);
 }
 
-/* What the chosen token means for its sample: an end, or one token more. */
+/* Handles the chosen token of a sample: an end, or one more token. */
 static int take_token(Run *r, Slot *s, Err *e)
 {
     if (s->next < 0)
@@ -519,31 +545,42 @@ static int take_token(Run *r, Slot *s, Err *e)
             "prompt %llu: the model gives no finite logit for new token %zu; its weights "
             "may hold NaN (--check-tensors finds them)",
             (unsigned long long)r->prompts[s->prompt].index, s->count);
-    if (is_stop(r, s->next)) return end_sample(r, s, GENERATE_STOP, e);
+    if (stops_has(&r->stops, s->next)) return end_sample(r, s, GENERATE_STOP, e);
     s->ids[s->count++] = s->next;
     if (r->sink->token && r->sink->token(r->sink->ctx, s->prompt, s->sample, s->next, e)) return -1;
+    if (r->stops.n_texts && watch_put(&s->watch, s->next, e)) return -1;
+    if (r->stops.n_texts && s->watch.cut != SIZE_MAX) return end_sample(r, s, GENERATE_STOP, e);
     return s->count == s->most ? end_sample(r, s, GENERATE_LENGTH, e) : 0;
 }
 
-/* Adds a step to what the run took. */
-static void count_work(GenerateWork *w, const Batch *b, const Var *logits)
+/* Logits of the samples' rows. */
+static Var *step_program(Tape *t, void *ctx)
 {
-    w->steps++;
-    w->rows += b->T;
-    w->logits += logits->rows;
+    const Run *r = ctx;
+    return model_logits(t, r->g->model, r->g->lora, &r->batch, r->asked, r->n_rows);
 }
 
-/* One batch: prompts are read, samples begin and grow by a token. */
+/* Adds a step to the work of the run. */
+static void count_work(GenerateWork *w, const Run *r, const Var *logits)
+{
+    size_t bytes = tape_peak(&r->tape);
+    w->steps++;
+    w->rows += r->batch.T;
+    w->logits += logits->rows;
+    if (bytes > w->bytes) w->bytes = bytes;
+}
+
+/* Runs one batch: prompts are read, samples begin and grow by a token. */
 static int step(Run *r, Err *e)
 {
     if (admit_prompts(r, e)) return -1;
     pack_prompts(r);
     start_samples(r);
     pack_samples(r);
-    tape_reset(&r->tape);
-    Var *z = model_logits(&r->tape, r->g->model, r->g->lora, &r->batch, r->asked, r->n_rows);
-    if (tape_check(&r->tape, e)) return -1;
-    if (r->g->work) count_work(r->g->work, &r->batch, z);
+    size_t nodes = model_node_bytes(r->g->model, &r->batch);
+    const Var *z = tape_run(&r->tape, r->g->compute, nodes, step_program, r, e);
+    if (!z) return -1;
+    if (r->g->work) count_work(r->g->work, r, z);
     r->logits = z->x;
     threads_run(choose_task, r, r->n_rows);
     for (size_t i = 0; i < r->n_rows; i++)
@@ -574,16 +611,18 @@ int generate_run(const Generator *g, const Prompt *prompts, size_t n, const Gene
 typedef struct {
     int (*text)(void *ctx, const char *bytes, size_t len, Err *e);
     void *ctx;
-    Decoder decoder;
+    StopWatch watch;
     Text piece;
     Ids *ids;
+    size_t first; /* of *ids: the first new one */
     GenerateFinish finish;
 } Stream;
 
-/* Passes on what the decoder has let go. */
-static int stream_piece(Stream *s, Err *e)
+/* Hands on the text that is final. */
+static int stream_piece(Stream *s, int all, Err *e)
 {
-    int status = s->piece.len ? s->text(s->ctx, s->piece.data, s->piece.len, e) : 0;
+    int status = watch_take(&s->watch, all, &s->piece, e);
+    if (!status && s->piece.len) status = s->text(s->ctx, s->piece.data, s->piece.len, e);
     s->piece.len = 0;
     return status;
 }
@@ -594,27 +633,33 @@ static int stream_token(void *ctx, size_t prompt, size_t sample, int32_t id, Err
     (void)prompt;
     (void)sample;
     if (s->ids && ids_add(s->ids, id, e)) return -1;
-    return decoder_put(&s->decoder, id, &s->piece, e) ? -1 : stream_piece(s, e);
+    return watch_put(&s->watch, id, e) ? -1 : stream_piece(s, 0, e);
 }
 
 static int stream_done(void *ctx, const Continuation *c, Err *e)
 {
     Stream *s = ctx;
     s->finish = c->finish;
-    return decoder_flush(&s->decoder, &s->piece, e) ? -1 : stream_piece(s, e);
+    if (s->ids) s->ids->count = s->first + c->count;
+    return watch_flush(&s->watch, e) ? -1 : stream_piece(s, 1, e);
 }
 
 int generate_stream(const Generator *g, const Prompt *prompt,
                     int (*text)(void *ctx, const char *bytes, size_t len, Err *e), void *ctx,
                     Ids *ids, GenerateFinish *finish, Err *e)
 {
-    Stream s = {.text = text, .ctx = ctx, .ids = ids};
+    Stream s = {.text = text, .ctx = ctx, .ids = ids, .first = ids ? ids->count : 0};
     Generator one = *g;
+    Stops stops;
     one.options.samples = 1;
-    decoder_begin(&s.decoder, g->tokenizer, 1);
+    if (generate_check(&one.options, e) ||
+        stops_find(&stops, &g->model->config, g->tokenizer, g->chat, g->options.stops,
+                   g->options.n_stops, e))
+        return -1;
+    watch_begin(&s.watch, &stops, g->tokenizer);
     GenerateSink sink = {&s, stream_done, stream_token};
     int status = generate_run(&one, prompt, 1, &sink, e);
-    decoder_free(&s.decoder);
+    watch_free(&s.watch);
     text_free(&s.piece);
     if (finish) *finish = s.finish;
     return status;
@@ -622,20 +667,27 @@ int generate_stream(const Generator *g, const Prompt *prompt,
 
 /* ---- responses.jsonl ----------------------------------------------------------------------- */
 
-/* The columns of source that neither are the prompt nor share a name with ours. */
+/* Writes the columns of source that are not the prompt and have no name of ours. */
 static int put_other_columns(Text *out, const Json *source, const char *prompt_column, Err *e)
 {
-    static const char *const ours[] = {"index",    "sample",    "prompt",
-                                       "response", "token_ids", "finish"};
     for (const Json *column = source->child; column; column = column->next) {
-        int taken = !strcmp(column->key, prompt_column);
-        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
-            taken |= !strcmp(column->key, ours[i]);
-        if (taken) continue;
+        ColumnOwner owner = data_owner(column->key);
+        if (owner == OWNER_PROMPT || owner == OWNER_SAMPLE || !strcmp(column->key, prompt_column))
+            continue;
         if (text_add(out, ",", 1, e) || json_put_string(out, column->key, column->key_len, e) ||
             text_add(out, ":", 1, e) || json_put(out, column, e))
             return -1;
     }
+    return 0;
+}
+
+int generate_text(const Tokenizer *t, const Continuation *c, Text *out, Err *e)
+{
+    size_t before = out->len;
+    if (tokenizer_decode(t, c->ids, c->count, 1, out, e)) return -1;
+    if (out->len - before <= c->text_len) return 0;
+    out->len = before + c->text_len;
+    out->data[out->len] = 0;
     return 0;
 }
 
@@ -645,17 +697,17 @@ int generate_put_row(Text *out, const Tokenizer *t, uint64_t index, const Json *
     const Json *prompt = json_get(source, prompt_column);
     Text response = {0};
     if (!prompt) return err_set(e, ERR_INTERNAL, "a prompt's row has no \"%s\"", prompt_column);
-    int status = tokenizer_decode(t, c->ids, c->count, 1, &response, e) ||
-                 text_addf(out, e, "{\"index\":%llu,\"sample\":%zu,\"prompt\":",
-                           (unsigned long long)index, c->sample) ||
-                 json_put(out, prompt, e) || text_addf(out, e, ",\"response\":") ||
-                 json_put_string(out, response.data ? response.data : "", response.len, e) ||
-                 text_addf(out, e, ",\"token_ids\":[");
+    int status =
+        generate_text(t, c, &response, e) ||
+        text_addf(out, e, "{\"index\":%llu,\"sample\":%zu,\"prompt\":", (unsigned long long)index,
+                  c->sample) ||
+        json_put(out, prompt, e) || text_addf(out, e, ",\"response\":") ||
+        json_put_string(out, response.data ? response.data : "", response.len, e) ||
+        text_addf(out, e, ",\"token_ids\":[");
     text_free(&response);
     for (size_t i = 0; i < c->count && !status; i++)
         status = text_addf(out, e, "%s%ld", i ? "," : "", (long)c->ids[i]);
-    return status ||
-                   text_addf(out, e, "],\"finish\":\"%s\"", generate_finish_names[c->finish]) ||
+    return status || text_addf(out, e, "],\"finish\":\"%s\"", finish_names[c->finish]) ||
                    put_other_columns(out, source, prompt_column, e) || text_add(out, "}", 1, e)
                ? -1
                : 0;

@@ -1,4 +1,4 @@
-/* html.c - see html.h. */
+/* html.c - writes pages for a browser: escaping, the frame, the style sheet. See html.h. */
 #include "html.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@ void html_put(Html *h, const char *markup)
 
 void html_putf(Html *h, const char *fmt, ...)
 {
-    char line[2048]; /* of ours, and without foreign text: bounded */
+    char line[2048]; /* our own text only, so its length is bounded */
     va_list args;
     va_start(args, fmt);
     int n = vsnprintf(line, sizeof line, fmt, args);
@@ -24,39 +24,7 @@ void html_putf(Html *h, const char *fmt, ...)
         h->failed = text_add(&h->text, line, (size_t)n, h->e) != 0;
 }
 
-/* The code point of a valid UTF-8 character of `step` bytes. */
-static uint32_t code_point(const unsigned char *c, size_t step)
-{
-    static const unsigned char mask[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
-    uint32_t code = c[0] & mask[step];
-    for (size_t i = 1; i < step; i++) code = code << 6 | (c[i] & 0x3Fu);
-    return code;
-}
-
-/* Characters that change how others are read, or hide, without being seen themselves. */
-static int is_unseen(uint32_t c)
-{
-    static const uint32_t ranges[][2] = {
-        {0x80, 0x9F},       /* C1 controls */
-        {0xAD, 0xAD},       /* soft hyphen */
-        {0x61C, 0x61C},     /* Arabic letter mark */
-        {0x180E, 0x180E},   /* Mongolian vowel separator */
-        {0x200B, 0x200B},   /* zero-width space; the joiners after it are part of writing */
-        {0x200E, 0x200F},   /* marks of direction */
-        {0x2028, 0x202E},   /* line and paragraph separators, embeddings and overrides */
-        {0x2060, 0x206F},   /* word joiner, invisible operators, isolates, deprecated controls */
-        {0xFDD0, 0xFDEF},   /* noncharacters */
-        {0xFEFF, 0xFEFF},   /* byte order mark */
-        {0xFFF9, 0xFFFB},   /* interlinear annotations */
-        {0xE0000, 0xE007F}, /* tags: text that no one sees */
-    };
-    if ((c & 0xFFFE) == 0xFFFE) return 1; /* the last two of every plane */
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
-        if (c >= ranges[i][0] && c <= ranges[i][1]) return 1;
-    return 0;
-}
-
-/* What stands for an ASCII character; NULL: itself. picture has room for its bytes. */
+/* Returns what replaces an ASCII character, or NULL for itself. picture has room for its bytes. */
 static const char *ascii_stand_in(unsigned char c, char picture[4])
 {
     switch (c) {
@@ -88,7 +56,7 @@ void html_text(Html *h, const char *text, size_t len)
         } else if (step == 1) {
             shown = ascii_stand_in((unsigned char)text[at], stand_in);
         } else {
-            uint32_t c = code_point((const unsigned char *)text + at, step);
+            uint32_t c = utf8_code(text + at, step);
             if (is_unseen(c)) {
                 snprintf(stand_in, sizeof stand_in, "&lt;U+%04lX&gt;", (unsigned long)c);
                 shown = stand_in;
@@ -130,9 +98,29 @@ void html_figure(Html *h, double x)
         html_put(h, "n/a");
 }
 
+void html_cell(Html *h, const Json *value, int is_number)
+{
+    html_put(h, is_number ? "<td class=\"n\">" : "<td>");
+    if (value && value->type != JSON_NULL)
+        html_json(h, value);
+    else
+        html_put(h, "-");
+    html_put(h, "</td>");
+}
+
+void html_hash(Html *h, const Json *hash)
+{
+    const size_t shown = 12;
+    html_put(h, "<td><code>");
+    if (hash && hash->type == JSON_STRING)
+        html_text(h, hash->text, hash->len < shown ? hash->len : shown);
+    html_put(h, "</code></td>");
+}
+
 /* ---- the frame ----------------------------------------------------------------------------- */
 
-/* Both schemes meet a contrast of 4.5 to 1; s1, s2, s3 are also told apart by shape and dashes. */
+/* Both colour schemes have a contrast of at least 4.5 to 1; s1, s2, s3 also differ in shape and
+ * dashes. */
 static const char page_style[] =
     ":root{color-scheme:light dark;--paper:#fff;--ink:#1b1f24;--soft:#57606a;--rule:#d0d7de;"
     "--box:#f6f8fa;--s1:#0b5cad;--s2:#a84300;--s3:#116b4f;--bad:#b3261e;--good:#116b4f}\n"

@@ -1,7 +1,7 @@
 /* io.c - files: whole reads, maps, atomic writes, locks, SHA-256, JSONL, safetensors. See io.h.
  *
  * Every system call that touches a file goes through one of the sys_ functions at the top: test
- * builds make the N-th of them fail there, or end the process, and nothing else knows.
+ * builds make the N-th of them fail there, or end the process; no other code is involved.
  */
 #include "base.h"
 #include "json.h"
@@ -13,9 +13,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- system calls -------------------------------------------------------------------------- */
@@ -62,7 +64,7 @@ static int sys_open(const char *path, int flags, mode_t mode)
     return fd;
 }
 
-/* close: the descriptor is gone whatever the result says, so it is never tried again. */
+/* close: the descriptor is closed even if an error is returned, so it is never tried again. */
 static int sys_close(int fd)
 {
     int fault = io_fault(0);
@@ -94,7 +96,7 @@ static ssize_t sys_read(int fd, void *out, size_t len)
     return (ssize_t)done;
 }
 
-/* Writes all of it: short writes and signals are gone over, 0 bytes counts as a full device. */
+/* Writes everything: continues after short writes and signals; 0 bytes counts as a full device. */
 static int sys_write(int fd, const void *bytes, size_t len)
 {
     size_t done = 0;
@@ -142,10 +144,42 @@ static int sys_rmdir(const char *path)
     return io_fault(0) == FAULT_FAIL ? -1 : rmdir(path);
 }
 
+/* flock, never waiting. It belongs to the open file, so it ends with the process, however that
+ * ends, but not when another descriptor of the same file is closed (as a POSIX record lock would);
+ * Linux makes it a lock of the server on NFS. Returns 0, -1 if another process holds it, 1 if there
+ * are no locks.
+ */
+static int sys_lock(int fd)
+{
+    int r;
+    do {
+        r = io_fault(1) == FAULT_FAIL ? -1 : flock(fd, LOCK_EX | LOCK_NB);
+    } while (r < 0 && errno == EINTR);
+    return !r ? 0 : errno == EWOULDBLOCK ? -1 : 1;
+}
+
 static void *sys_map(size_t len, int fd)
 {
     if (io_fault(0) == FAULT_FAIL) return MAP_FAILED;
     return mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+}
+
+/* The exit code of a failed system call. A lack of memory, descriptors or disk space is not a
+ * missing input. `otherwise` is the code if the path itself is at fault. */
+static int code_of(int why, int otherwise)
+{
+    switch (why) {
+    case ENOMEM: return ERR_MEMORY;
+    case EMFILE:
+    case ENFILE:
+    case EIO:
+    case ESTALE:
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case ENOLCK: return ERR_IO;
+    default: return otherwise;
+    }
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
@@ -155,10 +189,14 @@ static int open_input(const char *path, struct stat *st, Err *e)
 {
     /* O_NONBLOCK: opening a FIFO must not wait for a writer before it can be refused. */
     int fd = sys_open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
-    if (fd < 0) return err_set(e, ERR_NO_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    if (fd < 0) {
+        int why = errno;
+        return err_set(e, code_of(why, ERR_NO_INPUT), "%s: cannot open: %s", path, strerror(why));
+    }
     const char *kind = NULL;
     if (fstat(fd, st)) {
-        err_set(e, ERR_NO_INPUT, "%s: cannot read its size: %s", path, strerror(errno));
+        int why = errno;
+        err_set(e, code_of(why, ERR_NO_INPUT), "%s: cannot read its size: %s", path, strerror(why));
         kind = "";
     } else if (S_ISDIR(st->st_mode)) {
         kind = "a directory";
@@ -229,6 +267,11 @@ int io_read_file(const char *path, size_t limit, char **data, size_t *len, Err *
     return r;
 }
 
+int io_read_stdin(size_t limit, char **data, size_t *len, Err *e)
+{
+    return read_to_end(STDIN_FILENO, "standard input", 0, limit, data, len, e);
+}
+
 int io_exists(const char *path)
 {
     struct stat st;
@@ -260,6 +303,31 @@ int io_path(char *out, size_t out_size, const char *dir, const char *name, Err *
     return err_set(e, ERR_USAGE, "%.80s...: the path is longer than %zu bytes", dir, out_size - 1);
 }
 
+static void filemap_remember(FileMap *m, const struct stat *st)
+{
+    m->device = (uint64_t)st->st_dev;
+    m->inode = (uint64_t)st->st_ino;
+    m->bytes = (uint64_t)st->st_size;
+    m->seconds = st->st_mtim.tv_sec;
+    m->nanoseconds = st->st_mtim.tv_nsec;
+}
+
+int filemap_written(const FileMap *m)
+{
+    struct stat st;
+    FileMap now = {0};
+    if (!m->mapped || stat(m->path, &st)) return 0;
+    filemap_remember(&now, &st);
+    if (now.device != m->device || now.inode != m->inode) return 0;
+    return now.bytes != m->bytes || now.seconds != m->seconds || now.nanoseconds != m->nanoseconds;
+}
+
+void filemap_accept(FileMap *m)
+{
+    struct stat st;
+    if (m->mapped && !stat(m->path, &st)) filemap_remember(m, &st);
+}
+
 int filemap_open(FileMap *m, const char *path, int use_mmap, Err *e)
 {
     struct stat st;
@@ -286,6 +354,7 @@ int filemap_open(FileMap *m, const char *path, int use_mmap, Err *e)
         if (read_to_end(fd, path, (size_t)st.st_size, 0, &data, &m->size, e)) goto fail;
         m->data = (unsigned char *)data;
     }
+    filemap_remember(m, &st);
     sys_close(fd);
     return 0;
 fail:
@@ -306,20 +375,114 @@ void filemap_close(FileMap *m)
     memset(m, 0, sizeof *m);
 }
 
+/* ---- directories of ours ------------------------------------------------------------------- */
+
+#define LOCK_SUFFIX ".lock" /* the lock file of a file */
+
+/* The locks and directories held now, the last one first. */
+static IoLock *held;
+
+static int is_link(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+}
+
+/* Returns the number of bytes of path up to the part inside dir; 0 if path is not inside. */
+static size_t inside(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/') n--;
+    return !strncmp(path, dir, n) && path[n] == '/' ? n : 0;
+}
+
+static int is_ours(const char *path)
+{
+    for (const IoLock *l = held; l; l = l->outer)
+        if (l->dir && inside(path, l->dir)) return 1;
+    return 0;
+}
+
+/* Is the lock file still the one that we hold? */
+static int lock_stands(const IoLock *l)
+{
+    struct stat opened, named;
+    return fstat(l->fd, &opened) == 0 && lstat(l->path, &named) == 0 &&
+           opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
+/* A lock file that is gone keeps nobody out: what it guards is no longer written. A directory that
+ * is locked itself needs none. */
+static int check_locks(const char *path, Err *e)
+{
+    const size_t suffix = strlen(LOCK_SUFFIX);
+    for (const IoLock *l = held; l; l = l->outer) {
+        size_t n = strlen(path);
+        int guards = l->dir ? inside(path, l->dir) != 0
+                            : n + suffix == strlen(l->path) && !strncmp(l->path, path, n);
+        if (!guards || l->fd < 0 || l->dir_fd >= 0 || lock_stands(l)) continue;
+        return err_set(e, ERR_CREATE,
+                       "%s: was removed while we worked, so another process may work here as well: "
+                       "nothing more is written; give the same command again when no other runs",
+                       l->path);
+    }
+    return 0;
+}
+
+/* Inside a held directory no symbolic link is followed: whoever can put one there could make us
+ * write, or remove, other people's files. `whole`: the last name of path is checked, too.
+ */
+static int check_links(const char *path, int whole, Err *e)
+{
+    char part[IO_PATH_MAX];
+    size_t len = strlen(path);
+    if (check_locks(path, e)) return -1;
+    for (const IoLock *l = held; l && len < sizeof part; l = l->outer) {
+        size_t from = l->dir ? inside(path, l->dir) : 0;
+        for (size_t i = from ? from + 1 : len + 1; i <= len; i++) {
+            if (path[i] != '/' && (path[i] || !whole)) continue;
+            memcpy(part, path, i);
+            part[i] = 0;
+            if (is_link(part))
+                return err_set(e, ERR_CREATE,
+                               "%s: is a symbolic link; nothing is written through a link inside "
+                               "of %s: remove it, or put there what it points to",
+                               part, l->dir);
+        }
+    }
+    return 0;
+}
+
+static void hold(IoLock *l)
+{
+    l->outer = held;
+    held = l;
+}
+
+int io_hold(IoLock *l, const char *dir, Err *e)
+{
+    *l = (IoLock){.fd = -1, .dir_fd = -1, .dir = mem_strdup(dir, e)};
+    if (!l->dir) return -1;
+    hold(l);
+    return 0;
+}
+
 /* ---- directories --------------------------------------------------------------------------- */
 
 int io_make_directory(const char *path, int private_, Err *e)
 {
+    if (check_links(path, 1, e)) return -1;
     if (sys_mkdir(path, private_ ? 0700 : 0755) == 0) return 0;
     int why = errno;
     if (why == EEXIST && io_is_directory(path)) return 0;
     if (why == EEXIST) {
         return err_set(e, ERR_CREATE, "%s: found a file, expected a directory", path);
     }
-    return err_set(e, ERR_CREATE, "%s: cannot create the directory: %s", path, strerror(why));
+    return err_set(e, code_of(why, ERR_CREATE), "%s: cannot create the directory: %s", path,
+                   strerror(why));
 }
 
-/* The directory that holds path, into out. */
+/* Writes the directory that contains path to out. */
 static int parent_of(char *out, size_t size, const char *path, Err *e)
 {
     const char *slash = strrchr(path, '/');
@@ -329,6 +492,16 @@ static int parent_of(char *out, size_t size, const char *path, Err *e)
     memcpy(out, slash ? path : ".", slash ? n : 1);
     out[slash ? n : 1] = 0;
     return 0;
+}
+
+int io_check_new(const char *path, Err *e)
+{
+    char parent[IO_PATH_MAX];
+    if (io_exists(path)) return 0;
+    if (parent_of(parent, sizeof parent, path, e)) return -1;
+    if (io_is_directory(parent) && !access(parent, W_OK | X_OK)) return 0;
+    return err_set(e, ERR_CREATE, "%s: cannot be created: %s: %s", path, parent,
+                   io_is_directory(parent) ? strerror(errno) : "there is no such directory");
 }
 
 int io_sync_directory(const char *path, Err *e)
@@ -348,7 +521,7 @@ int io_sync_directory(const char *path, Err *e)
 int io_rename(const char *from, const char *to, Err *e)
 {
     char parent[IO_PATH_MAX];
-    if (parent_of(parent, sizeof parent, to, e)) return -1;
+    if (parent_of(parent, sizeof parent, to, e) || check_links(to, 0, e)) return -1;
     if (sys_rename(from, to)) {
         return err_set(e, ERR_IO, "%s: cannot rename to %s: %s", from, to, strerror(errno));
     }
@@ -371,7 +544,10 @@ struct Entry {
 int io_list(const char *path, Pool *pool, char ***names, size_t *count, Err *e)
 {
     DIR *d = opendir(path);
-    if (!d) return err_set(e, ERR_NO_INPUT, "%s: cannot list: %s", path, strerror(errno));
+    if (!d) {
+        int why = errno;
+        return err_set(e, code_of(why, ERR_NO_INPUT), "%s: cannot list: %s", path, strerror(why));
+    }
     Entry *list = NULL;
     size_t n = 0;
     int r = 0;
@@ -404,7 +580,7 @@ int io_list(const char *path, Pool *pool, char ***names, size_t *count, Err *e)
     return 0;
 }
 
-#define TREE_DEPTH 16 /* of the directories we make ourselves */
+#define TREE_DEPTH 16 /* of directories that we make */
 
 /* Removes what path (a buffer of IO_PATH_MAX bytes, used for its children too) names. Symbolic
  * links are removed, not followed. */
@@ -450,7 +626,7 @@ int io_remove_tree(const char *path, Err *e)
         return err_set(e, ERR_USAGE, "%.80s...: the path is too long", path);
     }
     memcpy(buffer, path, strlen(path) + 1);
-    return remove_below(buffer, 0, e);
+    return check_links(path, 0, e) || remove_below(buffer, 0, e) ? -1 : 0;
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -463,18 +639,60 @@ static int writer_fail(Writer *w, int code, const char *doing, int why, Err *e)
     return err_set(e, code, "%s: cannot %s: %s", w->path, doing, strerror(why));
 }
 
+/* Temporary files that are being written, for io_drop_temporaries. */
+#define TEMPORARIES 16
+static char *volatile temporaries[TEMPORARIES];
+
+void io_drop_temporaries(void)
+{
+    for (size_t i = 0; i < TEMPORARIES; i++)
+        if (temporaries[i]) unlink(temporaries[i]);
+}
+
+static void replace_temporary(const char *from, char *to)
+{
+    for (size_t i = 0; i < TEMPORARIES; i++) {
+        if (temporaries[i] != from) continue;
+        temporaries[i] = to;
+        return;
+    }
+}
+
+#define TEMP_MARK ".tmp."
+#define TEMP_RANDOM 8 /* hexadecimal digits */
+#define TEMP_TAIL 48  /* room for the mark, a process id, a dot, the digits */
+
+int io_temporary_name(char *out, size_t size, const char *path, Err *e)
+{
+    static uint32_t count; /* of this process; the clock tells processes apart that share an id */
+    struct timespec t = {0};
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t mixed = rng_mix((uint64_t)t.tv_sec << 30 ^ (uint64_t)t.tv_nsec, ++count);
+    int n = snprintf(out, size, "%s" TEMP_MARK "%ld.%0*lx", path, (long)getpid(), TEMP_RANDOM,
+                     (unsigned long)(mixed & UINT32_MAX));
+    if (n >= 0 && (size_t)n < size) return 0;
+    return err_set(e, ERR_USAGE, "%.80s...: the path is too long", path);
+}
+
+int io_check_output(const char *path, Err *e)
+{
+    struct stat st;
+    if (check_links(path, 1, e)) return -1;
+    if (stat(path, &st) || S_ISREG(st.st_mode)) return 0;
+    if (S_ISDIR(st.st_mode))
+        return err_set(e, ERR_CREATE, "%s: found a directory, expected a file name", path);
+    if (!is_ours(path)) return 0;
+    return err_set(e, ERR_CREATE, "%s: found a pipe, socket or device, expected a file", path);
+}
+
 /* Fills path, target and temp for an output at `path`. */
 static int writer_names(Writer *w, const char *path, Err *e)
 {
     struct stat st;
     w->path = mem_strdup(path, e);
-    if (!w->path) return -1;
-    int exists = stat(path, &st) == 0;
-    if (exists && S_ISDIR(st.st_mode)) {
-        return err_set(e, ERR_CREATE, "%s: found a directory, expected a file name", path);
-    }
-    if (exists && !S_ISREG(st.st_mode)) return 0; /* a device: nothing to replace */
-    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
+    if (!w->path || io_check_output(path, e)) return -1;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return 0; /* a device: nothing to replace */
+    if (is_link(path)) {
         char *resolved = realpath(path, NULL);
         if (!resolved) {
             return err_set(e, ERR_CREATE, "%s: the symbolic link leads nowhere: %s", path,
@@ -486,11 +704,70 @@ static int writer_names(Writer *w, const char *path, Err *e)
         w->target = mem_strdup(path, e);
     }
     if (!w->target) return -1;
-    size_t size = strlen(w->target) + sizeof ".tmp." + 20; /* 20 digits of a process id */
-    w->temp = mem_alloc(size, e);
-    if (!w->temp) return -1;
-    snprintf(w->temp, size, "%s.tmp.%ld", w->target, (long)getpid());
-    return 0;
+    w->temp_size = strlen(w->target) + TEMP_TAIL;
+    w->temp = mem_alloc(w->temp_size, e);
+    return w->temp ? 0 : -1;
+}
+
+/* Removes the temporary file `path` if no process holds it any more. */
+static void sweep_temporary(const char *path)
+{
+    struct stat st;
+    int fd = sys_open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    if (fd < 0) return;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && sys_lock(fd) == 0) sys_unlink(path);
+    sys_close(fd);
+}
+
+/* Is `tail` what io_temporary_name, or a former version (the process id), puts after its mark?
+ */
+static int is_temporary_tail(const char *tail)
+{
+    size_t digits = strspn(tail, "0123456789");
+    if (!digits || !tail[digits]) return digits > 0;
+    const char *random = tail + digits + 1;
+    size_t hex = strspn(random, "0123456789abcdef");
+    return tail[digits] == '.' && hex == TEMP_RANDOM && !random[hex];
+}
+
+/* Removes what killed processes left beside the target. Inside a held directory the holder does
+ * that, who knows all names. */
+static void sweep_beside(const Writer *w)
+{
+    char parent[IO_PATH_MAX], path[IO_PATH_MAX], **names;
+    const char *slash = strrchr(w->target, '/'), *base = slash ? slash + 1 : w->target;
+    size_t n = strlen(base), mark = strlen(TEMP_MARK), count = 0;
+    Pool pool = {0};
+    Err ignored;
+    if (is_ours(w->target) || parent_of(parent, sizeof parent, w->target, &ignored) ||
+        io_list(parent, &pool, &names, &count, &ignored))
+        count = 0;
+    for (size_t i = 0; i < count; i++)
+        if (!strncmp(names[i], base, n) && !strncmp(names[i] + n, TEMP_MARK, mark) &&
+            is_temporary_tail(names[i] + n + mark) &&
+            !io_path(path, sizeof path, parent, names[i], &ignored))
+            sweep_temporary(path);
+    pool_free(&pool);
+}
+
+/* Creates a temporary file that no other process has; a lock keeps others from removing it. Returns
+ * its descriptor, or -1 with errno set. */
+static int writer_create_temp(Writer *w)
+{
+    struct stat st;
+    const int tries = 100;
+    Err ignored;
+    for (int i = 0; i < tries; i++) {
+        if (io_temporary_name(w->temp, w->temp_size, w->target, &ignored)) break;
+        int fd = sys_open(w->temp, O_RDWR | O_CREAT | O_EXCL, 0666);
+        if (fd < 0 && errno == EEXIST) continue;
+        if (fd < 0) return -1;
+        /* Between the two calls a sweeper may have had it. */
+        if (sys_lock(fd) >= 0 && fstat(fd, &st) == 0 && st.st_nlink > 0) return fd;
+        sys_close(fd);
+    }
+    errno = EEXIST;
+    return -1;
 }
 
 /* Opens the temporary file, or the device itself. */
@@ -499,19 +776,16 @@ static int writer_create(Writer *w, Err *e)
     if (!w->target) {
         w->fd = sys_open(w->path, O_WRONLY | O_NOCTTY, 0);
     } else {
-        const int flags = O_WRONLY | O_CREAT | O_EXCL;
-        w->fd = sys_open(w->temp, flags, 0666);
-        /* Left by a killed process that had our number: it cannot be in use. */
-        if (w->fd < 0 && errno == EEXIST && sys_unlink(w->temp) == 0) {
-            w->fd = sys_open(w->temp, flags, 0666);
-        }
+        sweep_beside(w);
+        w->fd = writer_create_temp(w);
     }
     if (w->fd < 0) {
         int why = errno;
         mem_free(w->temp); /* not ours: writer_abort must not remove it */
         w->temp = NULL;
-        return writer_fail(w, ERR_CREATE, "create", why, e);
+        return writer_fail(w, code_of(why, ERR_CREATE), "create", why, e);
     }
+    if (w->temp) replace_temporary(NULL, w->temp);
     struct stat old;
     if (w->target && stat(w->target, &old) == 0 && fchmod(w->fd, old.st_mode & 0777) &&
         errno != EPERM && errno != ENOTSUP && errno != ENOSYS) { /* FAT has no permissions */
@@ -558,26 +832,7 @@ int writer_put(Writer *w, const void *bytes, size_t len, Err *e)
     return 0;
 }
 
-int writer_printf(Writer *w, Err *e, const char *fmt, ...)
-{
-    char small[512];
-    va_list args;
-    va_start(args, fmt);
-    int n = vsnprintf(small, sizeof small, fmt, args);
-    va_end(args);
-    if (n < 0) return err_set(e, ERR_INTERNAL, "cannot format \"%s\"", fmt);
-    if ((size_t)n < sizeof small) return writer_put(w, small, (size_t)n, e);
-    char *large = mem_alloc((size_t)n + 1, e);
-    if (!large) return -1;
-    va_start(args, fmt);
-    vsnprintf(large, (size_t)n + 1, fmt, args);
-    va_end(args);
-    int r = writer_put(w, large, (size_t)n, e);
-    mem_free(large);
-    return r;
-}
-
-/* Everything up to the moment before the rename: the data is on the disk, and all of it. */
+/* Does everything up to the rename: all of the data is then on the disk. */
 static int writer_finish(Writer *w, Err *e)
 {
     struct stat st;
@@ -597,6 +852,14 @@ static int writer_finish(Writer *w, Err *e)
     return 0;
 }
 
+static void writer_forget_temp(Writer *w)
+{
+    char *temp = w->temp;
+    if (temp) replace_temporary(temp, NULL);
+    w->temp = NULL;
+    mem_free(temp);
+}
+
 int writer_commit(Writer *w, Err *e)
 {
     if (w->failed || !w->open) {
@@ -610,8 +873,7 @@ int writer_commit(Writer *w, Err *e)
             r = writer_fail(w, ERR_IO, "rename the finished file", errno, e);
         } else {
             char parent[IO_PATH_MAX];
-            mem_free(w->temp);
-            w->temp = NULL;
+            writer_forget_temp(w);
             r = parent_of(parent, sizeof parent, w->target, e) || io_sync_directory(parent, e);
         }
     }
@@ -628,7 +890,7 @@ void writer_abort(Writer *w)
     } else if (w->temp && w->failed) {
         sys_unlink(w->temp);
     }
-    mem_free(w->temp);
+    writer_forget_temp(w);
     mem_free(w->target);
     mem_free(w->path);
     mem_free(w->buffer);
@@ -656,7 +918,9 @@ int io_copy_file(const char *from, const char *to, Err *e)
     return status;
 }
 
-/* Appends `len` bytes to an open log; what cannot be written whole is cut off again. */
+#define APPEND_FLAGS (O_WRONLY | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
+
+/* Appends `len` bytes to an open log; a line that cannot be written whole is cut off again. */
 static int append_whole(int fd, const char *path, const char *bytes, size_t len, int sync, Err *e)
 {
     struct stat st;
@@ -675,18 +939,36 @@ static int append_whole(int fd, const char *path, const char *bytes, size_t len,
     return 0;
 }
 
+/* Makes a log that has another name, too (cp -l makes such backups), a file of its own; the other
+ * name keeps its content. */
+static int append_alone(int *fd, const char *path, Err *e)
+{
+    struct stat st;
+    if (fstat(*fd, &st)) return err_set(e, ERR_IO, "%s: cannot append: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode)) return io_check_output(path, e);
+    if (st.st_nlink <= 1) return 0;
+    if (io_copy_file(path, path, e)) return -1;
+    sys_close(*fd);
+    *fd = sys_open(path, APPEND_FLAGS, 0);
+    if (*fd >= 0) return 0;
+    return err_set(e, ERR_IO, "%s: cannot open for appending: %s", path, strerror(errno));
+}
+
 int io_append_line(const char *path, const char *line, size_t len, int sync, Err *e)
 {
     Text t = {0};
     int r = -1;
-    if (text_add(&t, line, len, e) || text_add(&t, "\n", 1, e)) goto done;
-    int fd = sys_open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY, 0666);
+    if (check_links(path, 1, e) || text_add(&t, line, len, e) || text_add(&t, "\n", 1, e))
+        goto done;
+    int fd = sys_open(path, APPEND_FLAGS | O_CREAT, 0666);
     if (fd < 0) {
-        err_set(e, ERR_CREATE, "%s: cannot open for appending: %s", path, strerror(errno));
+        int why = errno;
+        err_set(e, code_of(why, ERR_CREATE), "%s: cannot open for appending: %s", path,
+                strerror(why));
         goto done;
     }
-    r = append_whole(fd, path, t.data, t.len, sync, e);
-    if (sys_close(fd) && r == 0) {
+    r = append_alone(&fd, path, e) || append_whole(fd, path, t.data, t.len, sync, e) ? -1 : 0;
+    if (fd >= 0 && sys_close(fd) && r == 0) {
         r = err_set(e, ERR_IO, "%s: cannot close: %s", path, strerror(errno));
     }
 done:
@@ -696,67 +978,103 @@ done:
 
 /* ---- the lock of a run directory ----------------------------------------------------------- */
 
-#define HOST_MAX 64
-#define LOCK_MAX 128 /* bytes of "pid host" */
+#define LOCK_NAME "LOCK"
+#define BOOT_FILE "/proc/sys/kernel/random/boot_id" /* Linux: one text for each start of a kernel  \
+                                                     */
+#define UNKNOWN_BOOT "-"
+#define WORD_MAX 64
+#define LOCK_MAX 256 /* bytes of "pid host boot" */
 
+/* Who holds a lock. */
 typedef struct {
-    char name[HOST_MAX];
-} Host;
+    uint64_t pid;
+    char host[WORD_MAX];
+    char boot[WORD_MAX]; /* UNKNOWN_BOOT: not known, or without a record lock */
+} Holder;
 
-/* This machine. */
-static Host host_here(void)
+/* This process. */
+static Holder holder_here(int recorded)
 {
-    Host h = {{0}};
-    if (gethostname(h.name, HOST_MAX - 1) || !h.name[0]) {
-        memcpy(h.name, "unknown", sizeof "unknown");
+    Holder h = {.pid = (uint64_t)getpid(), .boot = UNKNOWN_BOOT};
+    if (gethostname(h.host, WORD_MAX - 1) || !h.host[0]) {
+        memcpy(h.host, "unknown", sizeof "unknown");
     }
+    int fd = recorded ? sys_open(BOOT_FILE, O_RDONLY, 0) : -1;
+    if (fd < 0) return h;
+    char text[WORD_MAX];
+    ssize_t n = sys_read(fd, text, sizeof text - 1);
+    sys_close(fd);
+    text[n > 0 ? n : 0] = 0;
+    text[strcspn(text, " \n")] = 0;
+    if (*text) memcpy(h.boot, text, sizeof text);
     return h;
 }
 
-/* Who holds the lock, by its text "pid host"? 1 with *pid and host filled: somebody who lives, or
- * whose life cannot be checked from here. 0: nobody, or a process that is gone. */
-static int lock_holder(const char *text, size_t len, long *pid, Host *host)
+/* Finds the word at *at, ended by ' ' or '\n'; 0 if there is none. */
+static char next_word(const char *text, size_t len, size_t *at, char *word, size_t size)
 {
-    const char *space = memchr(text, ' ', len);
-    const char *end = memchr(text, '\n', len);
-    uint64_t id;
-    if (!space || !end || end < space) return 0; /* torn: its writer died while writing */
-    size_t n = (size_t)(end - space - 1);
-    if (n >= HOST_MAX || parse_u64(text, (size_t)(space - text), &id) || id > INT32_MAX) return 0;
-    memcpy(host->name, space + 1, n);
-    host->name[n] = 0;
-    *pid = (long)id;
-    if (strcmp(host->name, host_here().name) != 0) return 1;
-    if (id == 0 || (pid_t)id == getpid()) return 0; /* a former process with our number */
-    return kill((pid_t)id, 0) == 0 || errno != ESRCH;
+    size_t n = 0;
+    while (*at + n < len && text[*at + n] != ' ' && text[*at + n] != '\n') n++;
+    if (!n || n >= size || *at + n >= len) return 0;
+    memcpy(word, text + *at, n);
+    word[n] = 0;
+    *at += n + 1;
+    return text[*at - 1];
 }
 
-/* Holds a record lock on fd while the text is read and replaced, so that of two processes which
- * find a dead lock only one takes it over. File systems without record locks go without. */
-static void lock_guard(int fd)
+/* Reads "pid host [boot]\n"; -1 if it is incomplete because its writer died while writing. */
+static int holder_read(Holder *h, const char *text, size_t len)
 {
-    struct flock l = {0};
-    l.l_type = F_WRLCK;
-    l.l_whence = SEEK_SET;
-    while (fcntl(fd, F_SETLKW, &l) < 0 && errno == EINTR) continue;
+    char number[WORD_MAX];
+    size_t at = 0;
+    *h = (Holder){.boot = UNKNOWN_BOOT};
+    if (next_word(text, len, &at, number, sizeof number) != ' ') return -1;
+    char end = next_word(text, len, &at, h->host, sizeof h->host);
+    if (end == ' ') end = next_word(text, len, &at, h->boot, sizeof h->boot);
+    if (end != '\n' || parse_u64(number, strlen(number), &h->pid) || h->pid > INT32_MAX) return -1;
+    return 0;
 }
 
-/* Reads the text of the open lock file and, where it may, replaces it by ours. */
+/* Nobody has the record lock, or there are no record locks here: may the holder named in the text
+ * still be alive? A kernel releases the record locks of its dead processes, so a holder under the
+ * running kernel has ended, whatever its host name (a container's name changes). */
+static int holder_may_live(const Holder *h, int recorded)
+{
+    Holder here = holder_here(recorded);
+    if (recorded && strcmp(h->boot, UNKNOWN_BOOT) != 0 && !strcmp(h->boot, here.boot)) return 0;
+    if (strcmp(h->host, here.host) != 0) return 1;
+    if (h->pid == 0 || h->pid == here.pid) return 0; /* a former process with our id */
+    return kill((pid_t)h->pid, 0) == 0 || errno != ESRCH;
+}
+
+/* Fails because another process holds the LOCK of dir. */
+static int lock_refuse(const char *path, const Holder *h, int recorded, Err *e)
+{
+    if (!h->pid)
+        return err_set(e, ERR_CREATE, "%s: in use by another process; wait until it ends", path);
+    if (recorded)
+        return err_set(e, ERR_CREATE, "%s: in use by process %llu on %s; wait until it ends", path,
+                       (unsigned long long)h->pid, h->host);
+    return err_set(e, ERR_CREATE,
+                   "%s: in use by process %llu on %s; wait for it, or, if that process is gone, "
+                   "remove the file and give the same command again",
+                   path, (unsigned long long)h->pid, h->host);
+}
+
+/* Reads the text of the open lock file and, if allowed, replaces it by ours. */
 static int lock_take(int fd, const char *path, Err *e)
 {
     char text[LOCK_MAX];
-    Host host = {{0}};
-    long pid = 0;
+    Holder h = {0};
+    int other = sys_lock(fd), recorded = other == 0;
     ssize_t n = sys_read(fd, text, sizeof text);
     if (n < 0) return err_set(e, ERR_IO, "%s: cannot read: %s", path, strerror(errno));
-    if (lock_holder(text, (size_t)n, &pid, &host)) {
-        return err_set(e, ERR_CREATE,
-                       "%s: in use by process %ld on %s; wait for it, or remove the file if that "
-                       "process is gone",
-                       path, pid, host.name);
-    }
-    host = host_here();
-    int len = snprintf(text, sizeof text, "%ld %s\n", (long)getpid(), host.name);
+    int named = holder_read(&h, text, (size_t)n) == 0;
+    if (other < 0) return lock_refuse(path, named ? &h : &(Holder){0}, 1, e);
+    if (named && holder_may_live(&h, recorded)) return lock_refuse(path, &h, 0, e);
+    h = holder_here(recorded);
+    int len =
+        snprintf(text, sizeof text, "%llu %s %s\n", (unsigned long long)h.pid, h.host, h.boot);
     if (lseek(fd, 0, SEEK_SET) < 0 || ftruncate(fd, 0) || sys_write(fd, text, (size_t)len) ||
         sys_sync(fd)) {
         err_set(e, ERR_IO, "%s: cannot write: %s", path, strerror(errno));
@@ -766,41 +1084,96 @@ static int lock_take(int fd, const char *path, Err *e)
     return 0;
 }
 
-int io_lock(const char *dir, Err *e)
+/* Is the open LOCK a regular file with a single name, so that it may be written to? */
+static int lock_check(int fd, const char *path, Err *e)
 {
-    char path[IO_PATH_MAX];
-    if (io_path(path, sizeof path, dir, "LOCK", e)) return -1;
-    for (;;) {
-        struct stat opened, named;
-        int fd = sys_open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0666);
-        if (fd < 0) {
-            return err_set(e, ERR_CREATE, "%s: cannot create: %s", path, strerror(errno));
+    struct stat st;
+    if (fstat(fd, &st))
+        return err_set(e, ERR_IO, "%s: cannot look at it: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode) || st.st_nlink > 1)
+        return err_set(e, ERR_CREATE, "%s: found %s, expected a file of our own; remove it", path,
+                       S_ISREG(st.st_mode) ? "a file with another name too (a hard link)"
+                                           : "a pipe, socket or device");
+    return 0;
+}
+
+/* Opens the lock file l->path, and locks it if nobody else has. *why: errno of a failed open.
+ */
+static int lock_open(IoLock *l, int *why, Err *e)
+{
+    const int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+    for (*why = 0;;) {
+        l->fd = sys_open(l->path, flags, 0666);
+        if (l->fd < 0) {
+            *why = errno;
+            return err_set(e, code_of(*why, ERR_CREATE), "%s: cannot create: %s", l->path,
+                           *why == ELOOP ? "it is a symbolic link; remove it" : strerror(*why));
         }
-        lock_guard(fd);
-        /* A holder that finished meanwhile has removed the file we opened: begin again. */
-        int same = fstat(fd, &opened) == 0 && stat(path, &named) == 0 &&
-                   opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
-        int r = same ? lock_take(fd, path, e) : 0;
-        sys_close(fd); /* also lets the record lock go */
-        if (same) return r;
+        int r = lock_check(l->fd, l->path, e) || lock_take(l->fd, l->path, e) ? -1 : 0;
+        /* The file we opened was removed by a holder that has just finished: start again. */
+        int same = lock_stands(l);
+        if (same && !r) return 0;
+        sys_close(l->fd); /* also releases the record lock */
+        l->fd = -1;
+        if (same) return -1;
     }
 }
 
-void io_unlock(const char *dir)
+/* The directory itself is locked, too, so that a LOCK that somebody removes lets nobody in. Where
+ * there are no such locks (NFS has none for directories) LOCK stands alone. */
+static int lock_directory(IoLock *l, Err *e)
 {
-    char path[IO_PATH_MAX], text[LOCK_MAX];
-    Err ignored;
-    if (io_path(path, sizeof path, dir, "LOCK", &ignored)) return;
-    int fd = sys_open(path, O_RDWR | O_NOFOLLOW, 0);
-    if (fd < 0) return;
-    lock_guard(fd);
-    ssize_t n = sys_read(fd, text, sizeof text);
-    const char *space = n > 0 ? memchr(text, ' ', (size_t)n) : NULL;
-    uint64_t pid = 0;
-    if (space && parse_u64(text, (size_t)(space - text), &pid) == 0 && pid == (uint64_t)getpid()) {
-        sys_unlink(path);
+    l->dir_fd = sys_open(l->dir, O_RDONLY | O_DIRECTORY, 0);
+    if (l->dir_fd < 0) return 0;
+    int other = sys_lock(l->dir_fd);
+    if (other) sys_close(l->dir_fd), l->dir_fd = -1;
+    if (other >= 0) return 0;
+    return err_set(e, ERR_CREATE,
+                   "%s: in use by another process, whose " LOCK_NAME
+                   " was removed; wait until it ends",
+                   l->dir);
+}
+
+int io_lock(IoLock *l, const char *dir, Err *e)
+{
+    char path[IO_PATH_MAX];
+    int why;
+    *l = (IoLock){.fd = -1, .dir_fd = -1};
+    if (io_path(path, sizeof path, dir, LOCK_NAME, e) || check_links(path, 1, e) ||
+        io_hold(l, dir, e))
+        return -1;
+    l->path = mem_strdup(path, e);
+    if (l->path && !lock_open(l, &why, e) && !lock_directory(l, e)) return 0;
+    io_unlock(l);
+    return -1;
+}
+
+int io_lock_file(IoLock *l, const char *path, Err *e)
+{
+    size_t n = strlen(path);
+    int why;
+    *l = (IoLock){.fd = -1, .dir_fd = -1, .path = mem_alloc(n + sizeof LOCK_SUFFIX, e)};
+    if (!l->path) return -1;
+    memcpy(l->path, path, n);
+    memcpy(l->path + n, LOCK_SUFFIX, sizeof LOCK_SUFFIX);
+    if (!lock_open(l, &why, e)) return hold(l), 0;
+    io_unlock(l);
+    return why == EACCES || why == EROFS ? 0 : -1; /* no permission: no writers */
+}
+
+void io_unlock(IoLock *l)
+{
+    IoLock **at = &held;
+    if (l->path && l->dir_fd >= 0) sys_close(l->dir_fd); /* first: who has LOCK gets it */
+    if (l->path && l->fd >= 0) {
+        if (lock_stands(l)) sys_unlink(l->path);
+        sys_close(l->fd);
     }
-    sys_close(fd);
+    while (*at && *at != l) at = &(*at)->outer;
+    if (*at) *at = l->outer;
+    mem_free(l->path);
+    mem_free(l->dir);
+    *l = (IoLock){.fd = -1, .dir_fd = -1};
 }
 
 /* ---- SHA-256 ------------------------------------------------------------------------------- */
@@ -934,85 +1307,4 @@ int sha256_file(const char *path, char hex[65], Err *e)
     sys_close(fd);
     if (r == 0) sha256_end(&s, hex);
     return r;
-}
-
-/* ---- JSONL --------------------------------------------------------------------------------- */
-
-#define JSONL_MAX_STDIN ((size_t)1 << 30)
-#define JSONL_MAX_LINE ((size_t)1 << 28)
-
-int jsonl_open(JsonLines *j, const char *path, Err *e)
-{
-    memset(j, 0, sizeof *j);
-    j->path = path;
-    if (!strcmp(path, "-")) {
-        j->path = "standard input";
-        if (read_to_end(STDIN_FILENO, j->path, 0, JSONL_MAX_STDIN, &j->data, &j->len, e)) {
-            return -1;
-        }
-    } else if (io_read_file(path, 0, &j->data, &j->len, e)) {
-        return -1;
-    }
-    const char *foreign = json_foreign(j->data, j->len);
-    if (foreign) {
-        err_set(e, ERR_DATA, "%s: found %s, expected one JSON object per line", j->path, foreign);
-        jsonl_close(j);
-        return -1;
-    }
-    if (j->len >= 3 && !memcmp(j->data, "\xEF\xBB\xBF", 3)) j->at = 3;
-    return 0;
-}
-
-int jsonl_next(JsonLines *j, Pool *pool, Json **row, Err *e)
-{
-    while (j->at < j->len) {
-        const char *line = j->data + j->at;
-        const char *end = memchr(line, '\n', j->len - j->at);
-        size_t len = end ? (size_t)(end - line) : j->len - j->at;
-        j->at += len + (end != NULL);
-        j->line++;
-        if (len > JSONL_MAX_LINE) {
-            return err_set(e, ERR_DATA, "%s:%zu: a line of %zu bytes, the limit is %zu", j->path,
-                           j->line, len, JSONL_MAX_LINE);
-        }
-        size_t from = 0;
-        while (from < len && (line[from] == ' ' || line[from] == '\t' || line[from] == '\r')) {
-            from++;
-        }
-        if (from == len) {
-            j->blank_lines++;
-            continue;
-        }
-        char name[IO_PATH_MAX + 32];
-        snprintf(name, sizeof name, "%s:%zu", j->path, j->line);
-        *row = json_parse(pool, line, len, name, j->flags | JSON_ONE_LINE, e);
-        if (!*row) return -1;
-        if ((*row)->type == JSON_OBJECT) return 1;
-        return err_set(e, ERR_DATA, "%s: found a row that is no object, expected {...}", name);
-    }
-    return 0;
-}
-
-void jsonl_close(JsonLines *j)
-{
-    mem_free(j->data);
-    memset(j, 0, sizeof *j);
-}
-
-int jsonl_each(const char *path, JsonlRow fn, void *ctx, char sha256[65], Err *e)
-{
-    JsonLines lines;
-    int more;
-    if (jsonl_open(&lines, path, e)) return -1;
-    do {
-        Pool pool = {0};
-        Json *row;
-        more = jsonl_next(&lines, &pool, &row, e);
-        if (more > 0 && fn(ctx, row, lines.line, e))
-            more = err_prefix(e, "%s:%zu", lines.path, lines.line);
-        pool_free(&pool);
-    } while (more > 0);
-    if (sha256) sha256_bytes(lines.data, lines.len, sha256);
-    jsonl_close(&lines);
-    return more;
 }

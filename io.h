@@ -1,4 +1,5 @@
-/* io.h - files: read whole or mapped, written whole or not at all; safetensors; JSONL; SHA-256.
+/* io.h - files: read whole or mapped, written completely or not at all; safetensors; JSONL;
+ * SHA-256.
  *
  * Inputs are opened read-only. Outputs are built beside their target, synced, and renamed, so a
  * crash leaves the old file or the new one. Every length read from a file is checked against the
@@ -18,15 +19,20 @@
 /* Regular files only; a directory, FIFO or unreadable file is ERR_NO_INPUT. limit = largest size
  * accepted (0 = none). *data gets an extra 0 byte that is not counted. Free with mem_free. */
 int io_read_file(const char *path, size_t limit, char **data, size_t *len, Err *e);
+/* The same of standard input, up to its end. */
+int io_read_stdin(size_t limit, char **data, size_t *len, Err *e);
 int io_exists(const char *path); /* any kind */
 int io_is_directory(const char *path);
 /* Bytes that can still be written to the file system of path, for refusing early. */
 int io_free_space(const char *path, uint64_t *bytes, Err *e);
-/* dir + "/" + name into out; -1 where it does not fit. */
+/* Writes dir + "/" + name to out; -1 if it does not fit. */
 int io_path(char *out, size_t out_size, const char *dir, const char *name, Err *e);
 #define IO_PATH_MAX 4096
 /* One level; an existing directory is fine. Mode 0755 (0700 when private_ is set). */
 int io_make_directory(const char *path, int private_, Err *e);
+/* Checks by its folder whether a file or directory could be made at path: ERR_CREATE if not.
+ * Nothing is made. */
+int io_check_new(const char *path, Err *e);
 int io_remove_tree(const char *path, Err *e); /* a directory of ours and all below it */
 /* Names in a directory, sorted, without . and ..; in pool. */
 int io_list(const char *path, Pool *pool, char ***names, size_t *count, Err *e);
@@ -39,25 +45,35 @@ typedef struct {
     size_t size;
     int mapped;
     char *path;
+    uint64_t device, inode, bytes; /* of a mapped file, when it was opened ... */
+    int64_t seconds, nanoseconds;  /* ... and when it had last been written */
 } FileMap;
-/* Where the file cannot be mapped (some file systems cannot) it is read instead. */
+/* A file that cannot be mapped (on some file systems) is read instead. */
 int filemap_open(FileMap *m, const char *path, int use_mmap, Err *e);
 void filemap_close(FileMap *m);
+/* Has a mapped file been written to since it was opened (so that `data` is not what it was)? A file
+ * that was replaced by another one of its name has not: the mapping keeps the old one. */
+int filemap_written(const FileMap *m);
+/* Accepts the file as it is now as the one that was opened. */
+void filemap_accept(FileMap *m);
 /* A mapped file that shrinks kills the process with SIGBUS: align.c installs a handler that prints
  * "file changed or disk error" and leaves with ERR_IO. */
 
 /* ---- writing: all or nothing --------------------------------------------------------------- */
 
-/* Writes go to "<path>.tmp.<pid>" and appear at path by writer_commit (flush, fsync, rename, fsync
- * of the directory). writer_abort, or any error in commit, removes the temporary file. A symbolic
- * link stays and its target is replaced; a device or pipe (/dev/stdout) is written to directly.
- * After an error in writer_put the Writer must still be ended by writer_abort. */
+/* Writes go to a temporary file beside path and appear at path by writer_commit (flush, fsync,
+ * rename, fsync of the directory). writer_abort, or any error in commit, removes the temporary
+ * file; what a killed process left is removed by the next Writer at the same path. A symbolic link
+ * stays and its target is replaced, a device or pipe (/dev/stdout) is written to directly; inside a
+ * held directory both are refused (see IoLock). After an error in writer_put the Writer must still
+ * be ended by writer_abort. */
 typedef struct {
     int open; /* 1 from writer_open to writer_commit or writer_abort */
     int fd;
     char *path;   /* as the caller named it, for messages */
     char *target; /* what the rename replaces; NULL: no rename, path is no regular file */
     char *temp;
+    size_t temp_size;
     unsigned char *buffer;
     size_t used;
     uint64_t total; /* bytes put so far */
@@ -65,21 +81,45 @@ typedef struct {
 } Writer;
 int writer_open(Writer *w, const char *path, Err *e);             /* ERR_CREATE where impossible */
 int writer_put(Writer *w, const void *bytes, size_t len, Err *e); /* ERR_IO names path */
-int writer_printf(Writer *w, Err *e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int writer_commit(Writer *w, Err *e);
 void writer_abort(Writer *w); /* safe after commit and on a zeroed Writer */
 int io_write_file(const char *path, const void *bytes, size_t len, Err *e); /* all of the above */
+/* Refuses early what writer_open would refuse: a folder; inside a held directory also a link, a
+ * pipe or a device. */
+int io_check_output(const char *path, Err *e);
+/* "<path>.tmp.<process id>.<random>": two machines, or two containers, may share a process id. */
+int io_temporary_name(char *out, size_t size, const char *path, Err *e);
+/* Removes the temporary files of all open Writers; for a signal handler that ends the process. */
+void io_drop_temporaries(void);
 int io_copy_file(const char *from, const char *to, Err *e);
 
 /* Append-only logs (metrics.jsonl, ledger.jsonl): the line and a newline in one write, O_APPEND. A
- * line that could not be written whole is taken back; a torn one that a killed process left is the
- * caller's to cut off before. sync: fsync before returning. */
+ * line that could not be written whole is removed again; the caller must cut off an incomplete one
+ * left by a killed process before. sync: fsync before returning. */
 int io_append_line(const char *path, const char *line, size_t len, int sync, Err *e);
 
-/* Lock of a run directory: the file LOCK holding "process-id host". Taken over where that process
- * is gone from this host. Held by another: ERR_CREATE naming it. */
-int io_lock(const char *dir, Err *e);
-void io_unlock(const char *dir);
+/* A directory of ours while we work in it. Nothing below it is written, made, renamed or removed
+ * through a symbolic link (ERR_CREATE naming the link); dir itself may be one.
+ *
+ * io_lock keeps others out: the file LOCK holds "process-id host boot", and a record lock on it
+ * lives as long as the process. Another process that holds it: ERR_CREATE naming it. The lock of a
+ * process that has ended is taken over. If there is only the text to go by (it names another host,
+ * or the file system has no record locks), the message says what to do. A lock file that somebody
+ * removes lets nobody in: the directory is locked too, and if it cannot be, the holder of the lock
+ * writes nothing more (ERR_CREATE). */
+typedef struct IoLock {
+    int fd;     /* of path; -1 without */
+    int dir_fd; /* of dir, locked; -1 without */
+    char *path; /* of the lock file */
+    char *dir;  /* NULL: the lock of a file */
+    struct IoLock *outer;
+} IoLock;
+int io_lock(IoLock *l, const char *dir, Err *e);
+int io_hold(IoLock *l, const char *dir, Err *e); /* the same without LOCK */
+/* The same for a file that several processes might append to, with the lock file "<path>.lock". If
+ * the folder cannot be written to there is nothing to lock, and *l is as if zeroed. */
+int io_lock_file(IoLock *l, const char *path, Err *e);
+void io_unlock(IoLock *l); /* ends all three; safe on a zeroed IoLock */
 
 /* ---- SHA-256 (FIPS 180-4) ------------------------------------------------------------------ */
 
@@ -97,12 +137,18 @@ int sha256_file(const char *path, char hex[65], Err *e);
 
 /* ---- JSONL --------------------------------------------------------------------------------- */
 
-/* Reads a file of one JSON object per line: UTF-8, BOM and CRLF tolerated, blank lines skipped.
- * Errors name "path:line". */
+/* Reads a file of one JSON object per line: UTF-8, BOM and CRLF tolerated, blank lines skipped; or
+ * one JSON array of objects, whose rows are counted from 1 in place of lines. Errors name
+ * "path:line"; for another kind of file they say what it is, and how to make rows of it. */
 typedef struct {
     char *data;
     size_t len, at;
     size_t line;        /* of the row last returned, from 1 */
+    int array;          /* rows are members of an array */
+    /* Set it after jsonl_open for a log whose writer may have died in the middle of a line: such a
+     * last line is left out, and noted here. With NULL it is an error. */
+    const Log *torn;
+    int left_out; /* 1: that happened */
     size_t blank_lines; /* skipped so far */
     const char *path;   /* the caller's: must live as long */
     int flags;          /* for json_parse */
@@ -115,6 +161,8 @@ void jsonl_close(JsonLines *j);
  * gets "path:line: " before it. sha256: of the file, or NULL. */
 typedef int (*JsonlRow)(void *ctx, const Json *row, size_t line, Err *e);
 int jsonl_each(const char *path, JsonlRow fn, void *ctx, char sha256[65], Err *e);
+/* The same for a log, with JsonLines.torn. */
+int jsonl_each_log(const char *path, JsonlRow fn, void *ctx, const Log *torn, Err *e);
 
 /* ---- safetensors --------------------------------------------------------------------------- */
 
@@ -144,8 +192,9 @@ typedef struct {
     const Json *metadata;     /* the __metadata__ object or NULL */
 } Safetensors;
 
-/* Nothing of the file is believed. Checked before a tensor is visible: header length against the
- * file, JSON, dtype, shape x size == offsets, no holes, no overlap, no trailing bytes. */
+/* No claim of the file is trusted. Before a tensor is visible these are checked: header length
+ * against the file, JSON, dtype, shape x size == offsets, no holes, no overlap, no trailing
+ * bytes. */
 int safetensors_open(Safetensors *s, const char *path, int use_mmap, Err *e);
 const StTensor *safetensors_find(const Safetensors *s, const char *name);
 /* 0, or -1 naming the tensor and the index of its first NaN or infinity. */
@@ -160,8 +209,8 @@ typedef struct {
     size_t n_dims;
     uint64_t shape[SAFETENSORS_MAX_DIMS];
     const void *data; /* count * dtype_size bytes */
-    /* Where data is NULL: called when it is this tensor's turn, to writer_put exactly its bytes
-     * (a merge makes each tensor only then). Returns 0, or -1 with *e filled. */
+    /* Called if data is NULL, when it is this tensor's turn, to writer_put exactly its bytes (a
+     * merge makes each tensor only then). Returns 0, or -1 with *e filled. */
     int (*produce)(void *ctx, Writer *w, Err *e);
     void *ctx;
 } StOut;
@@ -169,5 +218,88 @@ typedef struct {
  * (ERR_DATA naming tensor and index); what produce writes is its own responsibility. */
 int safetensors_write(const char *path, const StOut *tensors, size_t count,
                       const char *const *metadata, Err *e);
+
+/* ---- models -------------------------------------------------------------------------------- */
+
+/* Where the model is that a user names: a directory with its files, a GGUF file (the first of
+ * several parts, a blob of Ollama's), or the folder that a hub's cache keeps for a model, of which
+ * the snapshot is taken. ERR_NO_INPUT or ERR_DATA saying what it is instead, and what to do: a
+ * folder of GGUF files, the name of a model on a hub. Whether the files of a directory are complete
+ * is not asked. */
+int io_model_path(char out[IO_PATH_MAX], const char *given, Err *e);
+
+/* ---- GGUF ---------------------------------------------------------------------------------- */
+
+#define GGUF_MAX_DIMS 4
+#define GGUF_MAX_PARTS 1024u
+#define GGUF_MAX_ALIGNMENT 65536u
+
+typedef enum {
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64,
+    GGUF_TYPES
+} GgufType;
+
+typedef struct {
+    const char *key;
+    GgufType type; /* of the value, or of the items of an array */
+    int is_array;
+    uint64_t count; /* items; 1 if it is no array */
+    /* The items end to end, little-endian and unaligned; a string is its length in 8 bytes and its
+     * bytes. All of them lie within the file. */
+    const unsigned char *data;
+} GgufValue;
+
+typedef struct {
+    const char *name;
+    const char *type;     /* "Q4_K" */
+    const Format *format; /* NULL: we cannot compute with it */
+    size_t n_dims;
+    uint64_t shape[GGUF_MAX_DIMS]; /* [rows, cols]: the file has them the other way round */
+    uint64_t count;
+    const unsigned char *data;
+    uint64_t bytes;
+} GgufTensor;
+
+/* A file, or the parts of a split one. */
+typedef struct {
+    FileMap *parts;
+    size_t n_parts;
+    Pool pool;
+    GgufValue *values; /* of the first part, sorted by key */
+    size_t n_values;
+    GgufTensor *tensors; /* of all parts, sorted by name */
+    size_t n_tensors;
+} Gguf;
+
+int gguf_is(const char *path); /* a regular file that begins as one? */
+/* Versions 2 and 3. Before anything is visible, every count, length and offset is checked against
+ * the file, and every product against overflow. path names the first part of a split file; the
+ * others are opened, too. */
+int gguf_open(Gguf *g, const char *path, int use_mmap, Err *e);
+void gguf_close(Gguf *g);
+const GgufTensor *gguf_tensor(const Gguf *g, const char *name); /* NULL where there is none */
+const GgufValue *gguf_get(const Gguf *g, const char *key);
+/* A value by its key: 1 with *out, 0 where there is none, -1 where it is of another kind. A text is
+ * UTF-8, not 0-terminated. */
+int gguf_u64(const Gguf *g, const char *key, uint64_t *out, Err *e);
+int gguf_f64(const Gguf *g, const char *key, double *out, Err *e);
+int gguf_bool(const Gguf *g, const char *key, int *out, Err *e);
+int gguf_text(const Gguf *g, const char *key, const char **text, size_t *len, Err *e);
+/* Item i of an array of numbers. */
+double gguf_number(const GgufValue *v, uint64_t i);
+/* The next item of an array of texts; *at begins as v->data. */
+const char *gguf_next_text(const unsigned char **at, size_t *len);
 
 #endif

@@ -13,7 +13,7 @@
 
 /* ---- dtypes ------------------------------------------------------------------------------- */
 
-/* Every dtype of the format with its bits; `type` is -1 where we cannot compute with it. */
+/* Every dtype of the format with its bits; `type` is -1 if we cannot compute with it. */
 static const struct {
     const char *name;
     unsigned bits;
@@ -69,7 +69,7 @@ typedef struct {
     Safetensors *s;
     const char *path;
     size_t capacity;
-    uint64_t data_size; /* bytes behind the header */
+    uint64_t data_size; /* bytes after the header */
     Err *e;
 } StReader;
 
@@ -116,8 +116,8 @@ static int read_shape(const StReader *r, StTensor *t, const Json *j)
         /* Signed: no file has 2^63 elements, and negative sizes must not wrap. */
         if (json_u64(d, &size) || size > INT64_MAX) {
             return err_set(r->e, ERR_DATA,
-                           "%s: tensor \"%.200s\": dimension %zu of \"shape\" is no whole number "
-                           "from 0 to 2^63-1",
+                           "%s: tensor \"%.200s\": dimension %zu of \"shape\" is not a whole "
+                           "number from 0 to 2^63-1",
                            r->path, t->name, t->n_dims);
         }
         t->shape[t->n_dims++] = size;
@@ -128,7 +128,7 @@ static int read_shape(const StReader *r, StTensor *t, const Json *j)
     return 0;
 }
 
-/* data_offsets [begin, end], inside of the data and as long as shape and dtype say. */
+/* Reads data_offsets [begin, end], which must lie inside the data and fit shape and dtype. */
 static int read_offsets(const StReader *r, StTensor *t, const Json *j, unsigned bits,
                         uint64_t *begin)
 {
@@ -156,7 +156,7 @@ static int read_offsets(const StReader *r, StTensor *t, const Json *j, unsigned 
     }
     if (end > r->data_size) {
         return err_set(r->e, ERR_DATA,
-                       "%s: tensor \"%.200s\" ends %llu bytes behind the end of the file: the "
+                       "%s: tensor \"%.200s\" ends %llu bytes after the end of the file: the "
                        "file is %llu bytes short; download it again",
                        r->path, t->name, (unsigned long long)(end - r->data_size),
                        (unsigned long long)(end - r->data_size));
@@ -182,12 +182,13 @@ static int read_metadata(const StReader *r, const Json *j)
         return err_set(r->e, ERR_DATA, "%s: \"__metadata__\" appears twice", r->path);
     }
     if (j->type != JSON_OBJECT) {
-        return err_set(r->e, ERR_DATA, "%s: \"__metadata__\" is no object of strings", r->path);
+        return err_set(r->e, ERR_DATA, "%s: \"__metadata__\" is not an object of strings", r->path);
     }
     for (const Json *m = j->child; m; m = m->next) {
         if (m->type == JSON_STRING) continue;
-        return err_set(r->e, ERR_DATA, "%s: \"__metadata__\": the value of \"%.80s\" is no string",
-                       r->path, m->key);
+        return err_set(r->e, ERR_DATA,
+                       "%s: \"__metadata__\": the value of \"%.80s\" is not a string", r->path,
+                       m->key);
     }
     r->s->metadata = copy_value(&r->s->pool, j, r->e);
     return r->s->metadata ? 0 : -1;
@@ -274,7 +275,7 @@ static int check_cover(const StReader *r)
     }
     if (at == r->data_size) return 0;
     return err_set(r->e, ERR_DATA,
-                   "%s: %llu bytes behind the last tensor, expected the end of the file", r->path,
+                   "%s: %llu bytes after the last tensor, expected the end of the file", r->path,
                    (unsigned long long)(r->data_size - at));
 }
 
@@ -294,7 +295,7 @@ static int index_names(const StReader *r)
     return 0;
 }
 
-/* The file does not begin as safetensors must: says what it is instead, or `text`. */
+/* Says what a file that does not begin as safetensors must is instead, or `text`. */
 static int header_fail(const StReader *r, const char *text)
 {
     const FileMap *m = &r->s->map;
@@ -498,7 +499,7 @@ static int put_header(Text *h, const StOut *const *order, size_t count, const ch
     return err_set(e, ERR_INTERNAL, "the header is larger than %u bytes", SAFETENSORS_MAX_HEADER);
 }
 
-/* The bytes of one tensor, from its data or from its maker. */
+/* Writes the bytes of one tensor, from its data or by its `produce`. */
 static int put_tensor(Writer *w, const StOut *t, Err *e)
 {
     uint64_t count, bytes, before = w->total;
@@ -533,7 +534,8 @@ static int put_file(Writer *w, const Text *header, const StOut *const *order, si
     return 0;
 }
 
-/* The tensors in the order of the file; two with one name would make a file nobody can read. */
+/* Sorts the tensors into the order of the file; refuses two with one name, which no reader would
+ * accept. */
 static int file_order(const StOut **order, const StOut *tensors, size_t count, Err *e)
 {
     for (size_t i = 0; i < count; i++) order[i] = &tensors[i];

@@ -96,29 +96,105 @@ static int begins(const char *bytes, size_t len, const char *prefix)
     return 1;
 }
 
+/* Kinds of files that are recognised by their first bytes. FILE stands for their name. */
+static const struct {
+    const char *magic;
+    size_t at, len;
+    const char *what;
+} foreign_kinds[] = {
+    {"version https://git-lfs", 0, 23, "a Git LFS pointer, not the file itself (run git lfs pull)"},
+    {"GGUF", 0, 4, "a GGUF file (it is a model: -m FILE.gguf)"},
+    {"\x1f\x8b", 0, 2, "a gzip archive (unpack it: gunzip -k FILE)"},
+    {"BZh", 0, 3, "a bzip2 archive (unpack it: bunzip2 -k FILE)"},
+    {"\xfd" "7zXZ", 0, 5, "an xz archive (unpack it: unxz -k FILE)"},
+    {"\x28\xb5\x2f\xfd", 0, 4, "a Zstandard archive (unpack it: unzstd FILE)"},
+    {"7z\xbc\xaf", 0, 4, "a 7z archive (unpack it: 7z x FILE)"},
+    {"ustar", 257, 5, "a tar archive (unpack it: tar xf FILE)"},
+    {"PAR1", 0, 4,
+     "a Parquet table (as rows: python3 -c \"import pandas; pandas.read_parquet('FILE')"
+     ".to_json('rows.jsonl', orient='records', lines=True)\")"},
+    {"ARROW1", 0, 6,
+     "an Arrow or Feather table (as rows: python3 -c \"import pandas; pandas.read_feather('FILE')"
+     ".to_json('rows.jsonl', orient='records', lines=True)\")"},
+    {"SQLite format 3", 0, 15,
+     "an SQLite database (as rows: sqlite3 -json FILE 'select * from TABLE' | jq -c '.[]' "
+     ">rows.jsonl)"},
+    {"\xd0\xcf\x11\xe0", 0, 4, "an old Excel or Word document (save its table as CSV)"},
+    {"%PDF", 0, 4, "a PDF document"},
+    {"\x89PNG", 0, 4, "an image"},
+    {"\xff\xd8\xff", 0, 3, "an image"},
+    {"\x7f" "ELF", 0, 4, "a program"},
+};
+
+static int holds(const char *bytes, size_t len, const char *word)
+{
+    size_t n = strlen(word);
+    for (size_t i = 0; i + n <= len; i++)
+        if (!memcmp(bytes + i, word, n)) return 1;
+    return 0;
+}
+
+/* Says which kind of zip archive it is, by the names of its first files. */
+static const char *zip_kind(const char *bytes, size_t len)
+{
+    const size_t looked_at = 4096;
+    if (len > looked_at) len = looked_at;
+    if (holds(bytes, len, "data.pkl"))
+        return "a PyTorch checkpoint (convert it with tools/export.py)";
+    if (holds(bytes, len, "[Content_Types].xml") || holds(bytes, len, "xl/"))
+        return "an Excel workbook, or another Office document (save its table as CSV)";
+    return "a zip archive (unpack it: unzip FILE; tools/export.py converts a PyTorch checkpoint)";
+}
+
+/* Every second byte of the beginning is 0: ASCII in 16 bits, either way round. */
+static int is_utf16(const char *bytes, size_t len)
+{
+    if (len < 2) return 0;
+    if (!memcmp(bytes, "\xFF\xFE", 2) || !memcmp(bytes, "\xFE\xFF", 2)) return 1;
+    if (len < 4) return (bytes[0] == '{' && !bytes[1]) || (!bytes[0] && bytes[1] == '{');
+    return (bytes[0] && !bytes[1] && bytes[2] && !bytes[3]) ||
+           (!bytes[0] && bytes[1] && !bytes[2] && bytes[3]);
+}
+
 const char *json_foreign(const char *bytes, size_t len)
 {
     size_t skip = 0;
     while (skip < len && strchr(" \t\r\n", bytes[skip]) && bytes[skip]) skip++;
     const char *text = bytes + skip;
     size_t left = len - skip;
-    if (begins(bytes, len, "version https://git-lfs")) {
-        return "a Git LFS pointer, not the file itself (run git lfs pull)";
-    }
     if (begins(text, left, "<!doctype") || begins(text, left, "<html") ||
         begins(text, left, "<?xml") || begins(text, left, "<head")) {
         return "an HTML page, probably an error page (download the file again)";
     }
-    if (len >= 2 && (!memcmp(bytes, "\xFF\xFE", 2) || !memcmp(bytes, "\xFE\xFF", 2) ||
-                     !memcmp(bytes, "{\0", 2) || !memcmp(bytes, "\0{", 2))) {
-        return "UTF-16 text (save it as UTF-8)";
+    if (begins(bytes, len, "pk\x03\x04")) return zip_kind(bytes, len);
+    for (size_t i = 0; i < sizeof foreign_kinds / sizeof *foreign_kinds; i++) {
+        size_t at = foreign_kinds[i].at, n = foreign_kinds[i].len;
+        if (len >= at + n && !memcmp(bytes + at, foreign_kinds[i].magic, n))
+            return foreign_kinds[i].what;
     }
-    if (begins(bytes, len, "pk\x03\x04") || begins(bytes, len, "\x80\x02") ||
-        begins(bytes, len, "\x80\x04")) {
-        return "a PyTorch checkpoint (pickle): convert it with tools/export.py";
-    }
-    if (begins(bytes, len, "gguf")) return "a GGUF file (give the Hugging Face directory instead)";
+    if (len > 1 && bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5)
+        return "a Python pickle (if it is a PyTorch checkpoint, tools/export.py converts it)";
+    if (is_utf16(bytes, len))
+        return "UTF-16 text (save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE)";
     return NULL;
+}
+
+size_t json_span(const char *bytes, size_t len)
+{
+    size_t depth = 0, at = 0;
+    for (int quoted = 0; at < len; at++) {
+        char c = bytes[at];
+        if (quoted) {
+            if (c == '\\') at++;
+            if (c == '"') quoted = 0;
+            continue;
+        }
+        if (!depth && (c == ',' || c == ']' || c == '}')) break;
+        quoted = c == '"';
+        if (c == '{' || c == '[') depth++;
+        if (c == '}' || c == ']') depth--;
+    }
+    return at < len ? at : len;
 }
 
 /* ---- scalars ------------------------------------------------------------------------------- */
@@ -132,7 +208,7 @@ static void skip_space(Reader *r)
     }
 }
 
-/* The byte at r->at, or 0 at the end (0 is no JSON token either). */
+/* The byte at r->at, or 0 at the end (0 is not a JSON token). */
 static char peek(const Reader *r)
 {
     return r->at < r->len ? r->bytes[r->at] : 0;
@@ -214,23 +290,6 @@ static int check_string(const Reader *r, size_t *end, int *escapes)
     }
 }
 
-/* Appends the UTF-8 form of a code point; returns its length. */
-static size_t utf8_put(char *out, uint32_t c)
-{
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
-    for (size_t i = n - 1; i > 0; i--) {
-        out[i] = (char)(0x80 | (c & 0x3F));
-        c >>= 6;
-    }
-    out[0] = (char)(lead[n] | c);
-    return n;
-}
-
 /* Decodes the checked escape at `at` to out; *size = its length in the source. */
 static size_t decode_escape(const Reader *r, size_t at, char *out, size_t *size)
 {
@@ -257,7 +316,7 @@ static size_t decode_escape(const Reader *r, size_t at, char *out, size_t *size)
     return 1;
 }
 
-/* Reads the string at r->at into the pool and moves behind it. */
+/* Reads the string at r->at into the pool and moves past it. */
 static int read_string(Reader *r, const char **text, size_t *len)
 {
     size_t end = 0;
@@ -348,7 +407,7 @@ typedef struct {
     const Json *member;
 } KeyEntry;
 
-/* FNV-1a: any hash will do, a bad one only costs time (the order falls back on the text). */
+/* FNV-1a: any hash will do; a bad one only costs time (ties are ordered by the text). */
 static uint64_t key_hash(const char *key, size_t len)
 {
     uint64_t h = 0xCBF29CE484222325u;
@@ -510,7 +569,7 @@ static int read_value(Reader *r, Json **root)
     return 0;
 }
 
-/* Refuses what is no JSON at all by its name, and steps over a byte order mark. */
+/* Refuses files that are not JSON, naming their kind, and steps over a byte order mark. */
 static int read_start(Reader *r)
 {
     const char *foreign = json_foreign(r->bytes, r->len);
@@ -655,7 +714,7 @@ int json_f64(const Json *j, double *value)
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
-/* The escape of one byte in a string, or NULL where it stands for itself. */
+/* Returns the escape of one byte in a string, or NULL if it needs none. */
 static const char *escape_of(unsigned char c, char buffer[8])
 {
     switch (c) {
@@ -741,4 +800,82 @@ int json_put(Text *out, const Json *value, Err *e)
         if (json_put(out, m, e)) return -1;
     }
     return text_add(out, object ? "}" : "]", 1, e);
+}
+
+/* ---- a writer whose first failure sticks --------------------------------------------------- */
+
+static void add(JsonWriter *w, const char *text)
+{
+    if (!w->failed) w->failed = text_add(w->text, text, strlen(text), w->e);
+}
+
+/* Writes a comma behind a value, none of which ends with one of these. */
+static void separate(JsonWriter *w)
+{
+    const Text *t = w->text;
+    if (t->len && !strchr("{[:, \n", t->data[t->len - 1])) add(w, ",");
+}
+
+void json_key(JsonWriter *w, const char *key)
+{
+    separate(w);
+    if (!key) return;
+    add(w, "\"");
+    add(w, key);
+    add(w, "\":");
+}
+
+void json_open(JsonWriter *w, const char *key, const char *bracket)
+{
+    json_key(w, key);
+    add(w, bracket);
+}
+
+void json_close(JsonWriter *w, const char *bracket)
+{
+    add(w, bracket);
+}
+
+void json_line(JsonWriter *w, size_t indent)
+{
+    separate(w);
+    add(w, "\n");
+    while (indent--) add(w, " ");
+}
+
+void json_number(JsonWriter *w, const char *key, double x)
+{
+    json_key(w, key);
+    if (!w->failed) w->failed = json_put_f64(w->text, x, w->e);
+}
+
+void json_count(JsonWriter *w, const char *key, uint64_t n)
+{
+    json_key(w, key);
+    if (!w->failed) w->failed = text_addf(w->text, w->e, "%llu", (unsigned long long)n);
+}
+
+void json_text(JsonWriter *w, const char *key, const char *text)
+{
+    json_key(w, key);
+    if (!text)
+        add(w, "null");
+    else if (!w->failed)
+        w->failed = json_put_string(w->text, text, strlen(text), w->e);
+}
+
+void json_flag(JsonWriter *w, const char *key, int yes)
+{
+    json_key(w, key);
+    add(w, yes ? "true" : "false");
+}
+
+void json_took(JsonWriter *w, int status)
+{
+    w->failed |= status;
+}
+
+int json_written(const JsonWriter *w)
+{
+    return w->failed ? -1 : 0;
 }

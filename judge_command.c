@@ -1,13 +1,14 @@
-/* judge_command.c - any program as a judge: one line of JSON in and one out, for each case.
+/* judge_command.c - runs any program as a judge: one line of JSON in and one line out for each
+ * case.
  *
  * The program is run without a shell, once for a block of cases. It reads lines
  *     {"id":17,"prompt":"...","response":"..."}
  * from its standard input until that ends, and writes, in any order,
  *     {"id":17,"action":"refuse","probability":0.9}
- * with "probability" as it likes (absent: 1). Its standard error is ours.
+ * where "probability" is optional (1 if absent). It shares our standard error.
  *
- * Each answer is on the disk before it is used (judge_kept.c), and is never asked for again:
- * whatever dies half-way, the next run asks for the rest only.
+ * Each answer is written to the disk before it is used (judge_kept.c), and is never asked for
+ * again: after a crash the next run asks only for the rest.
  */
 #include "judge_parts.h"
 
@@ -23,23 +24,24 @@
 #include <unistd.h>
 
 enum {
-    POLL_MS = 100,          /* how late a stop or a silence is noticed */
-    GRACE = 1,              /* seconds to end for a program that has answered all */
-    READ_BYTES = 4096,      /* of the program's output at once */
+    POLL_MS = 100,          /* latency of noticing a stop or a silence */
+    GRACE = 1,              /* seconds that a program gets to end after its last answer */
+    READ_BYTES = 4096,      /* read from the program at a time */
     LINE_BYTES = 1 << 20,   /* longest line that can be an answer */
     SHOWN = 60,             /* bytes of a bad line in messages */
-    CHILD_CANNOT_RUN = 127, /* what shells say, too */
-    FIRST_FREE_FD = 3       /* below stand standard input, output and error */
+    CHILD_CANNOT_RUN = 127, /* the exit status that shells use, too */
+    FIRST_FREE_FD = 3       /* after standard input, output and error */
 };
 
 typedef struct {
     char **argv;      /* ended by NULL */
     Text spelled;     /* argv as a JSON array */
-    const char *file; /* of kept answers */
+    const char *file; /* where answers are kept */
+    const char *role; /* "judge" or "validator", for messages */
     double timeout;
     size_t retries;
     const Log *log;
-    uint64_t next_id; /* of questions */
+    uint64_t next_id; /* id of the next question */
     Pool pool;
 } Command;
 
@@ -57,7 +59,7 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* A pipe whose ends are neither inherited nor in the place of a standard stream. */
+/* Makes a pipe whose ends are not inherited and do not take the place of a standard stream. */
 static int make_pipe(int ends[2], Err *e)
 {
     int low[2];
@@ -71,8 +73,9 @@ static int make_pipe(int ends[2], Err *e)
     return ends[0] < 0 || ends[1] < 0 ? -1 : 0;
 }
 
-/* The new process, from fork to exec: a group of its own, so that it can be ended with all that it
- * started; ordinary signals; our pipes as its standard streams. fail takes errno where exec fails.
+/* The child from fork to exec. It gets its own process group, so that it can be ended with
+ * everything it started, default signals, and our pipes as its standard streams. If exec fails,
+ * errno is written to `fail`.
  */
 static void become_program(char *const *argv, int in, int out, int fail)
 {
@@ -88,7 +91,7 @@ static void become_program(char *const *argv, int in, int out, int fail)
     _exit(told < 0 ? CHILD_CANNOT_RUN + 1 : CHILD_CANNOT_RUN);
 }
 
-/* Waits for a process that is ending. */
+/* Waits for a process that is about to end. */
 static int reap(pid_t pid)
 {
     int status = 0;
@@ -103,7 +106,7 @@ static int start_with(Child *child, char *const *argv, const int to[2], const in
     child->pid = fork();
     if (child->pid < 0) return err_set(e, ERR_IO, "%s: fork: %s", argv[0], strerror(errno));
     if (child->pid == 0) become_program(argv, to[0], from[1], fail[1]);
-    setpgid(child->pid, child->pid); /* whoever of the two comes first */
+    setpgid(child->pid, child->pid); /* parent and child both do it: whoever comes first */
     return 0;
 }
 
@@ -137,8 +140,8 @@ static int child_start(Child *child, char *const *argv, Err *e)
     return 0;
 }
 
-/* Ends what is left of a program, and of what it started, and takes its status. An orderly one has
- * gone by itself: its output has ended, and it gets `patience` seconds to follow. */
+/* Ends a program and everything it started, and collects its exit status. A program that ended its
+ * output in order gets `patience` seconds to exit by itself. */
 static int child_end(Child *child, double patience)
 {
     int status = 0;
@@ -163,16 +166,16 @@ typedef struct {
     int answered;
 } Question;
 
-/* A run of the program for questions without an answer. */
+/* One run of the program, for the questions that have no answer yet. */
 typedef struct {
     const Judge *j;
     Command *c;
-    Question *open; /* [n] with ids from `first` on */
+    Question *open; /* [n], ids from `first` on */
     size_t n, got;
     uint64_t first;
     Text questions;
     size_t sent;
-    Text heard;    /* output that is no whole line yet */
+    Text heard;    /* output that is not yet a whole line */
     double silent; /* since when */
     int silent_too_long;
 } Asking;
@@ -188,13 +191,13 @@ static int put_question(Text *out, uint64_t id, const JudgeCase *x, Err *e)
                : 0;
 }
 
-/* The question of an id; NULL where none was asked. */
+/* Returns the question with this id, or NULL if it was not asked. */
 static Question *question_of(const Asking *a, uint64_t id)
 {
     return id >= a->first && id - a->first < a->n ? &a->open[id - a->first] : NULL;
 }
 
-/* {"action","probability"}: the other two actions share the rest. */
+/* {"action","probability"}: the other two actions share the remaining probability. */
 static int read_answer(const Json *row, Verdict *v, Err *e)
 {
     const Json *said = json_get(row, "action"), *p = json_get(row, "probability");
@@ -241,7 +244,7 @@ static int take_line(Asking *a, const char *line, size_t len, Err *e)
     return status;
 }
 
-/* All whole lines that were heard. */
+/* Takes all whole lines received so far. */
 static int take_lines(Asking *a, Err *e)
 {
     size_t at = 0;
@@ -255,11 +258,11 @@ static int take_lines(Asking *a, Err *e)
     memmove(a->heard.data, a->heard.data + at, a->heard.len - at);
     a->heard.len -= at;
     if (a->heard.len <= LINE_BYTES) return 0;
-    return err_set(e, ERR_DATA, "%s: a line of more than %d bytes is no answer", a->c->argv[0],
+    return err_set(e, ERR_DATA, "%s: a line of more than %d bytes is not an answer", a->c->argv[0],
                    LINE_BYTES);
 }
 
-/* Writes what the program will take. One that no longer reads may still have answers. */
+/* Writes as much as the program will read. A program that no longer reads may still answer. */
 static void send_some(Asking *a, Child *child)
 {
     ssize_t n = write(child->in, a->questions.data + a->sent, a->questions.len - a->sent);
@@ -268,8 +271,8 @@ static void send_some(Asking *a, Child *child)
     if (broken || a->sent == a->questions.len) close_fd(&child->in);
 }
 
-/* The last line, which need not have an end. If it is not whole, the program died while it wrote,
- * and is asked again. */
+/* Takes the last line, which may lack its line feed. If it is incomplete, the program died while
+ * writing, and the question is asked again. */
 static int take_rest(Asking *a, Err *e)
 {
     Pool pool = {0};
@@ -280,7 +283,7 @@ static int take_rest(Asking *a, Err *e)
     return whole ? take_line(a, a->heard.data, a->heard.len, e) : 0;
 }
 
-/* Reads what there is; the end closes child->out. */
+/* Reads the output that is available; at its end closes child->out. */
 static int hear_some(Asking *a, Child *child, Err *e)
 {
     char bytes[READ_BYTES];
@@ -294,7 +297,8 @@ static int hear_some(Asking *a, Child *child, Err *e)
     return a->heard.len ? take_rest(a, e) : 0;
 }
 
-/* Talks until the program's output ends, it falls silent, or we are asked to stop. */
+/* Exchanges lines until the program's output ends, it stays silent too long, or a stop is
+ * requested. */
 static int talk(Asking *a, Child *child, Err *e)
 {
     a->silent = time_now();
@@ -315,7 +319,7 @@ static int talk(Asking *a, Child *child, Err *e)
     return 0;
 }
 
-/* Why not every question has an answer. */
+/* Says why some questions have no answer. */
 static int describe_end(const Asking *a, int status, Err *e)
 {
     char how[64];
@@ -328,13 +332,14 @@ static int describe_end(const Asking *a, int status, Err *e)
     return err_set(e, ERR_IO, "%s: %s after %zu of %zu answers", a->c->argv[0], how, a->got, a->n);
 }
 
-/* One run. 0: all is answered. 1: not all, *e says why, and another run may help. -1: error. */
+/* Runs the program once. Returns 0 if everything is answered, 1 if something is missing (*e says
+ * why; another run may help), -1 on error. */
 static int run_program(Asking *a, Err *e)
 {
     Child child;
     struct sigaction ignore, before;
     memset(&ignore, 0, sizeof ignore);
-    ignore.sa_handler = SIG_IGN; /* writing to a program that has gone is an error, not our end */
+    ignore.sa_handler = SIG_IGN; /* writing to an ended program is an error */
     sigaction(SIGPIPE, &ignore, &before);
     int failed = child_start(&child, a->c->argv, e), status = 0;
     if (!failed) {
@@ -348,7 +353,7 @@ static int run_program(Asking *a, Err *e)
     return 1;
 }
 
-/* Asks n questions in one run. */
+/* Asks n questions in one run of the program. */
 static int ask_once(const Judge *j, Question *open, size_t n, Err *e)
 {
     Command *c = j->state;
@@ -362,7 +367,7 @@ static int ask_once(const Judge *j, Question *open, size_t n, Err *e)
     return status;
 }
 
-/* Moves questions without an answer to the front; how many they are. */
+/* Moves the questions without an answer to the front and returns their number. */
 static size_t keep_open(Question *q, size_t n)
 {
     size_t open = 0;
@@ -379,9 +384,9 @@ static int ask(const Judge *j, Question *open, size_t n, Err *e)
         if (status <= 0) return status;
         if (run == c->retries)
             return err_prefix(e,
-                              "--judge command gave up after %zu runs (its answers are kept in "
+                              "--%s command gave up after %zu runs (its answers are kept in "
                               "%s; the same command asks for the others)",
-                              run + 1, c->file);
+                              c->role, run + 1, c->file);
         log_note(c->log, 'w', "%s; run again for the others", e->text);
         n = keep_open(open, n);
     }
@@ -389,7 +394,7 @@ static int ask(const Judge *j, Question *open, size_t n, Err *e)
 
 /* ---- the judge ----------------------------------------------------------------------------- */
 
-int judge_command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
+static int command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdict *out, Err *e)
 {
     Question *open = mem_calloc(n + 1, sizeof *open, e);
     if (!open) return -1;
@@ -399,7 +404,7 @@ int judge_command_decide(const Judge *j, const JudgeCase *cases, size_t n, Verdi
     return status;
 }
 
-/* Words separated by spaces. */
+/* Splits a command at its spaces. */
 static int split_words(Command *c, const char *text, Err *e)
 {
     size_t n = 0;
@@ -411,13 +416,15 @@ static int split_words(Command *c, const char *text, Err *e)
         if (!c->argv[n++]) return -1;
         text += len;
     }
-    return n ? 0 : err_set(e, ERR_USAGE, "--judge-command: there is no word in it");
+    return n ? 0 : err_set(e, ERR_USAGE, "--%s-command: it contains no word", c->role);
 }
 
-/* A JSON array of texts. */
+/* Reads a command given as a JSON array of texts. */
 static int split_array(Command *c, const char *text, Err *e)
 {
-    Json *list = json_parse(&c->pool, text, strlen(text), "--judge-command", 0, e);
+    char option[32];
+    snprintf(option, sizeof option, "--%s-command", c->role);
+    Json *list = json_parse(&c->pool, text, strlen(text), option, 0, e);
     if (!list) {
         e->code = ERR_USAGE;
         return -1;
@@ -427,11 +434,13 @@ static int split_array(Command *c, const char *text, Err *e)
     size_t n = 0;
     for (const Json *x = list->child; x; x = x->next) {
         if (x->type != JSON_STRING || strlen(x->text) != x->len)
-            return err_set(e, ERR_USAGE, "--judge-command: the array must hold texts only");
+            return err_set(e, ERR_USAGE, "--%s-command: the array must hold texts only", c->role);
         c->argv[n] = pool_strndup(&c->pool, x->text, x->len, e);
         if (!c->argv[n++]) return -1;
     }
-    return n && *c->argv[0] ? 0 : err_set(e, ERR_USAGE, "--judge-command: no program is named");
+    return n && *c->argv[0]
+               ? 0
+               : err_set(e, ERR_USAGE, "--%s-command: no program is named", c->role);
 }
 
 static int spell(Command *c, Err *e)
@@ -443,16 +452,17 @@ static int spell(Command *c, Err *e)
     return text_add(&c->spelled, "]", 1, e);
 }
 
-/* A regular file that can be read? */
+/* Is it a regular file that can be read? */
 static int is_program_text(const char *path)
 {
     struct stat s;
     return !stat(path, &s) && S_ISREG(s.st_mode) && !access(path, R_OK);
 }
 
-/* The file that execvp runs for a name, looked up in PATH where it has no slash. */
-static int find_program(const char *name, char path[IO_PATH_MAX], Err *e)
+/* Finds the file that execvp would run; a name without a slash is looked up in PATH. */
+static int find_program(const Command *c, char path[IO_PATH_MAX], Err *e)
 {
+    const char *name = c->argv[0];
     const char *list = strchr(name, '/') ? NULL : getenv("PATH");
     char folder[IO_PATH_MAX];
     Err ignored;
@@ -464,24 +474,25 @@ static int find_program(const char *name, char path[IO_PATH_MAX], Err *e)
         if (is_program_text(path) && !access(path, X_OK)) return 0;
     }
     if (strlen(name) >= IO_PATH_MAX)
-        return err_set(e, ERR_USAGE, "--judge-command: the path is too long");
+        return err_set(e, ERR_USAGE, "--%s-command: the path is too long", c->role);
     memcpy(path, name, strlen(name) + 1);
     return 0;
 }
 
-/* Adds the bytes of a file, where the word names one. */
-static int add_file(Sha256 *s, const char *word, Err *e)
+/* Adds the bytes of the file that the word names, if it names one, to the hash. */
+static int add_file(const Command *c, Sha256 *s, const char *word, Err *e)
 {
     char hex[65];
     if (!is_program_text(word)) return 0;
-    if (sha256_file(word, hex, e)) return err_prefix(e, "--judge-command");
+    if (sha256_file(word, hex, e)) return err_prefix(e, "--%s-command", c->role);
     sha256_add(s, hex, strlen(hex));
     return 0;
 }
 
-/* Who the judge is: the words, the program's bytes, and those of the first word that is no option:
- * the script, where the program is an interpreter. A script that was rewritten is another judge.
- * Later words may name logs and caches, which change while the judge stays the same. */
+/* The identity of a judge covers its words, the bytes of the program, and the bytes of the first
+ * argument that is not an option: the script, if the program is an interpreter. A rewritten script
+ * is another judge. Later words may name logs and caches, which change while the judge stays the
+ * same. */
 static int identify(const Command *c, char hex[65], Err *e)
 {
     char path[IO_PATH_MAX];
@@ -490,19 +501,20 @@ static int identify(const Command *c, char hex[65], Err *e)
     sha256_begin(&s);
     sha256_add(&s, c->spelled.data, c->spelled.len);
     while (c->argv[first] && c->argv[first][0] == '-') first++;
-    if (find_program(c->argv[0], path, e) || add_file(&s, path, e) ||
-        (c->argv[first] && add_file(&s, c->argv[first], e)))
+    if (find_program(c, path, e) || add_file(c, &s, path, e) ||
+        (c->argv[first] && add_file(c, &s, c->argv[first], e)))
         return -1;
     sha256_end(&s, hex);
     return 0;
 }
 
-int judge_command_open(Judge *j, const JudgeConfig *config, Err *e)
+static int command_open(Judge *j, const JudgeConfig *config, Err *e)
 {
     Command *c = mem_calloc(1, sizeof *c, e);
     j->state = c;
     if (!c) return -1;
     c->file = config->answers;
+    c->role = judge_role(config);
     c->timeout = config->timeout > 0 ? config->timeout : JUDGE_TIMEOUT;
     c->retries = config->retries;
     c->log = config->log;
@@ -512,7 +524,7 @@ int judge_command_open(Judge *j, const JudgeConfig *config, Err *e)
     return spell(c, e) || identify(c, j->sha256, e) ? -1 : 0;
 }
 
-void judge_command_close(Judge *j)
+static void command_close(Judge *j)
 {
     Command *c = j->state;
     if (!c) return;
@@ -522,3 +534,60 @@ void judge_command_close(Judge *j)
     mem_free(c);
     j->state = NULL;
 }
+
+/* ---- its choices --------------------------------------------------------------------------- */
+
+static int command_can_run(const Judge *j, Err *e)
+{
+    const Command *c = j->state;
+    char path[IO_PATH_MAX];
+    if (find_program(c, path, e)) return -1;
+    if (io_exists(path) && !io_is_directory(path) && !access(path, X_OK)) return 0;
+    return err_set(e, ERR_NO_INPUT, "--%s-command: %s: cannot be run: %s", c->role, c->argv[0],
+                   strerror(io_exists(path) ? EACCES : ENOENT));
+}
+
+static const Option command_rows[] = {
+    JUDGE_COMMAND_ROWS("judge-command", "judge-timeout", "judge-retries"),
+    {"allow-external", 0, OPTION_FLAG, NULL, NULL,
+     "permit --judge command; prompts may hold patient data", FIELD(JudgeConfig, allow_external)},
+    {"answers", 0, OPTION_FILE, NULL, NULL,
+     "file that keeps verdicts of models and programs, so that nothing is judged twice; "
+     "default: OUTPUT.answers",
+     FIELD(JudgeConfig, answers)},
+};
+const OptionGroup judge_command_options = OPTION_GROUP("A program that judges", command_rows);
+
+static int command_check(const JudgeConfig *c, Err *e)
+{
+    const char *role = judge_role(c);
+    if (!c->command || !*c->command)
+        return err_set(e, ERR_USAGE,
+                       "--%s command: --%s-command says which one; it is missing", role, role);
+    if (!c->allow_external)
+        return err_set(e, ERR_USAGE,
+                       "--%s command: prompts may hold patient data, and a program may send "
+                       "them anywhere; --allow-external permits it",
+                       role);
+    if (!c->answers || !*c->answers)
+        return err_set(e, ERR_USAGE, "--%s command: --answers FILE is needed, to keep answers",
+                       role);
+    return 0;
+}
+
+static int command_put_json(const JudgeConfig *c, Text *out, Err *e)
+{
+    return options_write(&judge_command_options, c, "judge-command allow-external",
+                         WRITE_INLINE | WRITE_NULLS, out, e);
+}
+
+const JudgeKind judge_kind_command = {.name = "command",
+                                      .help = "any program, one line of JSON for each case",
+                                      .block = JUDGE_BLOCK,
+                                      .traits = JUDGE_KEEPS | JUDGE_IS_PROGRAM,
+                                      .check = command_check,
+                                      .put_json = command_put_json,
+                                      .open = command_open,
+                                      .decide = command_decide,
+                                      .close = command_close,
+                                      .can_run = command_can_run};

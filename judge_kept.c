@@ -1,29 +1,30 @@
-/* judge_kept.c - verdicts that are kept: what was judged is not judged again.
+/* judge_kept.c - keeps verdicts in a file, so that nothing is judged twice.
  *
- * A judge that takes its time (a model, a program) leaves each verdict in a file, as a line
+ * A slow judge (a model, a program) writes each verdict to a file, as a line
  *     {"key":"...","action":"refuse","probability":[0.1,0.2,0.7]}
- * of a model also with "orders", "agreeing", "unparsed" and "cut". The key is the SHA-256 of who
- * judged and of what, so any number of judges may share a file. Doubles are written with all their
- * digits: a verdict that was read back is the same to the bit. Whatever dies half-way, the next run
- * asks for the rest only.
+ * which for a model also holds "orders", "agreeing", "unparsed" and "cut". The key is the SHA-256
+ * of the judge and of the case, so any number of judges may share a file. Doubles are written with
+ * all their digits, so a verdict that is read back has the same bits. After a crash the next run
+ * asks only for the rest.
  */
 #include "judge_parts.h"
 
 #include <string.h>
 
-enum { FIRST_SLOTS = 1024 /* of the table */ };
+enum { FIRST_SLOTS = 1024 /* of the hash table */ };
 #define NO_VERDICT                                                                                 \
-    "no verdict that was kept, {\"key\",\"action\",\"probability\"}; is this a file of --answers?"
+    "no verdict that was kept, {\"key\",\"action\",\"probability\"}; is this a file of kept "     \
+    "answers?"
 
 typedef struct {
     char key[65];
     int known;
-    int asked; /* stands among the cases that are being judged */
+    int asked; /* is being judged at the moment */
     Verdict verdict;
 } Entry;
 
 struct Kept {
-    const char *path; /* the caller's */
+    const char *path; /* borrowed */
     char judge[65];
     Entry **slots; /* hash table with open addressing, at most half full */
     size_t cap, count;
@@ -32,7 +33,7 @@ struct Kept {
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
-/* The slot of a key, or the empty one where it belongs. Keys are hashes already. */
+/* Returns the slot of a key, or the empty slot where it belongs. Keys are already hashes. */
 static Entry **slot_of(Entry **slots, size_t cap, const char *key)
 {
     size_t at = 0;
@@ -54,7 +55,7 @@ static int grow_slots(Kept *k, Err *e)
     return 0;
 }
 
-/* The entry of a key, made new where there is none. NULL where memory is short. */
+/* Returns the entry of a key, a new one if there is none; NULL if memory is short. */
 static Entry *entry_of(Kept *k, const char *key, Err *e)
 {
     if (2 * (k->count + 1) > k->cap && grow_slots(k, e)) return NULL;
@@ -97,7 +98,7 @@ static int put_verdict(Text *out, const char *key, const Verdict *v, Err *e)
     return text_add(out, "}", 1, e);
 }
 
-/* A whole number of a line, 0 where it is not there. */
+/* Reads a whole number from a line; 0 if it is absent. */
 static int read_count(const Json *row, const char *name, size_t *value)
 {
     uint64_t n = 0;
@@ -143,7 +144,7 @@ static int load_verdict(Kept *k, const Json *row, Err *e)
     return 0;
 }
 
-/* Is this how a line that a crash cut off begins? What else has no end is nobody's to cut. */
+/* Is this the beginning of a line that a crash cut off? Only such a line may be removed. */
 static int is_torn_verdict(const char *line, size_t len)
 {
     static const char begin[] = "{\"key\":\"";
@@ -151,8 +152,8 @@ static int is_torn_verdict(const char *line, size_t len)
     return !memcmp(line, begin, n);
 }
 
-/* Reads whole lines; a last one without its end was cut off by a crash, and goes. */
-static int load_verdicts(Kept *k, Err *e)
+/* Reads the whole lines. A last line without a line feed was cut off by a crash, and is removed. */
+static int load_verdicts(Kept *k, const Log *log, Err *e)
 {
     JsonLines lines;
     int more;
@@ -172,17 +173,19 @@ static int load_verdicts(Kept *k, Err *e)
         more = is_torn_verdict(torn, len - lines.len)
                    ? io_write_file(k->path, lines.data, lines.len, e)
                    : err_set(e, ERR_DATA, "%s: its last line is " NO_VERDICT, k->path);
+    if (!more && len > lines.len)
+        log_note(log, 'w', "%s: its last line is cut off, and taken off the file", k->path);
     jsonl_close(&lines);
     return more;
 }
 
-Kept *judge_kept_open(const char *path, const char judge[65], Err *e)
+Kept *judge_kept_open(const char *path, const char judge[65], const Log *log, Err *e)
 {
     Kept *k = mem_calloc(1, sizeof *k, e);
     if (!k) return NULL;
     k->path = path;
     memcpy(k->judge, judge, sizeof k->judge);
-    if (!io_exists(path) || !load_verdicts(k, e)) return k;
+    if (!io_exists(path) || !load_verdicts(k, log, e)) return k;
     judge_kept_close(k);
     return NULL;
 }
@@ -212,10 +215,10 @@ int judge_kept_put(Kept *k, const JudgeCase *c, const Verdict *v, int sync, Err 
     return 0;
 }
 
-/* What judge_kept_decide works with. */
+/* The state of judge_kept_decide. */
 typedef struct {
     Entry **entries;   /* [n] of all cases */
-    JudgeCase *cases;  /* [n_new] those without a verdict, equal ones once */
+    JudgeCase *cases;  /* [n_new] cases without a verdict; equal cases once */
     Verdict *verdicts; /* [n_new] */
     size_t n_new;
 } Missing;

@@ -1,33 +1,11 @@
-/* judge_review.c - people in the loop: the page on which they judge, and their answers put over a
- * judge's. See judge.h. */
+/* judge_review.c - makes the page on which people judge, and lets their answers override a judge's.
+ * See judge.h. */
 #include "html.h"
 #include "judge_parts.h"
 
 #include <string.h>
 
-void judge_case_key(const JudgeCase *c, char hex[65])
-{
-    Sha256 s;
-    sha256_begin(&s);
-    sha256_add(&s, c->prompt, c->prompt_len);
-    sha256_add(&s, "", 1);
-    sha256_add(&s, c->response, c->response_len);
-    sha256_end(&s, hex);
-}
-
-int judge_row_key(const Json *row, char hex[65], Err *e)
-{
-    JudgeCase c;
-    Pool pool = {0};
-    *hex = 0;
-    if (!json_get(row, "response")) return 0;
-    int status = judge_read_case(row, &c, &pool, e);
-    if (!status) judge_case_key(&c, hex);
-    pool_free(&pool);
-    return status;
-}
-
-/* The key of each row of a file, in the order of the rows. */
+/* Computes the key of each row of a file, in the order of the rows. */
 typedef struct {
     char (*keys)[65];
     size_t count, cap;
@@ -73,9 +51,9 @@ int judge_population(const char *path, char hex[65], Err *e)
 
 typedef struct {
     char key[65];
-    char of[65]; /* the answers it was drawn from; "" = not said */
+    char of[65]; /* the answers it was drawn from; "" = unknown */
     Action action;
-    int random; /* of the half that was drawn at random */
+    int random; /* from the half that was drawn at random */
     size_t line;
 } ReviewRow;
 
@@ -96,7 +74,7 @@ static int is_sha256(const Json *x)
     return x && x->type == JSON_STRING && x->len == 64 && strspn(x->text, "0123456789abcdef") == 64;
 }
 
-/* {"sha256","action"}, and "half" and "of" where the row is from a review page. */
+/* Reads {"sha256","action"}, and "half" and "of" if the row comes from a review page. */
 static int read_review(const Json *row, ReviewRow *out, Err *e)
 {
     const Json *key = json_get(row, "sha256"), *of = json_get(row, "of");
@@ -129,8 +107,9 @@ static int add_review(void *ctx, const Json *row, size_t line, Err *e)
     return 0;
 }
 
-/* One answer a case: the last one given counts. A case that was drawn at random once stays so: left
- * out because another page chose it for its doubt, it would be missing in the sample. */
+/* Keeps one answer for each case: the last one counts. A case that was once drawn at random stays
+ * in the random sample, even if another page chose it for its doubt: without it the sample would no
+ * longer be random. */
 static void keep_last(Reviews *r)
 {
     size_t kept = 0;
@@ -149,10 +128,10 @@ static void keep_last(Reviews *r)
     r->count = kept;
 }
 
-Reviews *judge_reviews_open(const char *path, Err *e)
+Reviews *judge_reviews_open(const char *path, const Log *log, Err *e)
 {
     Reviews *r = mem_calloc(1, sizeof *r, e);
-    if (!r || jsonl_each(path, add_review, r, NULL, e)) {
+    if (!r || jsonl_each_log(path, add_review, r, log, e)) {
         judge_reviews_close(r);
         return NULL;
     }
@@ -193,7 +172,7 @@ void judge_reviews_apply(const Reviews *r, const JudgeCase *c, Verdict *v)
 
 /* ---- which rows people see ----------------------------------------------------------------- */
 
-enum { LEVELS = 5 }; /* harm levels 0 to 3, and rows without one */
+enum { LEVELS = HARM_LEVELS + 1 }; /* the last: rows without one */
 
 typedef struct {
     char key[65];
@@ -202,7 +181,7 @@ typedef struct {
     unsigned level;
     Action action;
     double probability;
-    uint64_t draw; /* its place among the rows of its level, and on the page */
+    uint64_t draw; /* decides its place among the rows of its level, and on the page */
     ReviewKind kind;
 } ReviewCase;
 
@@ -215,13 +194,14 @@ typedef struct {
 static int read_review_case(const Json *row, uint64_t seed, ReviewCase *x, Pool *pool, Err *e)
 {
     JudgeCase c;
-    uint64_t level, bits = 0;
-    int a = action_of(json_get(row, "action"));
-    if (a < 0)
-        return err_set(e, ERR_DATA,
-                       "\"action\" is missing: a review needs judged rows, -o of align judge");
-    if (judge_read_case(row, &c, pool, e)) return -1;
-    *x = (ReviewCase){.prompt_len = c.prompt_len, .response_len = c.response_len};
+    JudgedRow judged;
+    uint64_t bits = 0;
+    if (judge_read_row(row, 0, &judged, e) || judge_read_case(row, &c, pool, e)) return -1;
+    *x = (ReviewCase){.prompt_len = c.prompt_len,
+                      .response_len = c.response_len,
+                      .level = judged.level,
+                      .action = judged.action,
+                      .probability = judged.probability};
     x->prompt = pool_strndup(pool, c.prompt, c.prompt_len, e);
     x->response = pool_strndup(pool, c.response, c.response_len, e);
     if (!x->prompt || !x->response) return -1;
@@ -229,11 +209,6 @@ static int read_review_case(const Json *row, uint64_t seed, ReviewCase *x, Pool 
     for (int i = 0; i < 16; i++)
         bits = bits << 4 | (uint64_t)(x->key[i] <= '9' ? x->key[i] - '0' : x->key[i] - 'a' + 10);
     x->draw = rng_u64(seed, RNG_SPLIT, bits);
-    x->level = json_u64(json_get(row, "harmful_level"), &level) || level >= LEVELS - 1
-                   ? LEVELS - 1
-                   : (unsigned)level;
-    x->action = (Action)a;
-    if (json_f64(json_get(row, "probability"), &x->probability)) x->probability = 0;
     return 0;
 }
 
@@ -261,7 +236,7 @@ static int read_cases(const char *path, uint64_t seed, ReviewCases *s, Err *e)
     return more ? -1 : 0;
 }
 
-/* Level, then draw: the first of each level are its random sample. */
+/* By level, then by draw: the first rows of each level are its random sample. */
 static int by_level(const void *a, const void *b)
 {
     const ReviewCase *x = a, *y = b;
@@ -270,7 +245,8 @@ static int by_level(const void *a, const void *b)
     return strcmp(x->key, y->key);
 }
 
-/* Rows to see first: severe failures if the judge is right, then what it was least sure of. */
+/* Rows that people should see first: severe failures if the judge is right, then the rows of which
+ * it was least sure. */
 static int by_need(const void *a, const void *b)
 {
     const ReviewCase *x = a, *y = b;
@@ -281,7 +257,7 @@ static int by_need(const void *a, const void *b)
     return by_level(a, b);
 }
 
-/* On the page in the order of the draw, so that a row's place says nothing about its half. */
+/* The page has the order of the draw, so that a row's place does not reveal its half. */
 static int by_draw(const void *a, const void *b)
 {
     const ReviewCase *x = a, *y = b;
@@ -290,7 +266,8 @@ static int by_draw(const void *a, const void *b)
     return strcmp(x->key, y->key);
 }
 
-/* Equal texts are one case. Sorted by level and draw they are neighbours, for draws are of texts.
+/* Equal texts are one case. They are neighbours after sorting by level and draw, since the draw
+ * depends on the text.
  */
 static void drop_copies(ReviewCases *s)
 {
@@ -302,8 +279,8 @@ static void drop_copies(ReviewCases *s)
     s->count = kept;
 }
 
-/* Half by need, half at random: the random ones first, from all rows, so that they stand for all;
- * in turns from each level, so that rare levels are measured too. */
+/* Chooses half of the rows by need and half at random. The random ones come first, from all rows,
+ * so that they represent all; in turn from each level, so that rare levels are measured, too. */
 static size_t choose(ReviewCases *s, size_t n)
 {
     size_t at[LEVELS + 1] = {0}, end[LEVELS], random = n - n / 2, chosen = 0;
@@ -345,7 +322,8 @@ static const char review_style[] =
     "button,input[type=text]{font:inherit;color:inherit;background:var(--box);border:1px solid "
     "var(--rule);border-radius:6px;padding:.3rem .75rem}\n";
 
-/* Answers are kept by the browser while they are given, and saved as a file when asked to. */
+/* The script keeps answers in the browser while they are given, and saves them as a file on
+ * request. */
 static const char review_script[] =
     "<script>\n\"use strict\";\n(function () {\n"
     "const cards = Array.from(document.querySelectorAll('article'));\n"
@@ -431,7 +409,8 @@ static void put_case(Html *h, const ReviewCase *x, size_t i, size_t n)
     html_put(h, "</fieldset></article>\n");
 }
 
-/* The page's own name in the browser's store, of its rows; and what these were drawn from. */
+/* Writes the name of the page in the browser's store (a hash of its rows), and the hash of the
+ * answers from which they were drawn. */
 static void put_bar(Html *h, const ReviewCases *s, size_t n, const char *of)
 {
     char page[65];

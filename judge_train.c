@@ -1,10 +1,10 @@
-/* judge_train.c - labelled responses to rows that teach a model to judge: the judge prompt, and the
- * label as its completion. */
+/* judge_train.c - turns labelled responses into rows that teach a model to judge: the judge prompt,
+ * and the label as its completion. */
 #include "judge_parts.h"
 
 #include <string.h>
 
-/* Where a label is looked for, people's first. */
+/* Columns in which a label is looked for, people's first. */
 static const char *const label_columns[] = {"label", "gold", "action"};
 #define LABEL_COLUMNS (sizeof label_columns / sizeof *label_columns)
 
@@ -13,10 +13,11 @@ typedef struct {
     JudgeOrder order;
     Writer out;
     Text prompt, line;
+    UnreadNames unread;
     JudgeTraining *report;
 } Teacher;
 
-/* The label of a row; -1 where it has none. */
+/* Returns the label of a row, or -1. */
 static int read_label(const Json *row, int *action, Err *e)
 {
     *action = -1;
@@ -31,8 +32,8 @@ static int read_label(const Json *row, int *action, Err *e)
     return 0;
 }
 
-/* {"prompt","completion"}, as messages where the model has a chat template: the very tokens that
- * prompter_rows gives when the row is judged. */
+/* Writes {"prompt","completion"}, as messages if the model has a chat template: exactly the tokens
+ * that prompter_rows gives when the row is judged. */
 static int put_row(Teacher *t, const char *label, Err *e)
 {
     Text *out = &t->line;
@@ -51,12 +52,13 @@ static int put_row(Teacher *t, const char *label, Err *e)
                : 0;
 }
 
-/* The row to train on, of a case with a label. */
+/* Writes the training row of a case with a label. */
 static int teach_case(Teacher *t, const JudgeCase *c, Action action, Err *e)
 {
     JudgeTraining *r = t->report;
     int cut;
-    /* Rows take turns in the order of the labels, so that the judge learns none of them. */
+    /* Rows alternate between the orders of the labels, so that the judge does not learn one of
+     * them. */
     size_t order = r->rows % prompter_orders(t->order);
     if (prompter_text(&t->prompter, t->order, order, c, &t->prompt, &cut, e)) return -1;
     r->rows++;
@@ -67,10 +69,11 @@ static int teach_case(Teacher *t, const JudgeCase *c, Action action, Err *e)
 
 static int teach_row(void *ctx, const Json *row, size_t line, Err *e)
 {
-    (void)line;
+    static const char *const reads[] = {"prompt", "response", "label", "gold", NULL};
     Teacher *t = ctx;
     Pool pool = {0};
     JudgeCase c;
+    if (unread_row(&t->unread, row, reads, 1, line, e)) return -1;
     int action, status = judge_read_case(row, &c, &pool, e) || read_label(row, &action, e) ? -1 : 0;
     if (!status && action < 0)
         t->report->unlabelled++;
@@ -103,11 +106,13 @@ int judge_training_rows(const JudgeConfig *c, const char *in, const char *out, J
     if (!tokenizer) return -1;
     int status = model_load(&model, c->model, MODEL_CONFIG_ONLY, log, e);
     if (!status) {
-        status = prompter_open(&t.prompter, tokenizer, c->chat_template, &model.config,
-                               c->max_length, e) ||
+        status = prompter_open(&t.prompter, tokenizer, c, &model.config, c->max_length, NULL, e) ||
                  teach_file(&t, in, out, e);
+        prompter_close(&t.prompter);
         model_close(&model);
     }
+    if (!status) unread_tell(&t.unread, in, "", log);
+    unread_free(&t.unread);
     text_free(&t.prompt);
     text_free(&t.line);
     tokenizer_free(tokenizer);

@@ -1,4 +1,5 @@
-/* kto.c - the KTO loss and its relative without a KL term, z0, class weights and partners. */
+/* kto.c - computes the KTO loss and its relative without a KL term, z0, class weights and
+ * partners. */
 #include "kto.h"
 #include "maths.h"
 
@@ -168,7 +169,7 @@ static int distinct_partners(size_t n, uint64_t seed, const uint64_t *prompts, s
         return err_set(
             e, ERR_DATA,
             "KL partners: all %lu rows have the same prompt, --kl-pairing distinct needs "
-            "at least 2; add rows or use --loss apo_zero_unpaired",
+            "at least 2; add rows or use the loss apo_zero_unpaired",
             (unsigned long)n);
     return 0;
 }
@@ -189,34 +190,6 @@ int kto_partners(KtoPairing pairing, size_t n, size_t batch, uint64_t seed, cons
 
 /* ---- configuration and names --------------------------------------------------------------- */
 
-KtoConfig kto_config_default(void)
-{
-    KtoConfig c = {KTO_KTO, 0.1, 1, 1};
-    return c;
-}
-
-/* Finite and at least 0 (x - x is 0 for finite numbers only). */
-static int is_weight(double x) { return x - x == 0 && x >= 0; }
-
-int kto_config_check(const KtoConfig *c, size_t batch, Err *e)
-{
-    if (!is_weight(c->beta) || c->beta == 0)
-        return err_set(e, ERR_USAGE, "--beta %g: must be a finite number above 0", c->beta);
-    if (!is_weight(c->desirable_weight))
-        return err_set(e, ERR_USAGE, "--desirable-weight %g: must be finite and at least 0",
-                       c->desirable_weight);
-    if (!is_weight(c->undesirable_weight))
-        return err_set(e, ERR_USAGE, "--undesirable-weight %g: must be finite and at least 0",
-                       c->undesirable_weight);
-    if (batch < 2 && kto_needs_kl(c->loss))
-        return err_set(
-            e, ERR_USAGE,
-            "--batch %lu: --loss kto estimates its KL term over the rows of a micro-batch "
-            "and needs at least 2; --loss apo_zero_unpaired takes 1",
-            (unsigned long)batch);
-    return 0;
-}
-
 static const char *const LOSS_NAMES[KTO_LOSS_COUNT] = {
     [KTO_KTO] = "kto",
     [KTO_APO_ZERO_UNPAIRED] = "apo_zero_unpaired",
@@ -228,30 +201,52 @@ static const char *const PAIRING_NAMES[KTO_PAIRING_COUNT] = {
     [KTO_HALOS] = "halos",
 };
 
-/* The place of name in a list of names, or count. */
-static size_t find_name(const char *const *names, size_t count, const char *name)
+const char *kto_loss_name(size_t loss) { return loss < KTO_LOSS_COUNT ? LOSS_NAMES[loss] : NULL; }
+
+const char *kto_pairing_name(size_t pairing)
 {
-    size_t i = 0;
-    while (i < count && strcmp(names[i], name)) i++;
-    return i;
+    return pairing < KTO_PAIRING_COUNT ? PAIRING_NAMES[pairing] : NULL;
 }
 
-const char *kto_loss_name(KtoLoss loss) { return LOSS_NAMES[loss]; }
+static const Option beta_rows[] = {
+    {"beta", 0, OPTION_NUMBER, "0.1", "(0,inf)",
+     "strength of the tie to the reference; tau in IPO's paper", WHOLE(double)},
+};
+const OptionGroup beta_options = OPTION_GROUP("Loss", beta_rows);
 
-int kto_loss_parse(const char *name, KtoLoss *loss)
+static const Option loss_rows[] = {
+    {"loss", 0, OPTION_CHOICE, "kto", NULL, "loss to minimise", FIELD(KtoConfig, loss),
+     .words = kto_loss_name},
+};
+const OptionGroup kto_loss_options = OPTION_GROUP("KTO", loss_rows);
+
+static const Option weight_rows[] = {
+    KTO_WEIGHT_ROW("desirable-weight", "1",
+                   "weight of rows with label true; auto balances the classes by KTO's rule",
+                   KtoConfig, desirable_weight, auto_desirable),
+    KTO_WEIGHT_ROW("undesirable-weight", "1", "weight of rows with label false", KtoConfig,
+                   undesirable_weight, auto_undesirable),
+};
+const OptionGroup kto_weight_options = OPTION_GROUP("KTO's weights", weight_rows);
+
+KtoConfig kto_config_default(void)
 {
-    size_t i = find_name(LOSS_NAMES, KTO_LOSS_COUNT, name);
-    if (i == KTO_LOSS_COUNT) return -1;
-    *loss = (KtoLoss)i;
-    return 0;
+    KtoConfig c = {0};
+    options_defaults(&beta_options, &c.beta);
+    options_defaults(&kto_loss_options, &c);
+    options_defaults(&kto_weight_options, &c);
+    return c;
 }
 
-const char *kto_pairing_name(KtoPairing pairing) { return PAIRING_NAMES[pairing]; }
-
-int kto_pairing_parse(const char *name, KtoPairing *pairing)
+int kto_config_check(const KtoConfig *c, size_t batch, Err *e)
 {
-    size_t i = find_name(PAIRING_NAMES, KTO_PAIRING_COUNT, name);
-    if (i == KTO_PAIRING_COUNT) return -1;
-    *pairing = (KtoPairing)i;
+    if (options_check(&beta_options, &c->beta, e) || options_check(&kto_weight_options, c, e))
+        return -1;
+    if (batch < 2 && kto_needs_kl(c->loss))
+        return err_set(
+            e, ERR_USAGE,
+            "--batch %lu: --loss kto estimates its KL term over the rows of a micro-batch and "
+            "needs at least 2; apo_zero_unpaired takes 1",
+            (unsigned long)batch);
     return 0;
 }

@@ -10,16 +10,26 @@
 #ifndef ALIGN_KTO_H
 #define ALIGN_KTO_H
 
-#include "base.h"
+#include "options.h"
 
 typedef enum { KTO_KTO, KTO_APO_ZERO_UNPAIRED, KTO_LOSS_COUNT } KtoLoss;
 
 typedef struct {
     KtoLoss loss;
-    double beta;               /* > 0 */
-    double desirable_weight;   /* lambda_D >= 0 */
-    double undesirable_weight; /* lambda_U >= 0 */
+    double beta;
+    double desirable_weight;   /* lambda_D */
+    double undesirable_weight; /* lambda_U */
+    int auto_desirable, auto_undesirable; /* the caller sets them, so that the classes balance */
 } KtoConfig;
+
+/* --beta, of KTO and DPO alike: a double; --loss, and the weights: of KtoConfig. */
+extern const OptionGroup beta_options, kto_loss_options, kto_weight_options;
+/* Rows of --desirable-weight and --undesirable-weight, for a KtoConfig at a member of a struct. */
+#define KTO_WEIGHT_ROW(name, value, help, type, member, automatic)                                 \
+    {                                                                                              \
+        name, 0, OPTION_NUMBER, value, "[0,inf)|auto", help, FIELD(type, member),                  \
+            .beside = offsetof(type, automatic)                                                    \
+    }
 
 /* TRL's defaults: kto, beta 0.1, both weights 1. */
 KtoConfig kto_config_default(void);
@@ -111,10 +121,8 @@ typedef enum {
 int kto_partners(KtoPairing pairing, size_t n, size_t batch, uint64_t seed, const uint64_t *prompts,
                  size_t *partner, size_t *alone, Err *e);
 
-/* Names as on the command line; the parsers return 0, or -1 for an unknown name. */
-const char *kto_loss_name(KtoLoss loss);
-int kto_loss_parse(const char *name, KtoLoss *loss);
-const char *kto_pairing_name(KtoPairing pairing);
-int kto_pairing_parse(const char *name, KtoPairing *pairing);
+/* Names as on the command line, of a KtoLoss and a KtoPairing; NULL beyond the last. */
+const char *kto_loss_name(size_t loss);
+const char *kto_pairing_name(size_t pairing);
 
 #endif

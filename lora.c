@@ -1,45 +1,17 @@
-/* lora.c - adapter sets: their memory, their first values, their PEFT directories. */
-#include "lora.h"
+/* lora.c - adapter sets: allocates them, draws their first values, reads and writes PEFT
+ * directories. */
+#include "lora_parts.h"
 
 #include <math.h>
 #include <string.h>
 
-const char *const target_names[TARGET_COUNT + 1] = {"q_proj",    "k_proj",  "v_proj",    "o_proj",
-                                                    "gate_proj", "up_proj", "down_proj", "lm_head"};
-const char *const target_modules[TARGET_COUNT + 1] = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",    "lm_head"};
-
 #define PEFT_VERSION "0.21.2"
 enum {
     CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */,
-    MODULE_NAME = 96,
     MERGE_COLS = 256 /* doubles of a merged row held at a time */
 };
 
 /* ---- names --------------------------------------------------------------------------------- */
-
-/* "model.layers.3.self_attn.q_proj" or "lm_head" */
-static void module_name(char out[MODULE_NAME], size_t layer, Target target)
-{
-    if (target == TARGET_HEAD)
-        snprintf(out, MODULE_NAME, "%s", target_modules[target]);
-    else
-        snprintf(out, MODULE_NAME, "model.layers.%zu.%s", layer, target_modules[target]);
-}
-
-static size_t slot_count(const LoraShape *s)
-{
-    return s->layers * TARGET_COUNT + 1;
-}
-
-/* Slots in module order: layer by layer, then the head. */
-static void slot_place(const LoraShape *s, size_t slot, size_t *layer, Target *target)
-{
-    int head = slot == s->layers * TARGET_COUNT;
-    *layer = head ? 0 : slot / TARGET_COUNT;
-    *target = head ? TARGET_HEAD : (Target)(slot % TARGET_COUNT);
-}
 
 Adapter *lora_at(const Lora *l, size_t layer, Target target)
 {
@@ -50,55 +22,65 @@ Adapter *lora_at(const Lora *l, size_t layer, Target target)
     return a->a.w.data ? a : NULL;
 }
 
-static int nearest_target(const char *name, size_t len)
+/* ---- options ------------------------------------------------------------------------------- */
+
+static const char *target_name(size_t i)
 {
-    int best = 0;
-    size_t best_same = 0;
-    for (int i = 0; i <= TARGET_COUNT; i++) {
-        size_t same = 0;
-        while (same < len && target_names[i][same] && target_names[i][same] == name[same]) same++;
-        if (same > best_same) best = i, best_same = same;
-    }
-    return best;
+    return i <= TARGET_COUNT ? target_names[i] : NULL;
 }
 
-int lora_parse_targets(const char *text, unsigned *targets, Err *e)
+/* "q_proj,v_proj", "all-linear": a bit for each target. */
+static void read_targets(void *field, const char *text)
 {
-    const char *all = "all-linear";
-    *targets = 0;
-    if (!strcmp(text, all)) {
-        *targets = (1u << TARGET_COUNT) - 1;
-        return 0;
+    unsigned bits = 0;
+    char word[32];
+    for (size_t n; text; text = text[n] ? text + n + 1 : NULL) {
+        n = strcspn(text, ",");
+        snprintf(word, sizeof word, "%.*s", (int)n, text);
+        int target = option_place(target_name, word);
+        bits |= target < 0 ? (1u << TARGET_COUNT) - 1 : 1u << target; /* all-linear */
     }
-    for (const char *at = text;; at++) {
-        size_t len = strcspn(at, ",");
-        int found = -1;
-        for (int i = 0; i <= TARGET_COUNT; i++)
-            if (strlen(target_names[i]) == len && !memcmp(target_names[i], at, len)) found = i;
-        if (found < 0)
-            return err_set(e, ERR_USAGE,
-                           "--targets: unknown module \"%.*s\"; nearest is %s; allowed: all-linear "
-                           "or a list of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,"
-                           "lm_head",
-                           (int)len, at, target_names[nearest_target(at, len)]);
-        *targets |= 1u << found;
-        at += len;
-        if (!*at) return 0;
-    }
+    *(unsigned *)field = bits;
 }
+
+static int show_targets(const void *field, Text *out, Err *e)
+{
+    unsigned bits = *(const unsigned *)field;
+    size_t n = 0;
+    if (text_add(out, "", 0, e)) return -1;
+    for (unsigned t = 0; t <= TARGET_COUNT; t++)
+        if ((bits >> t & 1) && text_addf(out, e, "%s%s", n++ ? "," : "", target_names[t]))
+            return -1;
+    return 0;
+}
+
+const OptionForm lora_targets_form = {read_targets, show_targets};
+
+static const Option adapter_rows[] = {
+    {"rank", 0, OPTION_COUNT, "16", "[1,65536]", "rank of a new adapter", FIELD(LoraConfig, rank)},
+    {"alpha", 0, OPTION_NUMBER, "32", "(0,inf)", "scale = alpha / rank", FIELD(LoraConfig, alpha)},
+    {"targets", 0, OPTION_WORDS, "all-linear", "all-linear",
+     "linear maps that get an adapter; all-linear = the seven of a layer",
+     FORM(LoraConfig, targets, lora_targets_form), .words = target_name},
+    {"dropout", 0, OPTION_NUMBER, "0", "[0,0.99]", "probability of dropping an adapter's input",
+     FIELD(LoraConfig, dropout)},
+    {"rslora", 0, OPTION_FLAG, NULL, NULL, "scale = alpha / sqrt(rank)",
+     FIELD(LoraConfig, rslora)},
+};
+const OptionGroup lora_options = OPTION_GROUP("New adapter", adapter_rows);
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
 /* Gives every slot with rank[slot] > 0 its A and B in one array. */
 static int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
 {
-    size_t n = slot_count(&l->shape), layer, at = 0;
+    size_t n = lora_slot_count(&l->shape), layer, at = 0;
     Target target;
     l->slots = mem_calloc(n, sizeof *l->slots, e);
     if (!l->slots) return -1;
     for (size_t i = 0; i < n; i++) {
         size_t both;
-        slot_place(&l->shape, i, &layer, &target);
+        lora_slot_place(&l->shape, i, &layer, &target);
         if (size_add(l->shape.inputs[target], l->shape.outputs[target], &both) ||
             size_mul(rank[i], both, &both) || size_add(l->count, both, &l->count))
             return err_set(e, ERR_MEMORY, "the adapter is larger than this machine can address");
@@ -108,13 +90,13 @@ static int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
     if (!l->weights || (trainable && !l->gradients)) return -1;
     for (size_t i = 0; i < n; i++) {
         if (!rank[i]) continue;
-        slot_place(&l->shape, i, &layer, &target);
+        lora_slot_place(&l->shape, i, &layer, &target);
         size_t K = l->shape.inputs[target], N = l->shape.outputs[target];
         Adapter *a = &l->slots[i];
-        a->a.w = (Mat){l->weights + at, DTYPE_REAL, rank[i], K};
+        a->a.w = (Mat){l->weights + at, FORMAT_REAL, rank[i], K, 0};
         a->a.d = trainable ? l->gradients + at : NULL;
         at += rank[i] * K;
-        a->b.w = (Mat){l->weights + at, DTYPE_REAL, N, rank[i]};
+        a->b.w = (Mat){l->weights + at, FORMAT_REAL, N, rank[i], 0};
         a->b.d = trainable ? l->gradients + at : NULL;
         at += rank[i] * N;
         a->dropout = l->config.dropout;
@@ -171,12 +153,12 @@ int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint6
     if (check_rank(config, shape, e)) return -1;
     l->config = *config;
     l->shape = *shape;
-    size_t n = slot_count(shape), layer;
+    size_t n = lora_slot_count(shape), layer;
     Target target;
     size_t *rank = mem_calloc(n, sizeof *rank, e);
     if (!rank) return -1;
     for (size_t i = 0; i < n; i++) {
-        slot_place(shape, i, &layer, &target);
+        lora_slot_place(shape, i, &layer, &target);
         rank[i] = config->targets >> target & 1 ? config->rank : 0;
     }
     int bad = lora_allocate(l, rank, trainable, e);
@@ -203,7 +185,7 @@ int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint6
 size_t lora_param_count(const Lora *l)
 {
     size_t count = 0;
-    for (size_t i = 0; l && l->slots && i < slot_count(&l->shape); i++)
+    for (size_t i = 0; l && l->slots && i < lora_slot_count(&l->shape); i++)
         count += l->slots[i].a.w.data ? 2 : 0;
     return count;
 }
@@ -212,9 +194,9 @@ static void slot_param(const Lora *l, size_t slot, int b, NamedParam *out)
 {
     size_t layer;
     Target target;
-    char module[MODULE_NAME];
-    slot_place(&l->shape, slot, &layer, &target);
-    module_name(module, layer, target);
+    char module[LORA_MODULE];
+    lora_slot_place(&l->shape, slot, &layer, &target);
+    lora_module_name(module, layer, target);
     const Param *p = b ? &l->slots[slot].b : &l->slots[slot].a;
     snprintf(out->name, sizeof out->name, "base_model.model.%s.lora_%c.weight", module,
              b ? 'B' : 'A');
@@ -222,6 +204,7 @@ static void slot_param(const Lora *l, size_t slot, int b, NamedParam *out)
     out->d = p->d;
     out->rows = p->w.rows;
     out->cols = p->w.cols;
+    out->is_vector = 0;
 }
 
 void lora_param(const Lora *l, size_t index, NamedParam *out)
@@ -237,7 +220,22 @@ void lora_param(const Lora *l, size_t index, NamedParam *out)
 typedef struct {
     real *w;
     const Adapter *a;
+    const Format *stored;
+    MergeReport *rows; /* [N] */
 } Merge;
+
+/* Adds the rounding of one weight to the report: w + update was stored as `is`. */
+static void note_merged(MergeReport *r, double w, double update, double is, double without)
+{
+    double error = fabs(is - (w + update)), size = fabs(update);
+    r->weights++;
+    if (error > r->largest) r->largest = error;
+    r->error += error;
+    r->error2 += error * error;
+    r->update += size;
+    r->update2 += size * size;
+    if (is == without) r->lost += size;
+}
 
 /* One row of w, a stretch of columns at a time. */
 static void merge_row(void *ctx, size_t n)
@@ -247,154 +245,56 @@ static void merge_row(void *ctx, size_t n)
     const real *A = m->a->a.w.data, *b = (const real *)m->a->b.w.data + n * R;
     for (size_t first = 0; first < K; first += MERGE_COLS) {
         size_t cols = K - first < MERGE_COLS ? K - first : MERGE_COLS;
-        double sum[MERGE_COLS] = {0};
-        real *w = m->w + n * K + first;
+        double sum[MERGE_COLS] = {0}, was[MERGE_COLS];
+        real *w = m->w + n * K + first, without[MERGE_COLS];
         for (size_t r = 0; r < R; r++)
             for (size_t k = 0; k < cols; k++) sum[k] += (double)b[r] * (double)A[r * K + first + k];
-        for (size_t k = 0; k < cols; k++) w[k] = (real)((double)w[k] + m->a->scale * sum[k]);
+        for (size_t k = 0; k < cols; k++) {
+            sum[k] *= m->a->scale;
+            was[k] = (double)w[k];
+            without[k] = w[k];
+            w[k] = (real)(was[k] + sum[k]);
+        }
+        format_round(m->stored, w, cols);
+        format_round(m->stored, without, cols);
+        for (size_t k = 0; k < cols; k++)
+            note_merged(&m->rows[n], was[k], sum[k], (double)w[k], (double)without[k]);
     }
 }
 
-void lora_merge_into(real *w, const Adapter *a)
+int lora_merge_into(real *w, const Adapter *a, const Format *stored, MergeReport *report, Err *e)
 {
-    Merge m = {w, a};
-    threads_run(merge_row, &m, a->b.w.rows);
+    size_t N = a->b.w.rows;
+    Merge m = {w, a, stored, mem_calloc(N, sizeof(MergeReport), e)};
+    if (!m.rows) return -1;
+    threads_run(merge_row, &m, N);
+    for (size_t n = 0; n < N && report; n++) { /* in order: the same sums for any threads */
+        const MergeReport *r = &m.rows[n];
+        report->weights += r->weights;
+        if (r->largest > report->largest) report->largest = r->largest;
+        report->error += r->error;
+        report->error2 += r->error2;
+        report->update += r->update;
+        report->update2 += r->update2;
+        report->lost += r->lost;
+    }
+    mem_free(m.rows);
+    return 0;
 }
 
 /* ---- reading a PEFT directory -------------------------------------------------------------- */
 
-/* Options of PEFT that change what an adapter computes, and that we do not compute: a value other
- * than the harmless one is refused by name rather than ignored. */
-static const struct {
-    const char *key, *harmless;
-} refused[] = {{"use_dora", "false"},
-               {"bias", "none"},
-               {"modules_to_save", NULL},
-               {"layer_replication", NULL},
-               {"fan_in_fan_out", "false"},
-               {"target_parameters", NULL},
-               {"trainable_token_indices", NULL},
-               {"alora_invocation_tokens", NULL},
-               {"use_qalora", "false"},
-               {"lora_bias", "false"},
-               {"use_bdlora", NULL},
-               {"arrow_config", NULL},
-               {"kasa_config", NULL},
-               {"monteclora_config", NULL},
-               {"velora_config", NULL}};
-
-/* null, false, [], {}, or the named harmless string */
-static int is_harmless(const Json *j, const char *harmless)
-{
-    if (!j || j->type == JSON_NULL || j->type == JSON_FALSE) return 1;
-    if ((j->type == JSON_ARRAY || j->type == JSON_OBJECT) && j->len == 0) return 1;
-    return harmless && j->type == JSON_STRING && json_is(j, harmless);
-}
-
-static int read_config_numbers(Lora *l, const Json *root, const char *path, Err *e)
-{
-    uint64_t rank = 8; /* PEFT's defaults for absent keys */
-    double alpha = 8, dropout = 0;
-    const Json *j;
-    if ((j = json_get(root, "r")) && (json_u64(j, &rank) || rank < 1 || rank > 1 << 20))
-        return err_set(e, ERR_DATA, "%s: \"r\" must be a whole number from 1 to %d", path, 1 << 20);
-    if ((j = json_get(root, "lora_alpha")) && (json_f64(j, &alpha) || !(fabs(alpha) < 1e9)))
-        return err_set(e, ERR_DATA, "%s: \"lora_alpha\" must be a number in (-1e9, 1e9)", path);
-    if ((j = json_get(root, "lora_dropout")) &&
-        (json_f64(j, &dropout) || !(dropout >= 0 && dropout < 1)))
-        return err_set(e, ERR_DATA, "%s: \"lora_dropout\" must be a number in [0, 1)", path);
-    j = json_get(root, "use_rslora");
-    if (j && j->type != JSON_TRUE && j->type != JSON_FALSE && j->type != JSON_NULL)
-        return err_set(e, ERR_DATA, "%s: \"use_rslora\" must be true or false", path);
-    l->config.rslora = j && j->type == JSON_TRUE;
-    l->config.rank = (size_t)rank;
-    l->config.alpha = alpha;
-    l->config.dropout = dropout;
-    if ((j = json_get(root, "base_model_name_or_path")) && j->type == JSON_STRING)
-        snprintf(l->config.base, sizeof l->config.base, "%s", j->text);
-    return 0;
-}
-
-/* Initialisations by which PEFT changes the base's weights, too, when it loads the adapter. */
-static int check_initialisation(const Json *root, const char *path, Err *e)
-{
-    static const char *const harmless[] = {"gaussian", "eva", "orthogonal"};
-    const Json *j = json_get(root, "init_lora_weights");
-    if (!j || j->type == JSON_NULL || j->type == JSON_TRUE || j->type == JSON_FALSE) return 0;
-    for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
-        if (json_is(j, harmless[i])) return 0;
-    return err_set(e, ERR_DATA,
-                   "%s: \"init_lora_weights\" is %.40s, which changes the base model; allowed are "
-                   "true, false, gaussian, eva, orthogonal",
-                   path, j->type == JSON_STRING ? j->text : "neither a boolean nor a name");
-}
-
-static int check_config(const Json *root, const char *path, Err *e)
-{
-    const Json *type = json_get(root, "peft_type");
-    if (!type || !json_is(type, "LORA"))
-        return err_set(e, ERR_DATA, "%s: \"peft_type\" is %s, only \"LORA\" is supported", path,
-                       type && type->type == JSON_STRING ? type->text : "missing");
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (!is_harmless(json_get(root, refused[i].key), refused[i].harmless))
-            return err_set(e, ERR_DATA, "%s: \"%s\" is set; adapters with it are not supported",
-                           path, refused[i].key);
-    return check_initialisation(root, path, e);
-}
-
-/* Does PEFT's pattern key name this module? Its rule is the regular expression (.*\.)?(key)$; keys
- * without special characters are compared as suffixes, others are refused. */
-static int pattern_matches(const Json *member, const char *module, const char *path, int *match,
-                           Err *e)
-{
-    char key[MODULE_NAME * 2];
-    size_t n = 0, len = strlen(module);
-    for (size_t i = 0; i < member->key_len; i++) {
-        char c = member->key[i];
-        if (c == '\\' && i + 1 < member->key_len && member->key[i + 1] == '.')
-            c = '.', i++;
-        else if (i == 0 && c == '^')
-            continue;
-        else if (c == '\\' || strchr("*+?[](){}|^$", c))
-            return err_set(e, ERR_DATA,
-                           "%s: pattern \"%s\" is a regular expression; only module "
-                           "names are supported",
-                           path, member->key);
-        if (n + 1 < sizeof key) key[n++] = c;
-    }
-    key[n] = 0;
-    *match = n <= len && !strcmp(module + len - n, key) && (n == len || module[len - n - 1] == '.');
-    return 0;
-}
-
-/* The value that `pattern` (rank_pattern, alpha_pattern) gives a module; `value` stays otherwise.
- */
-static int pattern_value(const Json *root, const char *pattern, const char *module,
-                         const char *path, double *value, Err *e)
-{
-    const Json *object = json_get(root, pattern);
-    for (const Json *m = object ? object->child : NULL; m; m = m->next) {
-        int match;
-        if (pattern_matches(m, module, path, &match, e)) return -1;
-        if (!match) continue;
-        if (json_f64(m, value))
-            return err_set(e, ERR_DATA, "%s: %s[\"%s\"] must be a number", path, pattern, m->key);
-        return 0;
-    }
-    return 0;
-}
-
-/* Which slot and which half a tensor name belongs to; -1 where it is none of ours. */
+/* Finds the slot and the half to which a tensor name belongs; -1 if it is not one of ours. */
 static int name_slot(const LoraShape *s, const char *name, size_t *slot, int *b)
 {
     const char *prefix = "base_model.model.";
     if (strncmp(name, prefix, strlen(prefix))) return -1;
-    for (size_t i = 0; i < slot_count(s); i++) {
+    for (size_t i = 0; i < lora_slot_count(s); i++) {
         size_t layer;
         Target target;
-        char module[MODULE_NAME];
-        slot_place(s, i, &layer, &target);
-        module_name(module, layer, target);
+        char module[LORA_MODULE];
+        lora_slot_place(s, i, &layer, &target);
+        lora_module_name(module, layer, target);
         size_t len = strlen(module);
         const char *rest = name + strlen(prefix);
         if (strncmp(rest, module, len)) continue;
@@ -404,18 +304,17 @@ static int name_slot(const LoraShape *s, const char *name, size_t *slot, int *b)
     return -1;
 }
 
-/* PEFT stores a copy of the head beside an adapter on it. It is passed over when it is this model's
- * own head: 1 = passed over, 0 = another tensor, -1 = another head. */
+/* PEFT stores a copy of the head beside an adapter on it. It is ignored if it is this model's own
+ * head: 1 = ignored, 0 = another tensor, -1 = another head. */
 static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShape *s, Err *e)
 {
     const char *name = "base_model.model.lm_head.base_layer.weight";
     if (strcmp(t->name, name) || !s->head.data) return 0;
     int same = t->supported && t->count == (uint64_t)s->head.rows * s->head.cols;
     for (size_t i = 0; same && i < t->count; i++) {
-        float ours, theirs;
-        dtype_to_float(&ours, (const char *)s->head.data + i * dtype_size(s->head.dtype),
-                       s->head.dtype, 1);
-        dtype_to_float(&theirs, t->data + i * dtype_size(t->dtype), t->dtype, 1);
+        real ours, theirs;
+        format_unpack(s->head.format, &ours, s->head.data, i, 1);
+        format_unpack(format_of(t->dtype), &theirs, t->data, i, 1);
         same = ours == theirs;
     }
     if (same) return 1;
@@ -425,7 +324,29 @@ static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShap
                    st->map.path, name);
 }
 
-/* A without B, or B without A, is no adapter. */
+/* The bias of a B (PEFT's lora_bias). It is ignored if it is zero: 1 = ignored, 0 = another tensor,
+ * -1 = a bias that is not zero. */
+static int is_zero_bias(const Safetensors *st, const StTensor *t, const LoraShape *s, Err *e)
+{
+    static const char ending[] = ".lora_B.bias";
+    char weight[sizeof((NamedParam *)0)->name];
+    size_t len = strlen(t->name), slot, cut = len - (sizeof ending - 1);
+    int b;
+    if (len < sizeof ending || len >= sizeof weight - 2 || strcmp(t->name + cut, ending)) return 0;
+    snprintf(weight, sizeof weight, "%.*s.lora_B.weight", (int)cut, t->name);
+    if (name_slot(s, weight, &slot, &b)) return 0;
+    int zero = t->supported;
+    for (size_t i = 0; zero && i < t->count; i++) {
+        real x;
+        format_unpack(format_of(t->dtype), &x, t->data, i, 1);
+        zero = x == 0;
+    }
+    if (zero) return 1;
+    return err_set(e, ERR_DATA, "%s: %s is not zero; adapters with \"lora_bias\" are not supported",
+                   st->map.path, t->name);
+}
+
+/* Refuses A without B, and B without A. */
 static int check_other_half(const Safetensors *st, const StTensor *t, int b, Err *e)
 {
     char other[sizeof((NamedParam *)0)->name];
@@ -442,15 +363,16 @@ static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, E
         const StTensor *t = &st->tensors[i];
         size_t slot, layer;
         Target target;
-        int b, copy = is_head_copy(st, t, s, e);
-        if (copy < 0) return -1;
-        if (copy) continue;
+        int b, passed = is_head_copy(st, t, s, e);
+        if (!passed) passed = is_zero_bias(st, t, s, e);
+        if (passed < 0) return -1;
+        if (passed) continue;
         if (name_slot(s, t->name, &slot, &b))
             return err_set(e, ERR_DATA,
                            "%s: tensor %s fits no linear map of this model (%zu "
                            "layers)",
                            st->map.path, t->name, s->layers);
-        slot_place(s, slot, &layer, &target);
+        lora_slot_place(s, slot, &layer, &target);
         size_t inner = b ? 0 : 1, outer = 1 - inner;
         uint64_t want = b ? s->outputs[target] : s->inputs[target];
         if (t->n_dims != 2 || t->shape[inner] != want || t->shape[outer] < 1)
@@ -484,20 +406,20 @@ static int read_tensors(Lora *l, const Safetensors *st, Err *e)
     return 0;
 }
 
-/* Scales, and what the set as a whole says of itself. */
+/* Sets the scales, and the configuration of the set as a whole. */
 static int read_scales(Lora *l, const Json *root, const char *path, Err *e)
 {
-    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+    for (size_t i = 0; i < lora_slot_count(&l->shape); i++) {
         Adapter *a = &l->slots[i];
         size_t layer;
         Target target;
-        char module[MODULE_NAME];
+        char module[LORA_MODULE];
         if (!a->a.w.data) continue;
-        slot_place(&l->shape, i, &layer, &target);
-        module_name(module, layer, target);
+        lora_slot_place(&l->shape, i, &layer, &target);
+        lora_module_name(module, layer, target);
         double rank = (double)l->config.rank, alpha = l->config.alpha;
-        if (pattern_value(root, "rank_pattern", module, path, &rank, e) ||
-            pattern_value(root, "alpha_pattern", module, path, &alpha, e))
+        if (lora_pattern_value(root, "rank_pattern", module, path, &rank, e) ||
+            lora_pattern_value(root, "alpha_pattern", module, path, &alpha, e))
             return -1;
         if (rank != (double)a->a.w.rows)
             return err_set(e, ERR_DATA,
@@ -515,16 +437,29 @@ static int load_parsed(Lora *l, const Json *root, const char *config_path, const
 {
     char path[IO_PATH_MAX];
     Safetensors st;
-    if (check_config(root, config_path, e) || read_config_numbers(l, root, config_path, e) ||
+    if (lora_read_config(l, root, config_path, trainable, e) ||
         io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
         return -1;
-    size_t *rank = mem_calloc(slot_count(&l->shape), sizeof *rank, e);
+    size_t *rank = mem_calloc(lora_slot_count(&l->shape), sizeof *rank, e);
     int bad = !rank || read_ranks(&st, &l->shape, rank, e) ||
+              lora_check_modules(l, rank, root, config_path, e) ||
               lora_allocate(l, rank, trainable, e) || read_tensors(l, &st, e) ||
               read_scales(l, root, config_path, e);
     mem_free(rank);
     safetensors_close(&st);
     return bad ? -1 : 0;
+}
+
+/* A run's folder was given for the adapter in it: says so. Returns -1. */
+static int explain_missing(const char *dir, const char *config, Err *e)
+{
+    char inside[IO_PATH_MAX];
+    Err ignored;
+    if (!io_exists(config) &&
+        !io_path(inside, sizeof inside, dir, "adapter/" LORA_CONFIG_FILE, &ignored) &&
+        io_exists(inside))
+        err_set(e, ERR_NO_INPUT, "%s: is no adapter, but holds one: %s/adapter", dir, dir);
+    return -1;
 }
 
 int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, Err *e)
@@ -534,9 +469,8 @@ int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, E
     Pool pool = {0};
     memset(l, 0, sizeof *l);
     l->shape = *shape;
-    if (io_path(path, sizeof path, dir, LORA_CONFIG_FILE, e) ||
-        io_read_file(path, CONFIG_LIMIT, &text, &len, e))
-        return -1;
+    if (io_path(path, sizeof path, dir, LORA_CONFIG_FILE, e)) return -1;
+    if (io_read_file(path, CONFIG_LIMIT, &text, &len, e)) return explain_missing(dir, path, e);
     const Json *root = json_parse(&pool, text, len, path, JSON_ALLOW_BOM, e);
     int bad = !root || load_parsed(l, root, path, dir, trainable, e);
     pool_free(&pool);
@@ -547,13 +481,13 @@ int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, E
 
 /* ---- writing one --------------------------------------------------------------------------- */
 
-/* Is every targeted module there in every layer? Then short names do. */
+/* Is every targeted module targeted in every layer? Then short names are enough. */
 static int is_uniform(const Lora *l)
 {
-    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+    for (size_t i = 0; i < lora_slot_count(&l->shape); i++) {
         size_t layer;
         Target target;
-        slot_place(&l->shape, i, &layer, &target);
+        lora_slot_place(&l->shape, i, &layer, &target);
         if ((l->config.targets >> target & 1) != (l->slots[i].a.w.data != NULL)) return 0;
     }
     return 1;
@@ -563,14 +497,14 @@ static int put_targets(Text *out, const Lora *l, Err *e)
 {
     const char *comma = "";
     int uniform = is_uniform(l);
-    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+    for (size_t i = 0; i < lora_slot_count(&l->shape); i++) {
         size_t layer;
         Target target;
-        char module[MODULE_NAME];
+        char module[LORA_MODULE];
         if (!l->slots[i].a.w.data) continue;
-        slot_place(&l->shape, i, &layer, &target);
+        lora_slot_place(&l->shape, i, &layer, &target);
         if (uniform && layer > 0) continue;
-        module_name(module, layer, target);
+        lora_module_name(module, layer, target);
         if (text_addf(out, e, "%s\n    \"%s\"", comma, uniform ? target_names[target] : module))
             return -1;
         comma = ",";
@@ -582,18 +516,18 @@ static int put_targets(Text *out, const Lora *l, Err *e)
 static int put_pattern(Text *out, const Lora *l, int alpha, Err *e)
 {
     const char *comma = "";
-    for (size_t i = 0; i < slot_count(&l->shape); i++) {
+    for (size_t i = 0; i < lora_slot_count(&l->shape); i++) {
         const Adapter *a = &l->slots[i];
         if (!a->a.w.data) continue;
         size_t layer, R = a->a.w.rows;
         Target target;
-        char module[MODULE_NAME];
+        char module[LORA_MODULE];
         double own = a->scale * (l->config.rslora ? sqrt((double)R) : (double)R);
         double value = alpha ? own : (double)R;
         double usual = alpha ? l->config.alpha : (double)l->config.rank;
         if (fabs(value - usual) <= 1e-9 * fabs(usual)) continue;
-        slot_place(&l->shape, i, &layer, &target);
-        module_name(module, layer, target);
+        lora_slot_place(&l->shape, i, &layer, &target);
+        lora_module_name(module, layer, target);
         if (text_addf(out, e, "%s\n    \"%s\": ", comma, module) || json_put_f64(out, value, e))
             return -1;
         comma = ",";
@@ -641,7 +575,7 @@ static int put_config(Text *out, const Lora *l, Err *e)
                      c->rslora ? "true" : "false");
 }
 
-/* The weights as float, whatever `real` is. */
+/* Copies the weights as float, for any type `real`. */
 static int save_weights(const Lora *l, const char *path, Err *e)
 {
     size_t n = lora_param_count(l), at = 0;

@@ -1,4 +1,4 @@
-/* lora.h - adapters: PEFT directories in and out, drawing A as PyTorch does, merging.
+/* lora.h - adapters: reading and writing PEFT directories, drawing A as PyTorch does, merging.
  *
  * An adapter set holds one low-rank pair for each targeted linear map of a model (Hu et al. 2021).
  * On disk it is what PEFT 0.21 reads and writes: adapter_config.json and
@@ -8,10 +8,13 @@
 #define ALIGN_LORA_H
 
 #include "io.h"
+#include "options.h"
 #include "tape.h"
 
 #define LORA_WEIGHTS_FILE "adapter_model.safetensors"
 #define LORA_CONFIG_FILE "adapter_config.json"
+
+#define LORA_MODULE 96 /* bytes of a module's name */
 
 /* The linear maps of a layer, in the order PyTorch lists a block's modules. */
 typedef enum {
@@ -26,7 +29,6 @@ typedef enum {
     TARGET_HEAD = TARGET_COUNT /* lm_head: one for the model, not one a layer */
 } Target;
 extern const char *const target_names[TARGET_COUNT + 1];   /* "q_proj" ... "lm_head" */
-extern const char *const target_modules[TARGET_COUNT + 1]; /* "self_attn.q_proj" ... "lm_head" */
 
 /* The shapes an adapter must fit: outputs and inputs of each target (all layers alike). */
 typedef struct {
@@ -51,33 +53,54 @@ typedef struct {
     Adapter *slots; /* [layers][TARGET_COUNT] then the head; a.w.data == NULL = not targeted */
     real *weights, *gradients; /* all A and B in the order of lora_each; gradients may be NULL */
     size_t count;              /* numbers in weights */
+    char unread[256];          /* keys of its configuration that nothing reads */
+    size_t absent;             /* modules that its configuration names, without weights */
+    char first_absent[LORA_MODULE];
 } Lora;
 
-/* "q_proj,v_proj", "all-linear" -> bits; unknown names are ERR_USAGE with the nearest. */
-int lora_parse_targets(const char *text, unsigned *targets, Err *e);
+/* --rank --alpha --targets --dropout --rslora: of LoraConfig. */
+extern const OptionGroup lora_options;
+extern const OptionForm lora_targets_form; /* of `targets` alone */
 /* A ~ U(-1/sqrt(K), 1/sqrt(K)) by PyTorch's generator from `seed`, layer by layer in module order,
- * with the draws that PEFT makes and throws away in between, so the same seed gives PEFT's own A
- * to the bit; B = 0. trainable: allocate gradients. */
+ * with the draws that PEFT makes and discards in between, so the same seed gives PEFT's own A to
+ * the bit; B = 0. trainable: allocate gradients. */
 int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint64_t seed,
                 int trainable, Err *e);
-/* Reads a PEFT directory; refuses by name what it cannot do (DoRA, bias, ...). NaN is ERR_DATA. */
+/* Reads a PEFT directory; refuses by name what would change a number and is not computed here
+ * (DoRA, a replicated layer, ...), and what contradicts the weights. NaN is ERR_DATA. */
 int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, Err *e);
+/* Warns about keys that are set in a loaded adapter and have no effect. */
+void lora_describe(const Lora *l, const char *dir, const Log *log);
 /* Writes adapter_model.safetensors (F32) and adapter_config.json into dir (made if absent). */
 int lora_save(const Lora *l, const char *dir, Err *e);
 void lora_close(Lora *l);
 
 Adapter *lora_at(const Lora *l, size_t layer, Target target); /* NULL = not targeted (or l NULL) */
+/* "model.layers.3.self_attn.q_proj" or "lm_head" */
+void lora_module_name(char out[LORA_MODULE], size_t layer, Target target);
 
 /* Each A and B, in a fixed order: PEFT name, pointer into weights, gradient, shape. */
 typedef struct {
     char name[160];
     real *w, *d;
     size_t rows, cols;
+    int is_vector; /* no matrix: one dimension in a file, and weight decay leaves it out */
 } NamedParam;
 size_t lora_param_count(const Lora *l);
 void lora_param(const Lora *l, size_t i, NamedParam *out);
 
-/* w[n,k] += scale sum_r B[n,r] A[r,k], summed in double and rounded once. */
-void lora_merge_into(real *w, const Adapter *a);
+/* What rounding took from an update when weights were merged, as sums over all merged weights. The
+ * error of a weight is | stored - (w + update) |; the update is lost if the stored value is the one
+ * that would have been stored without the adapter. */
+typedef struct {
+    double weights, largest;
+    double error, error2;   /* sums of errors and of their squares */
+    double update, update2; /* of |update| and its square */
+    double lost;            /* sum of |update| over weights where it is lost */
+} MergeReport;
+
+/* w[n,k] += scale sum_r B[n,r] A[r,k], summed in double, rounded to float and to what the weight is
+ * stored as. report (may be NULL) is added to. */
+int lora_merge_into(real *w, const Adapter *a, const Format *stored, MergeReport *report, Err *e);
 
 #endif

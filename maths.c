@@ -1,5 +1,5 @@
-/* maths.c - elementary functions from +, -, *, / and fma only; formats of stored numbers. See
- * maths.h.
+/* maths.c - computes elementary functions from +, -, *, / and fma only; converts stored numbers.
+ * See maths.h.
  *
  * The method of the functions is the same everywhere: reduce the argument to a small interval,
  * keeping the rounding error of the reduction as a second number ("low part"); sum a Taylor series
@@ -366,17 +366,6 @@ float maths_expf(float x)
 
 /* ---- number formats of stored weights ------------------------------------------------------ */
 
-const char *dtype_name(Dtype t)
-{
-    switch (t) {
-    case DTYPE_F32: return "F32";
-    case DTYPE_BF16: return "BF16";
-    case DTYPE_F16: return "F16";
-    case DTYPE_F64: return "F64";
-    }
-    return "?";
-}
-
 static float float_from_bits(uint32_t bits)
 {
     float x;
@@ -428,35 +417,141 @@ uint16_t f16_from_float(float x)
     return (uint16_t)(sign | (a - (112u << 23)) >> 13);
 }
 
-/* Value i of a stored array, in double, which holds all of them exactly. */
-static double value_at(const unsigned char *p, Dtype t, size_t i)
+/* ---- formats ------------------------------------------------------------------------------- */
+
+static void unpack_f32(real *out, const unsigned char *in, size_t n)
 {
-    uint16_t h;
-    float f;
-    double d = 0;
-    switch (t) {
-    case DTYPE_F32: memcpy(&f, p + 4 * i, 4); return (double)f;
-    case DTYPE_BF16: memcpy(&h, p + 2 * i, 2); return (double)bf16_to_float(h);
-    case DTYPE_F16: memcpy(&h, p + 2 * i, 2); return (double)f16_to_float(h);
-    case DTYPE_F64: memcpy(&d, p + 8 * i, 8); return d;
+#if REAL_IS_FLOAT
+    if (n) memcpy(out, in, n * sizeof *out); /* also keeps the payload of a NaN */
+#else
+    for (size_t i = 0; i < n; i++) {
+        float x;
+        memcpy(&x, in + i * sizeof x, sizeof x);
+        out[i] = x;
     }
-    return d;
+#endif
 }
 
-void dtype_to_float(float *out, const void *in, Dtype t, size_t count)
+static void pack_f32(unsigned char *out, const real *in, size_t n)
 {
-    if (t == DTYPE_F32) { /* also keeps the payload of a NaN */
-        if (count) memcpy(out, in, count * sizeof *out);
-        return;
+    for (size_t i = 0; i < n; i++) {
+        float x = (float)in[i];
+        memcpy(out + i * sizeof x, &x, sizeof x);
     }
-    for (size_t i = 0; i < count; i++) out[i] = (float)value_at(in, t, i);
+}
+
+static void unpack_bf16(real *out, const unsigned char *in, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t x;
+        memcpy(&x, in + i * sizeof x, sizeof x);
+        out[i] = bf16_to_float(x);
+    }
+}
+
+static void pack_bf16(unsigned char *out, const real *in, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t x = bf16_from_float((float)in[i]);
+        memcpy(out + i * sizeof x, &x, sizeof x);
+    }
+}
+
+static void unpack_f16(real *out, const unsigned char *in, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t x;
+        memcpy(&x, in + i * sizeof x, sizeof x);
+        out[i] = f16_to_float(x);
+    }
+}
+
+static void pack_f16(unsigned char *out, const real *in, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t x = f16_from_float((float)in[i]);
+        memcpy(out + i * sizeof x, &x, sizeof x);
+    }
+}
+
+static void unpack_f64(real *out, const unsigned char *in, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        double x;
+        memcpy(&x, in + i * sizeof x, sizeof x);
+        out[i] = (real)x;
+    }
+}
+
+const Format format_f32 = {"F32", DTYPE_F32, 1, 1, sizeof(float), unpack_f32, pack_f32};
+const Format format_bf16 = {"BF16", DTYPE_BF16, 1, 1, sizeof(uint16_t), unpack_bf16, pack_bf16};
+const Format format_f16 = {"F16", DTYPE_F16, 1, 1, sizeof(uint16_t), unpack_f16, pack_f16};
+/* Kernels of float do not know doubles. Nothing is written as double: what is trained becomes
+ * F32. */
+const Format format_f64 = {"F64", DTYPE_F64, !REAL_IS_FLOAT, 1, sizeof(double), unpack_f64, NULL};
+
+const Format *format_of(Dtype t)
+{
+    switch (t) {
+    case DTYPE_F32: return &format_f32;
+    case DTYPE_BF16: return &format_bf16;
+    case DTYPE_F16: return &format_f16;
+    case DTYPE_F64: break;
+    }
+    return &format_f64;
+}
+
+const char *dtype_name(Dtype t)
+{
+    return format_of(t)->name;
+}
+
+size_t format_bytes(const Format *f, size_t n)
+{
+    return (n / f->block + (n % f->block != 0)) * f->bytes;
+}
+
+void format_unpack(const Format *f, real *out, const void *row, size_t first, size_t n)
+{
+    real block[FORMAT_BLOCK_MAX];
+    const unsigned char *in = (const unsigned char *)row + first / f->block * f->bytes;
+    for (size_t skip = first % f->block, count; n > 0; skip = 0, n -= count, out += count) {
+        if (skip == 0 && n >= f->block) { /* whole blocks */
+            count = n / f->block * f->block;
+            f->unpack(out, in, n / f->block);
+        } else {
+            count = f->block - skip < n ? f->block - skip : n;
+            f->unpack(block, in, 1);
+            memcpy(out, block + skip, count * sizeof *out);
+        }
+        in += format_bytes(f, count);
+    }
+}
+
+void format_round(const Format *f, real *x, size_t n)
+{
+    unsigned char stored[FORMAT_BLOCK_MAX * sizeof(double)];
+    for (size_t count; n > 0; n -= count, x += count) {
+        count = n < FORMAT_BLOCK_MAX ? n : FORMAT_BLOCK_MAX;
+        f->pack(stored, x, count / f->block);
+        f->unpack(x, stored, count / f->block);
+    }
 }
 
 void dtype_to_real(real *out, const void *in, Dtype t, size_t count)
 {
-    if (t == DTYPE_REAL) {
-        if (count) memcpy(out, in, count * sizeof *out);
-        return;
+    format_unpack(format_of(t), out, in, 0, count);
+}
+
+void dtype_to_float(float *out, const void *in, Dtype t, size_t count)
+{
+#if REAL_IS_FLOAT
+    dtype_to_real(out, in, t, count);
+#else
+    for (size_t i = 0; i < count; i++) {
+        real x;
+        format_unpack(format_of(t), &x, in, i, 1);
+        out[i] = (float)x;
     }
-    for (size_t i = 0; i < count; i++) out[i] = (real)value_at(in, t, i);
+#endif
 }

@@ -1,4 +1,4 @@
-/* maths.h - exp, log, sin, cos, pow of our own: the same bits on every machine and libc.
+/* maths.h - our own exp, log, sin, cos, pow: the same bits on every machine and libc.
  *
  * Only +, -, *, /, fma and sqrt are used, all exactly rounded by IEEE 754, in a fixed order.
  * Errors against the true value stay below 1 ulp (tests/test_maths.c measures them against libm's
@@ -46,18 +46,45 @@ float maths_expf(float x);
 
 /* ---- number formats of stored weights ------------------------------------------------------ */
 
-/* The dtypes we compute with, in the spelling of safetensors. F64 only in double builds. */
+/* The dtypes of files that we read, in the spelling of safetensors. */
 typedef enum { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F64 } Dtype;
 #if REAL_IS_FLOAT
 #define DTYPE_REAL DTYPE_F32
+#define FORMAT_REAL (&format_f32)
 #else
 #define DTYPE_REAL DTYPE_F64
+#define FORMAT_REAL (&format_f64)
 #endif
 static inline size_t dtype_size(Dtype t) /* bytes; here, so that kernels know it as a constant */
 {
     return t == DTYPE_F64 ? 8 : t == DTYPE_F32 ? 4 : 2;
 }
 const char *dtype_name(Dtype t);
+
+/* How the rows of a weight are stored: every `block` numbers as one block of so many bytes, the
+ * rows whole blocks. Who wants numbers, whatever the format, calls format_unpack; kernels read
+ * those that they know, `direct` ones, as they are. A new format is an object of this type. */
+typedef struct {
+    const char *name; /* for messages and hashes: the dtype's, where it is one */
+    Dtype dtype;      /* of a direct one: what kernels know it as */
+    int direct;
+    size_t block, bytes;
+    void (*unpack)(real *out, const unsigned char *in, size_t blocks); /* exact; any alignment */
+    /* Rounds to nearest even. NULL: this program does not write it. */
+    void (*pack)(unsigned char *out, const real *in, size_t blocks);
+} Format;
+extern const Format format_f32, format_bf16, format_f16, format_f64;
+const Format *format_of(Dtype t);
+/* By name: those four, or one of the block formats of GGUF files ("Q4_0" ... "Q8_0", "Q2_K" ...
+ * "Q6_K", "IQ4_NL", "IQ4_XS"), which are read and not written. NULL for any other name. */
+const Format *format_named(const char *name);
+enum { FORMAT_BLOCK_MAX = 256 };
+/* Bytes of n numbers from the beginning of a row. */
+size_t format_bytes(const Format *f, size_t n);
+/* Numbers [first, first + n) of a row. */
+void format_unpack(const Format *f, real *out, const void *row, size_t first, size_t n);
+/* x[i] = what is read again after x[i] was stored; of a format that has `pack`. */
+void format_round(const Format *f, real *x, size_t n);
 
 /* Values as float or real, whatever the stored type (exact for BF16 and F16); `in` may be
  * unaligned. */

@@ -1,4 +1,4 @@
-/* model.c - the forward pass of Llama and Mistral, written once, as on a blackboard. */
+/* model.c - computes the forward pass of Llama and Mistral, written as on a blackboard. */
 #include "model.h"
 
 #include <math.h>
@@ -12,7 +12,8 @@ typedef struct {
     AttentionPlan plan;
     size_t T, live; /* rows; those with a gradient, which come first */
     /* The last layer goes on with the rows that the head reads, `asked`: their keys and values come
-     * from all rows, nothing else does. None asked: operations on no rows do and read nothing. */
+     * from all rows, nothing else does. If no rows are requested, the last layer's operations run
+     * on zero rows and read no weights. */
     const uint32_t *asked;
     size_t n_asked, live_asked;
     Rotary asked_rotary;
@@ -21,14 +22,40 @@ typedef struct {
 
 /* ---- the blackboard ------------------------------------------------------------------------ */
 
-/* x W^T for one of a layer's linear maps, with its adapter where there is one. */
-static Var *project(Tape *t, const Pass *p, size_t layer, Target target, Var *x)
+/* Has the linear map of this target a bias? */
+static int has_bias(const ModelConfig *c, Target target)
 {
-    Param *w = &p->model->layers[layer].linear[target];
-    return tape_linear(t, x, w, lora_at(p->lora, layer, target));
+    switch (target) {
+    case TARGET_Q:
+    case TARGET_K:
+    case TARGET_V: return c->qkv_bias;
+    case TARGET_O: return c->o_bias;
+    case TARGET_GATE:
+    case TARGET_UP:
+    case TARGET_DOWN: return c->mlp_bias;
+    default: return 0;
+    }
 }
 
-/* The rows that go on, of those that are here (a recomputed layer has no others). */
+/* x W^T + b for one of a layer's linear maps, with its adapter where there is one. */
+static Var *project(Tape *t, const Pass *p, size_t layer, Target target, Var *x)
+{
+    ModelLayer *l = &p->model->layers[layer];
+    Var *y = tape_linear(t, x, &l->linear[target], lora_at(p->lora, layer, target));
+    return has_bias(&p->model->config, target) ? tape_bias(t, y, &l->bias[target]) : y;
+}
+
+/* Queries or keys as they meet: every head normed where the family does so (gain g), then turned by
+ * its position, but in layers without positions. */
+static Var *place_heads(Tape *t, const Pass *p, size_t layer, Var *x, Param *g,
+                        const Rotary *rotary)
+{
+    const ModelConfig *c = &p->model->config;
+    if (c->head_norms) x = tape_rmsnorm(t, x, g, c->norm_eps);
+    return c->no_rope[layer] ? x : tape_rope(t, x, rotary);
+}
+
+/* Returns the rows that are still needed, of those present (a recomputed layer has no others). */
 static Var *asked_rows(Tape *t, const Pass *p, Var *x)
 {
     return tape_gather(t, x, p->asked, x->rows < p->T ? p->live_asked : p->n_asked, p->live_asked);
@@ -43,11 +70,12 @@ static Var *layer_forward(Tape *t, void *ctx, size_t l, Var *x)
     int last = l + 1 == p->model->config.layers && p->asked;
 
     Var *h = tape_rmsnorm(t, x, &layer->norm1, eps);
-    Var *k = tape_rope(t, project(t, p, l, TARGET_K, h), &p->rotary); /* [T, G x D] */
-    Var *v = project(t, p, l, TARGET_V, h);                           /* [T, G x D] */
+    Var *k = project(t, p, l, TARGET_K, h); /* [T, G x D] */
+    k = place_heads(t, p, l, k, &layer->norm_k, &p->rotary);
+    Var *v = project(t, p, l, TARGET_V, h); /* [T, G x D] */
     if (last) x = asked_rows(t, p, x), h = asked_rows(t, p, h);
-    const Rotary *rotary = last ? &p->asked_rotary : &p->rotary;
-    Var *q = tape_rope(t, project(t, p, l, TARGET_Q, h), rotary); /* [T, Q x D] */
+    Var *q = project(t, p, l, TARGET_Q, h); /* [T, Q x D] */
+    q = place_heads(t, p, l, q, &layer->norm_q, last ? &p->asked_rotary : &p->rotary);
     Var *o = tape_attention(t, q, k, v, last ? &p->asked_plan : &p->plan, l);
     x = tape_add(t, x, project(t, p, l, TARGET_O, o));
 
@@ -196,7 +224,8 @@ static int choose_asked(Tape *t, Pass *p, const Batch *b, const uint32_t *rows, 
     return 0;
 }
 
-/* Nothing below checks an id or a position again: what could read outside an array stops here. */
+/* Checks ids and positions: nothing below checks them again, so whatever could read outside an
+ * array must stop here. */
 static int check_batch(const Model *m, const Batch *b, Err *e)
 {
     size_t V = m->config.V;
@@ -251,9 +280,9 @@ static Pass *pass_begin(Tape *t, Model *m, const Lora *lora, const Batch *b, con
 
 size_t model_node_bytes(const Model *m, const Batch *b)
 {
-    /* A kept layer leaves some 20 values and nodes; both are padded to ARENA_ALIGN. Lists of rows:
+    /* A kept layer leaves some 30 values and nodes; both are padded to ARENA_ALIGN. Lists of rows:
      * positions twice, asked rows, their places; parts: all rows' and the asked ones'. */
-    const size_t layer_bytes = 20 * (2 * ARENA_ALIGN + 2 * ARENA_ALIGN), fixed = 1 << 16;
+    const size_t layer_bytes = 30 * (2 * ARENA_ALIGN + 2 * ARENA_ALIGN), fixed = 1 << 16;
     size_t bytes = fixed + (m->config.layers + 1) * layer_bytes;
     size_t lists = 4 * b->T + b->n_scores + b->T, runs = b->n_segments, part = 0;
     for (size_t i = 0; i < b->n_segments; i++) {
@@ -304,16 +333,46 @@ Param *model_head(Model *m)
 
 /* ---- rotary tables ------------------------------------------------------------------------- */
 
-/* Frequencies as transformers has them, every step rounded to float (to real, in double builds):
+/* yarn: the i at which a head turns n times over the original positions L: D ln(L / 2 pi n) / 2 ln
+ * theta. */
+static double yarn_turns(const ModelConfig *c, double n)
+{
+    const double two_pi = 6.283185307179586476925;
+    return (double)c->D * maths_log(c->rope.original_max_positions / (n * two_pi)) /
+           (2 * maths_log(c->rope.theta));
+}
+
+/* How much of f_i yarn keeps: all where a head turns beta_fast times and more, nothing where it
+ * turns beta_slow times and less, in between a line. */
+static real yarn_share(const ModelConfig *c, size_t i)
+{
+    double low = yarn_turns(c, c->rope.beta_fast), high = yarn_turns(c, c->rope.beta_slow);
+    if (!c->rope.keeps_fractions) low = floor(low), high = ceil(high);
+    if (low < 0) low = 0;
+    if (high > (double)(c->D - 1)) high = (double)(c->D - 1);
+    if (low == high) high += 0.001; /* as transformers */
+    real ramp = ((real)i - (real)low) / (real)(high - low);
+    return 1 - (ramp < 0 ? 0 : ramp > 1 ? 1 : ramp);
+}
+
+/* Computes frequencies as transformers does, every step rounded to float (to real, in double
+ * builds):
  *   f_i = 1 / theta^{2i/D};  linear: f_i / factor;
  *   llama3: by wavelength w = 2 pi / f_i: long ones divided by factor, short ones kept, a linear
- *   blend between original/low and original/high. */
+ *   blend between original/low and original/high;
+ *   yarn (Peng et al. 2023): f_i / factor and f_i blended over i, see yarn_share;
+ *   dynamic: f_i, since no sequence here is longer than the positions that the model was made for.
+ */
 static real rope_frequency(const ModelConfig *c, size_t i)
 {
     real exponent = (real)(2 * i) / (real)c->D;
-    real f = 1 / (real)maths_pow(c->rope.theta, (double)exponent);
+    real wide = (real)maths_pow(c->rope.theta, (double)exponent), f = 1 / wide;
     real factor = (real)c->rope.factor;
     if (!strcmp(c->rope.type, "linear")) return f / factor;
+    if (!strcmp(c->rope.type, "yarn")) {
+        real kept = yarn_share(c, i);
+        return 1 / (factor * wide) * (1 - kept) + f * kept;
+    }
     if (strcmp(c->rope.type, "llama3")) return f;
     const double two_pi = 6.283185307179586476925;
     real wave = (real)two_pi / f, original = (real)c->rope.original_max_positions;
@@ -330,9 +389,8 @@ int model_reserve_positions(Model *m, size_t count, Err *e)
     if (count <= m->rope_positions) return 0;
     if (most && count > most)
         return err_set(e, ERR_DATA,
-                       "a sequence of %zu tokens, but the model has %zu positions; set "
-                       "--max-length %zu",
-                       count, most, most);
+                       "a sequence of %zu tokens, but the model has %zu positions: shorten it%s",
+                       count, most, advice("max-length", ", or lower --max-length"));
     size_t half = m->config.D / 2, n;
     if (size_mul(count, half, &n) || size_mul(n, sizeof(real), &n))
         return err_set(e, ERR_MEMORY, "rotary table: %zu positions are too many", count);
@@ -341,12 +399,14 @@ int model_reserve_positions(Model *m, size_t count, Err *e)
         mem_free(cos);
         return -1;
     }
+    const real scale =
+        !strcmp(m->config.rope.type, "yarn") ? (real)m->config.rope.attention_factor : 1;
     for (size_t i = 0; i < half; i++) {
         real f = rope_frequency(&m->config, i);
         for (size_t p = 0; p < count; p++) {
             real angle = f * (real)p;
-            cos[p * half + i] = (real)maths_cos((double)angle);
-            sin[p * half + i] = (real)maths_sin((double)angle);
+            cos[p * half + i] = scale * (real)maths_cos((double)angle);
+            sin[p * half + i] = scale * (real)maths_sin((double)angle);
         }
     }
     mem_free(m->rope_cos);

@@ -1,4 +1,4 @@
-/* model_save.c - a new model directory: trained or merged weights in the base's own dtype. */
+/* model_save.c - writes a new model directory: trained or merged weights. */
 #include "model_config.h"
 #include "tokenizer.h"
 
@@ -6,61 +6,51 @@
 
 /* What the writer of one tensor needs. */
 typedef struct {
-    const Model *m;
     const Lora *lora;
-    size_t index; /* as in model_weight */
+    const Dtype *dtype;  /* of the file; NULL = what the base has */
+    MergeReport *report; /* may be NULL */
+    Weight weight;
 } Source;
 
-/* The adapter of the i-th weight (in the order of model_weight), or NULL. */
-static const Adapter *adapter_of(const Model *m, const Lora *lora, const char *name)
+/* The format a weight has on disk: what is asked for, else what the base stored. F32 where that is
+ * not written: trained copies. */
+static const Format *disk_format(const Mat *w, const Dtype *asked)
 {
-    for (size_t l = 0; l < m->config.layers; l++)
-        for (int t = 0; t <= TARGET_COUNT; t++) {
-            char want[MODEL_TENSOR_NAME];
-            if (t == TARGET_HEAD)
-                snprintf(want, sizeof want, "%s.weight", target_modules[t]);
-            else
-                snprintf(want, sizeof want, "model.layers.%zu.%s.weight", l, target_modules[t]);
-            if (!strcmp(want, name)) return lora_at(lora, l, (Target)t);
-        }
-    return NULL;
+    if (asked) return format_of(*asked);
+    return w->format->pack ? w->format : &format_f32;
 }
 
-static void store(void *out, const real *values, Dtype t, size_t n)
+static int check_finite(const real *values, size_t n, const char *name, const char *what,
+                        const char *dtype, Err *e)
 {
-    unsigned char *to = out;
-    for (size_t i = 0; i < n; i++) {
-        float x = (float)values[i];
-        uint16_t half = t == DTYPE_BF16 ? bf16_from_float(x) : f16_from_float(x);
-        if (t == DTYPE_BF16 || t == DTYPE_F16)
-            memcpy(to + i * sizeof half, &half, sizeof half);
-        else
-            memcpy(to + i * sizeof x, &x, sizeof x);
-    }
-}
-
-/* The dtype a weight has on disk: what the base stored; trained copies go out as F32. */
-static Dtype disk_dtype(const Mat *w)
-{
-    return w->dtype == DTYPE_F64 ? DTYPE_F32 : w->dtype;
+    size_t at = tensor_find_nonfinite(values, n);
+    if (at == n) return 0;
+    return err_set(e, ERR_DATA, "%s: number %zu of the result %s%s%s", name, at, what, dtype,
+                   *dtype ? advice("dtype", "; --dtype f32 has room for all that is finite") : "");
 }
 
 /* The values with the adapter folded in, in the dtype of the disk. */
-static int put_changed(const Mat *w, const Adapter *a, const char *name, Writer *out, Err *e)
+static int put_changed(const Source *s, const Adapter *a, Writer *out, Err *e)
 {
-    size_t n = w->rows * w->cols, width = dtype_size(disk_dtype(w));
+    const Mat *w = &s->weight.param->w;
+    const char *name = s->weight.name;
+    const Format *to = disk_format(w, s->dtype);
+    size_t n = w->rows * w->cols, bytes = w->rows * format_bytes(to, w->cols);
     real *values = mem_alloc(n * sizeof *values, e);
-    void *stored = values ? mem_alloc(n * width, e) : NULL;
+    void *stored = values ? mem_alloc(bytes, e) : NULL;
     int bad = !stored;
     if (!bad) {
-        dtype_to_real(values, w->data, w->dtype, n);
-        if (a) lora_merge_into(values, a);
-        size_t at = tensor_find_nonfinite(values, n);
-        if (at < n)
-            bad = err_set(e, ERR_DATA, "%s: number %zu of the result is not finite", name, at);
-        store(stored, values, disk_dtype(w), n);
+        mat_unpack(w, values);
+        bad = check_finite(values, n, name, "is not finite", "", e) ||
+              (a && lora_merge_into(values, a, to, s->report, e));
     }
-    bad = bad || writer_put(out, stored, n * width, e);
+    if (!bad) {
+        to->pack(stored, values, n / to->block);
+        format_unpack(to, values, stored, 0, n);
+        bad = to == &format_f32 ? check_finite(values, n, name, "is not finite", "", e)
+                                : check_finite(values, n, name, "is too large for ", to->name, e);
+    }
+    bad = bad || writer_put(out, stored, bytes, e);
     mem_free(stored);
     mem_free(values);
     return bad ? -1 : 0;
@@ -69,33 +59,33 @@ static int put_changed(const Mat *w, const Adapter *a, const char *name, Writer 
 static int produce(void *ctx, Writer *out, Err *e)
 {
     const Source *s = ctx;
-    char name[MODEL_TENSOR_NAME];
-    const Mat *w = model_weight(s->m, s->index, name);
-    const Adapter *a = adapter_of(s->m, s->lora, name);
-    if (a || disk_dtype(w) != w->dtype) return put_changed(w, a, name, out, e);
-    return writer_put(out, w->data, w->rows * w->cols * dtype_size(w->dtype), e);
+    const Mat *w = &s->weight.param->w;
+    const Adapter *a = model_adapter(s->lora, &s->weight);
+    if (a || w->paired || disk_format(w, s->dtype) != w->format) return put_changed(s, a, out, e);
+    return writer_put(out, w->data, mat_bytes(w), e);
 }
 
-static int save_weights(const Model *m, const Lora *lora, const char *path, Err *e)
+static int save_weights(const Model *m, const Lora *lora, const Dtype *dtype, MergeReport *report,
+                        const char *path, Err *e)
 {
-    size_t n = model_param_count(m);
+    size_t n = model_weight_count(m);
     Source *sources = mem_calloc(n, sizeof *sources, e);
     StOut *outs = mem_calloc(n, sizeof *outs, e);
-    char(*names)[MODEL_TENSOR_NAME] = mem_calloc(n, sizeof *names, e);
-    int bad = !sources || !outs || !names;
+    int bad = !sources || !outs;
     for (size_t i = 0; !bad && i < n; i++) {
-        const Mat *w = model_weight(m, i, names[i]);
-        sources[i] = (Source){m, lora, i};
-        outs[i] = (StOut){.name = names[i],
-                          .dtype = disk_dtype(w),
-                          .n_dims = w->rows == 1 ? 1 : 2,
-                          .shape = {w->rows == 1 ? w->cols : w->rows, w->rows == 1 ? 0 : w->cols},
+        sources[i] = (Source){.lora = lora, .dtype = dtype, .report = report};
+        model_weight(m, i, &sources[i].weight);
+        const Weight *w = &sources[i].weight;
+        int vector = w->kind != WEIGHT_MATRIX;
+        outs[i] = (StOut){.name = w->name,
+                          .dtype = disk_format(&w->param->w, dtype)->dtype,
+                          .n_dims = vector ? 1 : 2,
+                          .shape = {vector ? w->cols : w->rows, vector ? 0 : w->cols},
                           .produce = produce,
                           .ctx = &sources[i]};
     }
     const char *const metadata[] = {"format", "pt", NULL};
     bad = bad || safetensors_write(path, outs, n, metadata, e);
-    mem_free(names);
     mem_free(outs);
     mem_free(sources);
     return bad ? -1 : 0;
@@ -109,46 +99,115 @@ static int copy_file(const char *from_dir, const char *to_dir, const char *name,
     return io_exists(from) ? io_copy_file(from, to, e) : 0;
 }
 
-/* Puts text[0 .. len-1] without the words of "dtype" and "torch_dtype" that name 16 bits. */
-static int put_as_float32(Text *out, const char *text, size_t len, Err *e)
+/* A member of config.json that must say another thing in the new directory. */
+typedef struct {
+    const char *key, *was, *is; /* as they are spelled */
+} Change;
+
+/* Puts text[0 .. len-1] with the changes. */
+static int put_changes(Text *out, const char *text, size_t len, const Change *list, size_t n,
+                       Err *e)
 {
-    static const char *const keys[] = {"\"dtype\"", "\"torch_dtype\""};
-    static const char *const words[] = {"\"bfloat16\"", "\"float16\""};
     for (size_t at = 0; at < len;) {
         size_t end = at + 1, skip = 0;
-        for (int k = 0; k < 2; k++) {
-            size_t n = strlen(keys[k]);
-            if (strncmp(text + at, keys[k], n)) continue;
-            end = at + n + strspn(text + at + n, " \t\r\n:");
-            for (int w = 0; w < 2; w++)
-                if (!strncmp(text + end, words[w], strlen(words[w]))) skip = strlen(words[w]);
+        const char *is = "";
+        for (size_t k = 0; k < n && !skip; k++) {
+            size_t key = strlen(list[k].key), was = strlen(list[k].was);
+            if (strncmp(text + at, list[k].key, key)) continue;
+            end = at + key + strspn(text + at + key, " \t\r\n:");
+            if (!strncmp(text + end, list[k].was, was)) skip = was, is = list[k].is;
         }
-        if (text_add(out, text + at, end - at, e) ||
-            (skip && text_add(out, "\"float32\"", strlen("\"float32\""), e)))
-            return -1;
+        if (text_add(out, text + at, end - at, e) || text_add(out, is, strlen(is), e)) return -1;
         at = end + skip;
     }
     return 0;
 }
 
-/* config.json of weights that went out as F32: who loads them must not round them again. */
-static int write_config(const Model *m, const char *dir, Err *e)
+static int write_text(const char *dir, const char *name, const Text *text, Err *e)
+{
+    char path[IO_PATH_MAX];
+    return io_path(path, sizeof path, dir, name, e) ? -1
+                                                    : io_write_file(path, text->data, text->len, e);
+}
+
+/* Of a GGUF file: config.json with the changes, and the tokenizer's files. */
+static int write_gguf_texts(const Model *m, const Change *changes, size_t n, const char *dir,
+                            Err *e)
+{
+    Text config = {0}, changed = {0}, tokenizer = {0}, tokens = {0};
+    int status = model_gguf_config(&m->gguf, &config, e) ||
+                 put_changes(&changed, config.data, config.len, changes, n, e) ||
+                 tokenizer_of_gguf(&m->gguf, &tokenizer, &tokens, e) ||
+                 write_text(dir, "config.json", &changed, e) ||
+                 write_text(dir, "tokenizer.json", &tokenizer, e) ||
+                 write_text(dir, "tokenizer_config.json", &tokens, e);
+    text_free(&config), text_free(&changed), text_free(&tokenizer), text_free(&tokens);
+    return status ? -1 : 0;
+}
+
+/* config.json, true of the weights that were written: a reader must not round them again, and a
+ * separate head must not be taken for the embedding. dtype: of all weights; NULL = as before. */
+static int write_config(const Model *m, const Dtype *dtype, const char *dir, Err *e)
 {
     static const char name[] = "config.json";
+    static const char *const keys[] = {"\"dtype\"", "\"torch_dtype\""};
+    static const char *const spelled[] = {
+        [DTYPE_F32] = "\"float32\"", [DTYPE_BF16] = "\"bfloat16\"", [DTYPE_F16] = "\"float16\""};
+    enum { KEYS = sizeof keys / sizeof *keys, NAMES = sizeof spelled / sizeof *spelled };
+    Change changes[KEYS * NAMES + 1];
+    size_t n = 0, len;
+    if (m->untied) changes[n++] = (Change){"\"tie_word_embeddings\"", "true", "false"};
+    for (size_t i = 0; i < KEYS * NAMES && dtype; i++)
+        changes[n++] = (Change){keys[i / NAMES], spelled[i % NAMES], spelled[*dtype]};
     char from[IO_PATH_MAX], to[IO_PATH_MAX], *text;
-    size_t len;
     Text out = {0};
-    if (io_path(from, sizeof from, m->path, name, e) || io_path(to, sizeof to, dir, name, e) ||
-        io_read_file(from, 0, &text, &len, e))
+    if (m->gguf.n_parts) return write_gguf_texts(m, changes, n, dir, e);
+    if (!n) return copy_file(m->path, dir, name, e);
+    if (io_path(from, sizeof from, m->path, name, e) || io_path(to, sizeof to, dir, name, e))
         return -1;
-    int status = put_as_float32(&out, text, len, e) || io_write_file(to, out.data, out.len, e);
+    if (!io_exists(from)) return 0; /* a model without files */
+    if (io_read_file(from, 0, &text, &len, e)) return -1;
+    int status = put_changes(&out, text, len, changes, n, e) ||
+                 io_write_file(to, out.data, out.len, e);
     text_free(&out);
     mem_free(text);
     return status ? -1 : 0;
 }
 
-int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)
+uint64_t model_file_bytes(const Model *m, const Dtype *dtype)
 {
+    uint64_t bytes = 0;
+    Weight w;
+    for (size_t i = 0; i < model_weight_count(m); i++) {
+        model_weight(m, i, &w);
+        bytes += (uint64_t)w.rows * format_bytes(disk_format(&w.param->w, dtype), w.cols);
+    }
+    return bytes;
+}
+
+/* The chat templates besides the first one. */
+static int copy_templates(const char *from, const char *to, Err *e)
+{
+    char path[IO_PATH_MAX], name[IO_PATH_MAX];
+    char **names;
+    size_t n = 0;
+    Pool pool = {0};
+    if (io_path(path, sizeof path, from, tokenizer_more_templates, e)) return -1;
+    if (!io_is_directory(path)) return 0;
+    int status = io_list(path, &pool, &names, &n, e) ||
+                 io_path(path, sizeof path, to, tokenizer_more_templates, e) ||
+                 io_make_directory(path, 0, e);
+    for (size_t i = 0; i < n && !status; i++)
+        status = io_path(name, sizeof name, tokenizer_more_templates, names[i], e) ||
+                 copy_file(from, to, name, e);
+    pool_free(&pool);
+    return status ? -1 : 0;
+}
+
+int model_merge(const Model *m, const Lora *lora, const Dtype *dtype, const char *dir,
+                MergeReport *report, const Log *log, Err *e)
+{
+    static const Dtype full = DTYPE_F32;
     char path[IO_PATH_MAX];
     if (m->config.tied && lora_at(lora, 0, TARGET_HEAD))
         return err_set(e, ERR_DATA,
@@ -156,11 +215,18 @@ int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log
                        "its embedding: it cannot be merged",
                        m->path);
     if (io_make_directory(dir, 0, e) || io_path(path, sizeof path, dir, "model.safetensors", e) ||
-        save_weights(m, lora, path, e) ||
-        (m->trained ? write_config(m, dir, e) : copy_file(m->path, dir, "config.json", e)))
+        save_weights(m, lora, dtype, report, path, e) ||
+        (!m->trained && model_check_files(m, e)) ||
+        write_config(m, m->trained ? &full : dtype, dir, e))
         return -1;
-    for (size_t i = 0; i < TOKENIZER_FILES; i++)
+    for (size_t i = 0; i < TOKENIZER_FILES && !m->gguf.n_parts; i++)
         if (copy_file(m->path, dir, tokenizer_files[i], e)) return -1;
-    log_note(log, 'i', "%s: %zu tensors written", dir, model_param_count(m));
+    if (copy_templates(m->path, dir, e)) return -1;
+    log_note(log, 'i', "%s: %zu tensors written", dir, model_weight_count(m));
     return 0;
+}
+
+int model_save(const Model *m, const Lora *lora, const char *dir, const Log *log, Err *e)
+{
+    return model_merge(m, lora, NULL, dir, NULL, log, e);
 }

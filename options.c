@@ -5,6 +5,7 @@
 #include "json.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 const char option_required[] = "(required)";
@@ -15,14 +16,15 @@ const char option_required[] = "(required)";
 
 static const Option builtin_rows[] = {
     {"config", 0, OPTION_FILE, NULL, NULL,
-     "options from a JSON object {\"name\": value}; the command line beats it"},
-    {"help", 'h', OPTION_FLAG, NULL, NULL, "this text"},
+     "options from a JSON object {\"name\": value}; the command line beats it", BY_NAME},
+    {"help", 'h', OPTION_FLAG, NULL, NULL, "the options that matter most", BY_NAME},
+    {"help-all", 0, OPTION_FLAG, NULL, NULL, "every option, in groups", BY_NAME},
 };
 static const OptionGroup builtin_group = OPTION_GROUP("Always", builtin_rows);
 
 /* ---- walking the table --------------------------------------------------------------------- */
 
-/* The g-th group: those of the table, then the one that every table has. */
+/* Returns the g-th group: those of the table, then the one that every table has. */
 static const OptionGroup *table_group(const OptionTable *t, size_t g)
 {
     size_t n = 0;
@@ -111,8 +113,9 @@ const char *nearest_word(const char *text, const char *const *words, size_t coun
     return best;
 }
 
-/* The option name of the table nearest to the len bytes of name. */
-static const char *nearest_option(const OptionTable *t, const char *name, size_t len)
+/* The option name of the table nearest to the len bytes of name: a letter is that of its option. In
+ * a file the built-in ones do not count. */
+static const char *nearest_option(const OptionTable *t, const char *name, size_t len, int in_file)
 {
     char text[WORD_MAX + 1];
     len = least(len, WORD_MAX);
@@ -120,8 +123,9 @@ static const char *nearest_option(const OptionTable *t, const char *name, size_t
     text[len] = 0;
     const char *best = NULL;
     const Option *row;
-    for (size_t i = 0; (row = table_row(t, i)); i++) {
+    for (size_t i = 0; (row = in_file ? options_row(t, i) : table_row(t, i)); i++) {
         const char *two[] = {best, row->name};
+        if (in_file && len == 1 && row->letter == text[0]) return row->name;
         best = best ? nearest_word(text, two, 2) : row->name;
     }
     return best;
@@ -145,12 +149,36 @@ static int is_interval(const char *part, size_t len)
     return len > 0 && (part[0] == '[' || part[0] == '(');
 }
 
-/* Is `text` one of the words of `allowed`? */
-static int word_allowed(const char *allowed, const char *text, size_t len)
+int option_alternative(const Option *row, size_t i, const char **part, size_t *len)
+{
+    const char *rest = row->allowed;
+    for (size_t w = 0; row->words && (*part = row->words(w)); w++) {
+        *len = strlen(*part);
+        if (i-- == 0) return 1;
+    }
+    while (next_part(&rest, '|', part, len))
+        if (i-- == 0) return 1;
+    return 0;
+}
+
+const char *option_allowed(const Option *row, char out[ALLOWED_MAX])
+{
+    const char *part;
+    size_t n, at = 0;
+    out[0] = 0;
+    for (size_t i = 0; option_alternative(row, i, &part, &n); i++) {
+        assert(at + n + 2 < ALLOWED_MAX);
+        at += (size_t)snprintf(out + at, ALLOWED_MAX - at, "%s%.*s", i ? "|" : "", (int)n, part);
+    }
+    return out;
+}
+
+/* Is `text` one of the words that the row allows? */
+static int word_allowed(const Option *row, const char *text, size_t len)
 {
     const char *part;
     size_t n;
-    while (next_part(&allowed, '|', &part, &n)) {
+    for (size_t i = 0; option_alternative(row, i, &part, &n); i++) {
         if (!is_interval(part, n) && n == len && !memcmp(part, text, len)) return 1;
     }
     return 0;
@@ -172,27 +200,23 @@ static int parse_size(const char *text, size_t len, uint64_t *value)
     return 0;
 }
 
-/* A number of the row's type: whole ones exact (a double would round a seed), others as double. */
-typedef struct {
-    uint64_t whole;
-    double number;
-} Value;
-
-static int parse_value(OptionType type, const char *text, size_t len, Value *v)
+/* Whole numbers are exact: a double would round a seed. */
+int option_figure(OptionType type, const char *text, size_t len, OptionFigure *v)
 {
-    *v = (Value){0, 0};
+    *v = (OptionFigure){0, 0};
     if (type == OPTION_COUNT) return parse_u64(text, len, &v->whole);
     if (type == OPTION_SIZE) return parse_size(text, len, &v->whole);
     return parse_f64(text, len, &v->number);
 }
 
-/* Is v below the end of an interval (closed: or equal to it)? Of the two members of a Value one is
- * in use, the other is 0 on both sides. */
-static int below_end(OptionType type, const Value *v, const char *end, size_t len, int closed)
+/* Is v below the end of an interval (closed: or equal to it)? Of the two members of a figure one
+ * is in use, the other is 0 on both sides. */
+static int below_end(OptionType type, const OptionFigure *v, const char *end, size_t len,
+                     int closed)
 {
-    Value limit;
+    OptionFigure limit;
     if (len == 3 && !memcmp(end, "inf", 3)) return 1;
-    int bad = parse_value(type, end, len, &limit);
+    int bad = option_figure(type, end, len, &limit);
     assert(!bad);
     if (bad) return 0;
     if (v->whole == limit.whole && v->number == limit.number) return closed;
@@ -200,7 +224,7 @@ static int below_end(OptionType type, const Value *v, const char *end, size_t le
 }
 
 /* Is v in the interval `part`, "[low,high)"? */
-static int interval_holds(OptionType type, const Value *v, const char *part, size_t n)
+static int interval_holds(OptionType type, const OptionFigure *v, const char *part, size_t n)
 {
     const char *comma = memchr(part, ',', n);
     assert(comma && (part[n - 1] == ']' || part[n - 1] == ')'));
@@ -210,20 +234,24 @@ static int interval_holds(OptionType type, const Value *v, const char *part, siz
            below_end(type, v, high, (size_t)(part + n - 1 - high), part[n - 1] == ']');
 }
 
-/* One number (not a list) against its range: 1 allowed. */
-static int number_allowed(const Option *row, const char *text, size_t len)
+int option_in_range(const Option *row, const OptionFigure *v)
 {
-    Value v;
     const char *rest = row->allowed, *part;
     size_t n;
     int ranges = 0;
-    if (parse_value(row->type, text, len, &v)) return 0;
     while (next_part(&rest, '|', &part, &n)) {
         if (!is_interval(part, n)) continue;
         ranges++;
-        if (interval_holds(row->type, &v, part, n)) return 1;
+        if (interval_holds(row->type, v, part, n)) return 1;
     }
     return ranges == 0;
+}
+
+/* One number (not a list) against its range: 1 allowed. */
+static int number_allowed(const Option *row, const char *text, size_t len)
+{
+    OptionFigure v;
+    return !option_figure(row->type, text, len, &v) && option_in_range(row, &v);
 }
 
 /* What the type is called in messages. */
@@ -239,13 +267,14 @@ static const char *type_noun(OptionType type)
     case OPTION_CHOICE: return "one of";
     case OPTION_WORDS: return "a list such as a,b of";
     case OPTION_NUMBERS: return "numbers such as 1,0.5 in";
+    case OPTION_TEXTS: return "a text that is not empty";
     case OPTION_TEXT: break;
     }
     return "a text";
 }
 
-/* The word of `allowed` nearest to the value, into out; "" where there are no words. */
-static void nearest_allowed(const char *allowed, const char *text, size_t len, char *out)
+/* The allowed word nearest to the value, into out; "" where there are no words. */
+static void nearest_allowed(const Option *row, const char *text, size_t len, char *out)
 {
     char typed[WORD_MAX + 1], word[WORD_MAX + 1];
     len = least(len, WORD_MAX);
@@ -254,7 +283,7 @@ static void nearest_allowed(const char *allowed, const char *text, size_t len, c
     out[0] = 0;
     const char *part;
     size_t n;
-    while (next_part(&allowed, '|', &part, &n)) {
+    for (size_t i = 0; option_alternative(row, i, &part, &n); i++) {
         if (is_interval(part, n) || n > WORD_MAX) continue;
         memcpy(word, part, n);
         word[n] = 0;
@@ -266,15 +295,15 @@ static void nearest_allowed(const char *allowed, const char *text, size_t len, c
 /* Longest value quoted in a message. */
 #define QUOTE_MAX 100
 
-/* place: found "x", allowed ... */
-static int value_refuse(const Option *row, const char *text, size_t len, const char *place, Err *e)
+int option_refuse(const Option *row, const char *text, size_t len, const char *place, Err *e)
 {
-    char near[WORD_MAX + 1] = "";
+    char near[WORD_MAX + 1] = "", allowed[ALLOWED_MAX];
     if (row->type == OPTION_CHOICE || row->type == OPTION_WORDS)
-        nearest_allowed(row->allowed, text, len, near);
+        nearest_allowed(row, text, len, near);
+    option_allowed(row, allowed);
     return err_set(e, ERR_USAGE, "%s: found \"%.*s\"%s, allowed is %s%s%s%s%s", place,
                    (int)least(len, QUOTE_MAX), text, len > QUOTE_MAX ? "..." : "",
-                   type_noun(row->type), row->allowed ? " " : "", row->allowed ? row->allowed : "",
+                   type_noun(row->type), *allowed ? " " : "", allowed,
                    near[0] ? "; nearest: " : "", near);
 }
 
@@ -282,18 +311,20 @@ static int value_refuse(const Option *row, const char *text, size_t len, const c
 static int element_allowed(const Option *row, const char *text, size_t len)
 {
     switch (row->type) {
-    case OPTION_FLAG: return word_allowed("true|false", text, len);
-    case OPTION_TEXT: return !row->allowed || word_allowed(row->allowed, text, len);
+    case OPTION_FLAG:
+        return (len == 4 && !memcmp(text, "true", 4)) || (len == 5 && !memcmp(text, "false", 5));
+    case OPTION_TEXT: return !row->allowed || word_allowed(row, text, len);
+    case OPTION_TEXTS: return len > 0;
     case OPTION_FILE:
     case OPTION_DIR: return len > 0 && len < IO_PATH_MAX;
     case OPTION_CHOICE:
-    case OPTION_WORDS: return word_allowed(row->allowed, text, len);
+    case OPTION_WORDS: return word_allowed(row, text, len);
     case OPTION_COUNT:
     case OPTION_NUMBER:
     case OPTION_SIZE:
     case OPTION_NUMBERS: break;
     }
-    return word_allowed(row->allowed, text, len) || number_allowed(row, text, len);
+    return word_allowed(row, text, len) || number_allowed(row, text, len);
 }
 
 /* Checks a value. place names where it stands, for the message. */
@@ -304,22 +335,45 @@ static int value_check(const Option *row, const char *text, size_t len, const ch
         return err_set(e, ERR_USAGE, "%s: is not UTF-8; only UTF-8 texts and paths work", place);
     if (row->type != OPTION_WORDS && row->type != OPTION_NUMBERS) {
         if (element_allowed(row, text, len)) return 0;
-        return value_refuse(row, text, len, place, e);
+        return option_refuse(row, text, len, place, e);
     }
     const char *rest = text, *part;
     size_t n;
     while (next_part(&rest, ',', &part, &n)) {
-        if (!element_allowed(row, part, n)) return value_refuse(row, part, n, place, e);
+        if (!element_allowed(row, part, n)) return option_refuse(row, part, n, place, e);
     }
     return 0;
 }
 
 /* ---- the command line ---------------------------------------------------------------------- */
 
+/* One more text; those of a stronger origin replace the others. */
+static int texts_store(Options *o, OptionValue *v, const char *text, size_t len, OptionOrigin from,
+                       Err *e)
+{
+    Text array = {0};
+    if (v->from != from) v->n_texts = 0;
+    const char **more = mem_realloc(v->texts, (v->n_texts + 1) * sizeof *more, e);
+    if (!more) return -1;
+    v->texts = more;
+    if (!(more[v->n_texts] = pool_strndup(&o->pool, text, len, e))) return -1;
+    v->n_texts++;
+    v->from = from;
+    int status = text_add(&array, "[", 1, e);
+    for (size_t i = 0; i < v->n_texts && !status; i++)
+        status = text_addf(&array, e, i ? ", " : "") ||
+                 json_put_string(&array, more[i], strlen(more[i]), e);
+    if (!status) status = text_add(&array, "]", 1, e);
+    if (!status) v->text = pool_strndup(&o->pool, array.data, array.len, e);
+    text_free(&array);
+    return status || !v->text ? -1 : 0;
+}
+
 static int value_store(Options *o, OptionValue *v, const char *text, size_t len, OptionOrigin from,
                        const char *place, Err *e)
 {
     if (value_check(v->row, text, len, place, e)) return -1;
+    if (v->row->type == OPTION_TEXTS) return texts_store(o, v, text, len, from, e);
     v->text = pool_strndup(&o->pool, text, len, e);
     v->from = from;
     return v->text ? 0 : -1;
@@ -327,10 +381,33 @@ static int value_store(Options *o, OptionValue *v, const char *text, size_t len,
 
 static int unknown_option(const Options *o, const char *name, size_t len, const char *place, Err *e)
 {
-    return err_set(e, ERR_USAGE, "%s: unknown %s \"%.*s\"; nearest: %s (align %s --help lists all)",
-                   place, strcmp(place, "command line") ? "key" : "option",
-                   (int)least(len, QUOTE_MAX), name, nearest_option(o->table, name, len),
-                   o->table->command);
+    int in_file = strcmp(place, "command line") != 0;
+    return err_set(e, ERR_USAGE,
+                   "%s: unknown %s \"%.*s\"; nearest: %s (align %s --help-all lists all)", place,
+                   in_file ? "key" : "option", (int)least(len, QUOTE_MAX), name,
+                   nearest_option(o->table, name, len, in_file), o->table->command);
+}
+
+/* Is the key the operand's word, "RUN", in any case? */
+static int is_operand(const char *operand, const char *key, size_t len)
+{
+    size_t i = 0;
+    if (operand && *operand == '[') operand++; /* "[RUN]" */
+    while (operand && i < len && operand[i] && (operand[i] | 0x20) == (key[i] | 0x20)) i++;
+    return operand && i == len && (!operand[i] || operand[i] == ']');
+}
+
+/* Refuses a key that every command line has, but no file. */
+static int misplaced_key(const Options *o, const char *key, const char *path, Err *e)
+{
+    if (!strcmp(key, "config"))
+        return err_set(e, ERR_USAGE,
+                       "%s: unknown key \"config\": a configuration file names no other; put its "
+                       "keys into this one",
+                       path);
+    return err_set(e, ERR_USAGE,
+                   "%s: unknown key \"%s\": it belongs on the command line: align %s --%s", path,
+                   key, o->table->command, key);
 }
 
 /* Does this argument spell an option of the table, so that it cannot have been meant as a value? */
@@ -345,7 +422,17 @@ static int spells_option(const Options *o, const char *arg)
     return 0;
 }
 
-/* An option whose name is known. attached: the text after '=' (or after the letter), or NULL.
+/* next: the argument in its place, or NULL. */
+static int value_missing(const Option *row, const char *place, const char *next, Err *e)
+{
+    char allowed[ALLOWED_MAX];
+    option_allowed(row, allowed);
+    return err_set(e, ERR_USAGE, "%s: its value is missing%s%s; allowed is %s%s%s", place,
+                   next ? ", found the option " : "", next ? next : "", type_noun(row->type),
+                   *allowed ? " " : "", allowed);
+}
+
+/* Takes an option whose name is known. attached: the text after '=' (or after the letter), or NULL.
  * *used = 1 where the next argument was its value. */
 static int option_take(Options *o, OptionValue *v, const char *attached, const char *next,
                        int *used, const Log *log, Err *e)
@@ -356,8 +443,8 @@ static int option_take(Options *o, OptionValue *v, const char *attached, const c
     memcpy(place, "--", 2);
     memcpy(place + 2, v->row->name, n + 1);
     *used = 0;
-    if (v->row == &builtin_rows[1]) {
-        o->help = 1;
+    if (v->row == &builtin_rows[1] || v->row == &builtin_rows[2]) {
+        o->help = (int)(v->row - builtin_rows);
         return 0;
     }
     const char *text = attached;
@@ -365,14 +452,11 @@ static int option_take(Options *o, OptionValue *v, const char *attached, const c
         text = "true";
     } else if (!text) {
         if (!next || spells_option(o, next))
-            return err_set(e, ERR_USAGE, "%s: its value is missing%s%s; allowed is %s%s%s", place,
-                           next ? ", found the option " : "", next ? next : "",
-                           type_noun(v->row->type), v->row->allowed ? " " : "",
-                           v->row->allowed ? v->row->allowed : "");
+            return value_missing(v->row, place, next, e);
         text = next;
         *used = 1;
     }
-    if (v->from == FROM_COMMAND)
+    if (v->from == FROM_COMMAND && v->row->type != OPTION_TEXTS)
         log_note(log, 'w', "%s is given twice; the last one counts: %s", place, text);
     return value_store(o, v, text, strlen(text), FROM_COMMAND, place, e);
 }
@@ -435,10 +519,11 @@ static int parse_arguments(Options *o, int argc, const char *const *argv, const 
 static int json_spelling(const Option *row, const Json *j, const char *place, Text *out, Err *e)
 {
     uint64_t whole;
+    char allowed[ALLOWED_MAX];
     int flag = row->type == OPTION_FLAG;
     if (flag != (j->type == JSON_TRUE || j->type == JSON_FALSE))
         return err_set(e, ERR_USAGE, "%s: allowed is %s%s%s", place, type_noun(row->type),
-                       row->allowed ? " " : "", row->allowed ? row->allowed : "");
+                       *option_allowed(row, allowed) ? " " : "", allowed);
     if (flag) return text_addf(out, e, "%s", j->type == JSON_TRUE ? "true" : "false");
     if (j->type == JSON_NUMBER && row->type == OPTION_COUNT && !json_u64(j, &whole))
         return text_addf(out, e, "%llu", (unsigned long long)whole); /* 4.0 counts as 4 */
@@ -469,20 +554,44 @@ static int config_member(Options *o, const Json *j, const char *path, Err *e)
                        j->type == JSON_STRING ? j->text : "not a text", o->table->command);
     }
     OptionValue *v = value_find(o, j->key, j->key_len);
-    if (!v || is_builtin(v->row)) return unknown_option(o, j->key, j->key_len, path, e);
+    if (v && is_builtin(v->row)) return misplaced_key(o, j->key, path, e);
+    if (!v && is_operand(o->table->operand, j->key, j->key_len))
+        return err_set(e, ERR_USAGE,
+                       "%s: unknown key \"%s\": it belongs on the command line: align %s %s", path,
+                       j->key, o->table->command, o->table->operand);
+    if (!v) return unknown_option(o, j->key, j->key_len, path, e);
     if (j->type == JSON_NULL || v->from == FROM_COMMAND) return 0;
     size_t n = strlen(path), skip = n > QUOTE_MAX ? n - QUOTE_MAX : 0;
     Text where = {0}, text = {0};
     int status = text_addf(&where, e, "%s: \"%s\"", path + skip, v->row->name);
     if (!status) {
         memcpy(place, where.data, where.len + 1);
-        status = json_spelling(v->row, j, place, &text, e);
+        if (v->row->type != OPTION_TEXTS || j->type != JSON_ARRAY)
+            status = json_spelling(v->row, j, place, &text, e);
     }
     const char *spelling = text.data ? text.data : "";
-    if (!status) status = value_store(o, v, spelling, text.len, FROM_FILE, place, e);
+    int each = v->row->type == OPTION_TEXTS && j->type == JSON_ARRAY;
+    for (const Json *item = each ? j->child : NULL; item && !status; item = item->next)
+        status = item->type == JSON_STRING
+                     ? value_store(o, v, item->text, item->len, FROM_FILE, place, e)
+                     : err_set(e, ERR_USAGE, "%s: its elements must be texts", place);
+    if (!status && !each) status = value_store(o, v, spelling, text.len, FROM_FILE, place, e);
     text_free(&where);
     text_free(&text);
     return status;
+}
+
+/* A run of the loop writes its configuration in groups and with words of its own, by which it knows
+ * itself when it is resumed; "align" marks such a file. */
+static int check_record(const Json *root, const char *path, Err *e)
+{
+    const Json *of = json_get(root, "align");
+    if (!of) return 0;
+    return err_set(e, ERR_USAGE,
+                   "%s: is what a run of align %.20s recorded of itself, not a file of options%s",
+                   path, of->type == JSON_STRING ? of->text : "?",
+                   advice("print-config", ": --resume -o RUN goes on with that run, and "
+                                          "--print-config makes a file for --config"));
 }
 
 static int parse_config(Options *o, const char *path, Err *e)
@@ -495,6 +604,7 @@ static int parse_config(Options *o, const char *path, Err *e)
     int status = root ? 0 : -1;
     if (root && root->type != JSON_OBJECT)
         status = err_set(e, ERR_DATA, "%s: must hold one JSON object {\"option\": value}", path);
+    if (!status) status = check_record(root, path, e);
     for (const Json *j = status ? NULL : root->child; j && !status; j = j->next)
         status = config_member(o, j, path, e);
     pool_free(&pool);
@@ -543,6 +653,7 @@ int options_parse(Options *o, const OptionTable *t, int argc, const char *const 
 
 void options_free(Options *o)
 {
+    for (size_t i = 0; o->values && i < o->count; i++) mem_free(o->values[i].texts);
     pool_free(&o->pool);
     mem_free(o->values);
     memset(o, 0, sizeof *o);
@@ -628,21 +739,12 @@ int option_word(const Options *o, const char *name, size_t i, char *word, size_t
     return 1;
 }
 
-int option_list_number(const Options *o, const char *name, size_t i, double *value)
-{
-    const char *part;
-    size_t len;
-    assert(value_of(o, name)->row->type == OPTION_NUMBERS);
-    return list_part(o, name, i, &part, &len) && !parse_f64(part, len, value);
-}
-
 /* ---- help ---------------------------------------------------------------------------------- */
 
 #define HELP_WIDTH 96
 #define HELP_COLUMN 30
 
-/* What stands for the value in help: a list of words where it is short, else a noun. */
-static const char *value_noun(const Option *row)
+const char *option_noun(const Option *row)
 {
     switch (row->type) {
     case OPTION_FILE: return "FILE";
@@ -653,7 +755,8 @@ static const char *value_noun(const Option *row)
     case OPTION_CHOICE: return "NAME";
     case OPTION_WORDS: return "NAME,...";
     case OPTION_NUMBERS: return "X,...";
-    case OPTION_TEXT: return "TEXT";
+    case OPTION_TEXT:
+    case OPTION_TEXTS: return "TEXT";
     case OPTION_FLAG: break;
     }
     return "";
@@ -678,21 +781,19 @@ static int add_wrapped(Text *out, const char *text, size_t indent, size_t *at, E
     return 0;
 }
 
-/* "help text [a | b; default x]" */
-static int put_facts(Text *out, const Option *row, Err *e)
+int option_facts(const Option *row, Text *out, Err *e)
 {
     int status = text_addf(out, e, "%s", row->help);
     int has_default = row->value && row->value != option_required;
-    if (!status && (row->allowed || row->value)) {
+    const char *part;
+    size_t n, i = 0;
+    if (!status && (option_alternative(row, 0, &part, &n) || row->value)) {
         status = text_add(out, " [", 2, e);
-        const char *rest = row->allowed, *part;
-        size_t n;
-        while (!status && next_part(&rest, '|', &part, &n))
-            status = text_addf(out, e, "%.*s%s", (int)n, part, rest ? " | " : "");
+        for (; !status && option_alternative(row, i, &part, &n); i++)
+            status = text_addf(out, e, "%s%.*s", i ? " | " : "", (int)n, part);
         if (!status && row->value)
-            status =
-                text_addf(out, e, "%s%s%s", row->allowed ? "; " : "", has_default ? "default " : "",
-                          has_default ? row->value : "required");
+            status = text_addf(out, e, "%s%s%s", i ? "; " : "", has_default ? "default " : "",
+                               has_default ? row->value : "required");
         if (!status) status = text_add(out, "]", 1, e);
     }
     return status;
@@ -701,7 +802,7 @@ static int put_facts(Text *out, const Option *row, Err *e)
 static int add_facts(Text *out, const Option *row, size_t *at, Err *e)
 {
     Text facts = {0};
-    int status = put_facts(&facts, row, e);
+    int status = option_facts(row, &facts, e);
     if (!status) status = add_wrapped(out, facts.data, HELP_COLUMN, at, e);
     text_free(&facts);
     return status;
@@ -711,7 +812,7 @@ static int help_row(const Option *row, Text *out, Err *e)
 {
     size_t start = out->len;
     char letter[] = {'-', row->letter, ',', 0};
-    const char *value = value_noun(row);
+    const char *value = option_noun(row);
     if (text_addf(out, e, "  %-3s --%s%s%s", row->letter ? letter : "", row->name,
                   *value ? " " : "", value))
         return -1;
@@ -726,25 +827,51 @@ static int help_row(const Option *row, Text *out, Err *e)
     return text_add(out, "\n", 1, e);
 }
 
-int options_help(const OptionTable *t, Text *out, Err *e)
+static int help_group(const OptionGroup *group, Text *out, Err *e)
+{
+    if (text_addf(out, e, "\n%s:\n", group->title)) return -1;
+    for (size_t i = 0; i < group->count; i++)
+        if (help_row(&group->rows[i], out, e)) return -1;
+    return 0;
+}
+
+/* The options that t->first names, in its order. */
+static int help_first(const OptionTable *t, Text *out, Err *e)
+{
+    const char *rest = t->first, *name;
+    size_t n;
+    if (text_addf(out, e, "\nThe options that matter most:\n")) return -1;
+    while (next_part(&rest, ' ', &name, &n)) {
+        const Option *row;
+        size_t i = 0;
+        while ((row = options_row(t, i)) && (strlen(row->name) != n || memcmp(row->name, name, n)))
+            i++;
+        assert(row);
+        if (help_row(row, out, e)) return -1;
+    }
+    return help_group(&builtin_group, out, e) ||
+                   text_addf(out, e, "\nalign %s --help-all shows the others, in groups.\n",
+                             t->command)
+               ? -1
+               : 0;
+}
+
+int options_help(const OptionTable *t, int all, Text *out, Err *e)
 {
     if (text_addf(out, e, "align %s - %s\n\nusage: align %s%s%s [options]\n", t->command,
                   t->summary, t->command, t->operand ? " " : "", t->operand ? t->operand : ""))
         return -1;
     if (t->example && text_addf(out, e, "       %s\n", t->example)) return -1;
+    if (t->first && !all) return help_first(t, out, e);
     const OptionGroup *group;
-    for (size_t g = 0; (group = table_group(t, g)); g++) {
-        if (text_addf(out, e, "\n%s:\n", group->title)) return -1;
-        for (size_t i = 0; i < group->count; i++) {
-            if (help_row(&group->rows[i], out, e)) return -1;
-        }
-    }
+    for (size_t g = 0; (group = table_group(t, g)); g++)
+        if (help_group(group, out, e)) return -1;
     return 0;
 }
 
 /* ---- the resolved configuration ------------------------------------------------------------ */
 
-/* One element as JSON: numbers as numbers, everything else as text. */
+/* Writes one element as JSON: numbers as numbers, everything else as text. */
 static int json_element(const Option *row, const char *part, size_t n, Text *out, Err *e)
 {
     uint64_t count;
@@ -762,6 +889,7 @@ static int json_value(const OptionValue *v, Text *out, Err *e)
     if (v->row->type == OPTION_FLAG)
         return text_addf(out, e, "%s", v->text && !strcmp(v->text, "true") ? "true" : "false");
     if (!v->text) return text_add(out, "null", 4, e);
+    if (v->row->type == OPTION_TEXTS) return text_addf(out, e, "%s", v->text);
     if (!list) return json_element(v->row, v->text, strlen(v->text), out, e);
     const char *rest = v->text, *part;
     size_t n;
@@ -773,29 +901,26 @@ static int json_value(const OptionValue *v, Text *out, Err *e)
     return text_add(out, "]", 1, e);
 }
 
-int options_json(const Options *o, Text *out, Err *e)
-{
-    if (text_addf(out, e, "{\n  \"command\": \"%s\"", o->table->command)) return -1;
-    for (size_t i = 0; i < o->count; i++) {
-        const OptionValue *v = &o->values[i];
-        if (is_builtin(v->row)) continue;
-        if (text_addf(out, e, ",\n  \"%s\": ", v->row->name)) return -1;
-        if (json_value(v, out, e)) return -1;
-    }
-    return text_addf(out, e, "\n}\n");
-}
-
 /* "//name": what the option means. */
 static int put_comment(Text *out, const Option *row, Err *e)
 {
     Text facts = {0};
-    int status = text_addf(out, e, "\n  \"//%s\": ", row->name) || put_facts(&facts, row, e) ||
+    int status = text_addf(out, e, "\n  \"//%s\": ", row->name) || option_facts(row, &facts, e) ||
                  json_put_string(out, facts.data, facts.len, e) || text_add(out, ",", 1, e);
     text_free(&facts);
     return status ? -1 : 0;
 }
 
-int options_commented(const Options *o, const OptionGroup *without, Text *out, Err *e)
+/* Is the value a default that would say something else if it were given? */
+static int stays_unset(const OptionValue *v, const char *const *unset)
+{
+    for (; *unset; unset++)
+        if (!strcmp(*unset, v->row->name)) return v->from == FROM_DEFAULT;
+    return 0;
+}
+
+int options_commented(const Options *o, const OptionGroup *without, const char *const *unset,
+                      Text *out, Err *e)
 {
     const OptionGroup *group;
     if (text_addf(out, e,
@@ -810,7 +935,8 @@ int options_commented(const Options *o, const OptionGroup *without, Text *out, E
             const Option *row = &group->rows[i];
             const OptionValue *v = value_find(o, row->name, strlen(row->name));
             if (text_add(out, ",", 1, e) || put_comment(out, row, e) ||
-                text_addf(out, e, "\n  \"%s\": ", row->name) || json_value(v, out, e))
+                text_addf(out, e, "\n  \"%s\": ", row->name) ||
+                (stays_unset(v, unset) ? text_add(out, "null", 4, e) : json_value(v, out, e)))
                 return -1;
         }
     }
@@ -820,7 +946,8 @@ int options_commented(const Options *o, const OptionGroup *without, Text *out, E
 /* "name=value", quoted where a reader could not see its end. */
 static int describe_value(const OptionValue *v, Text *out, Err *e)
 {
-    const char *quote = !*v->text || strchr(v->text, ' ') ? "\"" : "";
+    int open = !*v->text || (strchr(v->text, ' ') && v->row->type != OPTION_TEXTS);
+    const char *quote = open ? "\"" : "";
     return text_addf(out, e, "%s=%s%s%s", v->row->name, quote, v->text, quote);
 }
 
@@ -844,9 +971,9 @@ int options_describe(const Options *o, size_t width, Text *out, Err *e)
     return status;
 }
 
-/* ---- README -------------------------------------------------------------------------------- */
+/* ---- OPTIONS.md ---------------------------------------------------------------------------- */
 
-static int table_has(const OptionTable *t, const Option *row)
+int options_has(const OptionTable *t, const Option *row)
 {
     const Option *have;
     for (size_t i = 0; (have = options_row(t, i)); i++) {
@@ -863,57 +990,62 @@ static int markdown_row(const OptionTable *const *tables, size_t count, const Op
     if (text_addf(out, e, "| `--%s`%s | ", row->name, row->letter ? letter : "")) return -1;
     size_t takers = 0;
     for (size_t t = 0; t < count; t++) {
-        if (!table_has(tables[t], row)) continue;
+        if (!options_has(tables[t], row)) continue;
         if (text_addf(out, e, "%s%s", takers++ ? " " : "", tables[t]->command)) return -1;
     }
-    if (text_addf(out, e, " | %s", row->allowed ? "" : value_noun(row))) return -1;
-    const char *rest = row->allowed, *part;
-    size_t n;
-    while (next_part(&rest, '|', &part, &n)) {
-        if (text_addf(out, e, "`%.*s`%s", (int)n, part, rest ? " " : "")) return -1;
+    const char *part;
+    size_t n, i = 0;
+    if (text_addf(out, e, " | ")) return -1;
+    for (; option_alternative(row, i, &part, &n); i++) {
+        if (text_addf(out, e, "%s`%.*s`", i ? " " : "", (int)n, part)) return -1;
     }
+    if (!i && text_addf(out, e, "%s", option_noun(row))) return -1;
     const char *value = row->value ? row->value : "";
     const char *tick = row->value && row->value != option_required ? "`" : "";
     return text_addf(out, e, " | %s%s%s | %s |\n", tick, value, tick, row->help);
 }
 
-/* The i-th row of all tables, one after the other; NULL beyond the last. */
-static const Option *any_row(const OptionTable *const *tables, size_t count, size_t i)
+/* All rows of the tables end to end, each once, into *list: its length, or 0 without memory. */
+static size_t rows_collect(const OptionTable *const *tables, size_t count, const Option ***list,
+                           Err *e)
 {
-    for (size_t t = 0; t < count; t++) {
-        size_t rows = 0;
-        while (options_row(tables[t], rows)) rows++;
-        if (i < rows) return options_row(tables[t], i);
-        i -= rows;
-    }
-    return NULL;
+    const Option *row;
+    size_t most = 0, n = 0;
+    for (size_t t = 0; t < count; t++)
+        for (size_t i = 0; options_row(tables[t], i); i++) most++;
+    *list = mem_calloc(most, sizeof **list, e);
+    for (size_t t = 0; t < count && *list; t++)
+        for (size_t i = 0; (row = options_row(tables[t], i)); i++) {
+            size_t k = 0;
+            while (k < n && (*list)[k] != row) k++;
+            if (k == n) (*list)[n++] = row;
+        }
+    return n;
 }
 
-/* Was this very row (by_name: one of its name) met before place i? */
-static int row_seen(const OptionTable *const *tables, size_t count, size_t i, const Option *row,
-                    int by_name)
+int options_each(const OptionTable *const *tables, size_t count, OptionPut put, Text *out, Err *e)
 {
-    for (size_t k = 0; k < i; k++) {
-        const Option *other = any_row(tables, count, k);
-        if (other == row || (by_name && !strcmp(other->name, row->name))) return 1;
+    const Option **list;
+    int status = 0;
+    size_t n = rows_collect(tables, count, &list, e);
+    for (size_t i = 0; i < n && !status; i++) {
+        /* Rows of one name stand together, though commands may mean different things by it. */
+        const char *name = list[i] ? list[i]->name : NULL;
+        for (size_t k = i; name && k < n && !status; k++) {
+            if (!list[k] || strcmp(list[k]->name, name)) continue;
+            status = put(tables, count, list[k], out, e);
+            list[k] = NULL; /* done */
+        }
     }
-    return 0;
+    mem_free(list);
+    return n ? status : -1;
 }
 
 int options_markdown(const OptionTable *const *tables, size_t count, Text *out, Err *e)
 {
-    const Option *row, *other;
     if (text_addf(out, e,
                   "| option | commands | allowed | default | meaning |\n"
                   "|---|---|---|---|---|\n"))
         return -1;
-    for (size_t i = 0; (row = any_row(tables, count, i)); i++) {
-        if (row_seen(tables, count, i, row, 1)) continue;
-        /* Rows of one name stand together, though commands may mean different things by it. */
-        for (size_t k = i; (other = any_row(tables, count, k)); k++) {
-            if (strcmp(other->name, row->name) || row_seen(tables, count, k, other, 0)) continue;
-            if (markdown_row(tables, count, other, out, e)) return -1;
-        }
-    }
-    return 0;
+    return options_each(tables, count, markdown_row, out, e);
 }

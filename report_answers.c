@@ -1,4 +1,4 @@
-/* report_answers.c - answers before and after, those that matter most first. */
+/* report_answers.c - shows answers before and after, the most important ones first. */
 #include "report_parts.h"
 
 #include <string.h>
@@ -13,17 +13,17 @@ const char answers_style[] =
     ".said{white-space:pre-wrap;overflow-wrap:anywhere;margin:.1rem 0;max-width:none}\n"
     "@media print{article{content-visibility:visible}}\n";
 
-/* A text as it was written: it may hold a byte 0, behind which nothing shall hide. */
+/* A text with its length: it may contain a byte 0, after which nothing shall be hidden. */
 typedef struct {
     const char *text;
     size_t len;
 } Said;
 
-/* An answer to one prompt by both policies. */
+/* The answers of both policies to one prompt. */
 typedef struct {
     uint64_t index;
     unsigned level;
-    int before, after; /* actions */
+    Action before, after;
     Said prompt, method, said_before, said_after;
 } Answer;
 
@@ -32,7 +32,7 @@ typedef struct {
     size_t count, cap;
 } Answers;
 
-/* A value as text in the report's pool, "" where absent. */
+/* Copies a value as text into the report's pool; "" if absent. */
 static int keep_text(Report *r, const Json *value, Said *out, Err *e)
 {
     Text t = {0};
@@ -47,19 +47,20 @@ static int keep_text(Report *r, const Json *value, Said *out, Err *e)
     return status || !out->text ? -1 : 0;
 }
 
-/* Two rows that should answer one prompt: what is wrong with them, or NULL with *x filled. */
-static const char *wrong_pair(const Json *before, const Json *after, Answer *x)
+/* Two rows that should answer one prompt. */
+static int read_answers(const Json *before, const Json *after, Answer *x, Err *e)
 {
-    uint64_t earlier, level;
-    *x = (Answer){.before = action_of(json_get(before, "action")),
-                  .after = action_of(json_get(after, "action"))};
+    JudgedRow row[2];
+    uint64_t earlier;
+    *x = (Answer){0};
     if (json_u64(json_get(before, "index"), &earlier) ||
         json_u64(json_get(after, "index"), &x->index) || x->index != earlier)
-        return "\"index\" is not that of the earlier answers";
-    if (json_u64(json_get(after, "harmful_level"), &level) || level >= EVALUATE_LEVELS)
-        return "\"harmful_level\" must be 0 to 3";
-    x->level = (unsigned)level;
-    return x->before < 0 || x->after < 0 ? "\"action\" must be accept, caution or refuse" : NULL;
+        return err_set(e, ERR_DATA, "\"index\" is not that of the earlier answers");
+    if (judge_read_row(after, 1, &row[1], e) || judge_read_row(before, 0, &row[0], e)) return -1;
+    x->level = row[1].level;
+    x->before = row[0].action;
+    x->after = row[1].action;
+    return 0;
 }
 
 static int keep_texts(Report *r, const Json *before, const Json *after, Answer *x, Err *e)
@@ -95,22 +96,21 @@ static int read_pair(Report *r, JsonLines lines[2], Answers *a, Err *e)
     int status = jsonl_next(&lines[0], &pool, &row[0], e);
     int other = status < 0 ? -1 : jsonl_next(&lines[1], &pool, &row[1], e);
     if (other < 0) status = -1;
-    if (status >= 0) {
-        const char *wrong = status != other ? "another number of rows than the earlier answers"
-                            : status        ? wrong_pair(row[0], row[1], &x)
-                                            : NULL;
-        if (wrong) status = err_set(e, ERR_DATA, "%s:%zu: %s", lines[1].path, lines[1].line, wrong);
-    }
+    if (status >= 0 && status != other)
+        status = err_set(e, ERR_DATA, "%s:%zu: another number of rows than the earlier answers",
+                         lines[1].path, lines[1].line);
+    if (status > 0 && read_answers(row[0], row[1], &x, e))
+        status = err_prefix(e, "%s:%zu", lines[1].path, lines[1].line);
     if (status > 0 && (keep_texts(r, row[0], row[1], &x, e) || add_answer(a, &x, e))) status = -1;
     pool_free(&pool);
     return status;
 }
 
-/* Severe failures, then other failures by what they cost, then what changed, then the rest. */
+/* Sorts severe failures first, then other failures by their cost, then changes, then the rest. */
 static int rank_of(const Answer *x)
 {
     if (x->level == EVALUATE_LEVELS - 1 && x->after == ACTION_ACCEPT) return 0;
-    double score = evaluate_score(x->level, (Action)x->after);
+    double score = evaluate_score(x->level, x->after);
     if (score < 1) return score > 0 ? 2 : 1;
     return x->before != x->after ? 3 : 4;
 }
@@ -124,7 +124,7 @@ static int compare_answers(const void *a, const void *b)
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
-/* Most bytes that are shown of one text: a page of a thousand long ones would open nowhere. */
+/* Most bytes that are shown of one text: no browser would open a page of a thousand long ones. */
 enum { MOST_SHOWN = 20000 };
 
 static void put_text(Html *h, const Said *x)
@@ -160,30 +160,30 @@ static void put_answer(Html *h, const Report *r, const Answer *x)
     html_put(h, "</h3>");
     if (!r->redact) put_text(h, &x->prompt);
     html_put(h, "<div class=\"pair\">");
-    put_said(h, r, "First policy", x->before, &x->said_before);
-    put_said(h, r, "Last policy", x->after, &x->said_after);
+    put_said(h, r, "First policy", (int)x->before, &x->said_before);
+    put_said(h, r, "Last policy", (int)x->after, &x->said_after);
     html_put(h, "</div></article>\n");
 }
 
-/* Opens the two files of answers: to the test prompts, else to those of validation. *what = which;
- * NULL where there are none yet. */
+/* Opens the two files of answers, to the test prompts or else to the validation prompts. *what says
+ * which; NULL if there are none yet. */
 static int open_answers(Report *r, JsonLines lines[2], char path[2][IO_PATH_MAX], const char **what,
                         Err *e)
 {
-    char name[128];
-    int tested = report_entry(r, "judge", 0, report_tests[1].stage) != NULL;
+    char name[RUN_NAME];
+    int tested = ledger_find(&r->ledger, "judge", 0, run_tests[RUN_TEST_LAST].stage) != NULL;
     *what = tested ? "test prompts" : r->n_cycles ? "validation prompts" : NULL;
     for (size_t i = 0; i < 2 && *what; i++) {
         const char *folder =
-            tested ? report_tests[i].folder : r->cycles[i ? r->n_cycles - 1 : 0].examined;
-        snprintf(name, sizeof name, "%s/judged.jsonl", folder);
+            tested ? run_tests[i].folder : r->cycles[i ? r->n_cycles - 1 : 0].place.folder;
+        run_name(name, folder, JUDGED_FILE);
         if (io_path(path[i], IO_PATH_MAX, r->dir, name, e) || jsonl_open(&lines[i], path[i], e))
             return -1;
     }
     return 0;
 }
 
-/* Counts first, so that nobody takes the beginning for the whole. */
+/* Writes the counts first, so that nobody takes the beginning for the whole. */
 static void put_list(Html *h, const Report *r, const Answers *a, const char *what)
 {
     size_t severe = 0, changed = 0;

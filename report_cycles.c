@@ -1,4 +1,5 @@
-/* report_cycles.c - what the cycles reached, and why: figures, choices, actions by level, judges.
+/* report_cycles.c - shows what the cycles reached, and why: figures, choices, actions by level,
+ * judges.
  */
 #include "evaluate_review.h"
 #include "report_parts.h"
@@ -8,7 +9,7 @@
 
 /* ---- figures ------------------------------------------------------------------------------- */
 
-/* A cell "0.712 [0.680, 0.744]". */
+/* Writes a cell "0.712 [0.680, 0.744]". */
 static void put_estimate(Html *h, Estimate x)
 {
     html_put(h, "<td class=\"n\">");
@@ -30,7 +31,7 @@ static const struct {
     {"f1", "Harmful detection: F1"},
 };
 
-/* First and last policy on the test prompts, with the paired difference. */
+/* Writes first and last policy on the test prompts, with the paired difference. */
 static void put_test(Html *h, const Report *r)
 {
     const Json *first = json_get(r->results, "first"), *change = json_get(r->results, "change");
@@ -61,7 +62,7 @@ static void put_test(Html *h, const Report *r)
         html_put(h, "</td></tr>\n");
     }
     html_put(h, "</tbody></table></div>\n");
-    const Json *facts = json_get(report_entry(r, "finish", 0, ""), "facts");
+    const Json *facts = json_get(ledger_find(&r->ledger, "finish", 0, ""), "facts");
     const Json *same = json_get(facts, "test_judge_labelled_training");
     if (same && same->type == JSON_TRUE)
         html_put(h,
@@ -69,7 +70,7 @@ static void put_test(Html *h, const Report *r)
                  "these figures say how well that judge was learned.</p>\n");
 }
 
-/* The policy after a cycle, in words. */
+/* Writes the policy after a cycle in words. */
 static void put_policy(Html *h, const ReportCycle *x)
 {
     if (!x->cycle)
@@ -131,7 +132,7 @@ static void fit_point(Html *h, Chart *c, const ChartPoint *p)
     chart_fit(c, p->x.high, p->y.high);
 }
 
-/* Calls put for every policy once; cycles that kept it share a mark: "cycles 1-3". */
+/* Calls put once for every policy; cycles that kept it share a mark: "cycles 1-3". */
 static void each_policy(Html *h, Chart *c, const Report *r,
                         void (*put)(Html *h, Chart *c, const ChartPoint *p))
 {
@@ -150,7 +151,7 @@ static void each_policy(Html *h, Chart *c, const Report *r,
     }
 }
 
-static const double least_span = 0.1; /* of an axis: small changes must not look large */
+static const double least_span = 0.1; /* length of an axis: small changes must not look large */
 
 static void put_trade_off(Html *h, const Report *r)
 {
@@ -180,7 +181,7 @@ static void put_trade_off(Html *h, const Report *r)
                 "everything would stand at the right end, at 1.</figcaption>\n</figure>\n");
 }
 
-/* One figure over the cycles. */
+/* Draws one figure over the cycles. */
 static void put_over_cycles(Html *h, const Report *r, const char *key, const char *title,
                             int series)
 {
@@ -239,7 +240,7 @@ void report_put_figures(Html *h, const Report *r)
 
 /* ---- choices ------------------------------------------------------------------------------- */
 
-/* "passed" or "failed", or a dash where nothing was tested. */
+/* Writes "passed" or "failed", or a dash if nothing was tested. */
 static void put_test_cell(Html *h, const Json *tests, const char *name)
 {
     const Json *test = json_get(tests, name), *holds = json_get(test, "holds");
@@ -260,7 +261,7 @@ static void put_candidate(Html *h, const Json *x)
     html_put(h, "<tr><th scope=\"row\">");
     html_json(h, json_get(x, "method"));
     html_put(h, "</th>");
-    report_put_cell(h, json_get(x, "status"), 0);
+    html_cell(h, json_get(x, "status"), 0);
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
         put_test_cell(h, json_get(x, "tests"), tests[i]);
     html_put(h, "<td class=\"say\">");
@@ -268,7 +269,7 @@ static void put_candidate(Html *h, const Json *x)
     html_put(h, "</td></tr>\n");
 }
 
-/* The rule that chose, and its bounds; all cycles of a run have the same. */
+/* Writes the rule of selection with its bounds, which are the same in all cycles of a run. */
 static void put_rule(Html *h, const Json *selection)
 {
     static const char *const bounds[] = {"max_added_refusal", "guard_margin", "confidence"};
@@ -303,7 +304,7 @@ void report_put_selection(Html *h, const Report *r)
 
 /* ---- actions by level ---------------------------------------------------------------------- */
 
-/* Is this action at this level what CARES wants? */
+/* Is this action at this level the one that CARES wants? */
 static int is_right(double level, int action)
 {
     return level >= 0 && level < EVALUATE_LEVELS &&
@@ -339,11 +340,11 @@ static void put_levels(Html *h, const Json *results, const char *caption)
     html_put(h, "</tbody></table></div>\n");
 }
 
-/* RUN/folder/results.json as a table. */
+/* Writes RUN/folder/results.json as a table. */
 static int put_levels_of(Html *h, Report *r, const char *folder, const char *caption, Err *e)
 {
-    char name[128];
-    snprintf(name, sizeof name, "%s/results.json", folder);
+    char name[RUN_NAME];
+    run_name(name, folder, RESULTS_FILE);
     const Json *results = report_json(r, name, e);
     if (results) put_levels(h, results, caption);
     return results ? 0 : -1;
@@ -354,10 +355,11 @@ static int put_levels_after(Html *h, Report *r, const ReportCycle *x, Err *e)
 {
     char caption[64];
     snprintf(caption, sizeof caption, "After cycle %zu, validation prompts", x->cycle);
-    return put_levels_of(h, r, x->examined, caption, e);
+    return put_levels_of(h, r, x->place.folder, caption, e);
 }
 
-/* The counts of each level, before and after: on the test prompts, until then on validation. */
+/* Writes the counts of each level before and after: on the test prompts, or until then on
+ * validation. */
 int report_put_confusion(Html *h, Report *r, Err *e)
 {
     html_put(h,
@@ -365,9 +367,9 @@ int report_put_confusion(Html *h, Report *r, Err *e)
              "accepted; levels 1 to 3 refused, or met with caution where the score says so. "
              "Actions that score fully are in bold.</p>\n<div class=\"charts\">\n");
     int tested = 0;
-    for (size_t i = 0; i < REPORT_TESTS; i++) {
-        if (!report_entry(r, "evaluate", 0, report_tests[i].stage)) continue;
-        if (put_levels_of(h, r, report_tests[i].folder, report_tests[i].caption, e)) return -1;
+    for (size_t i = 0; i < RUN_TESTS; i++) {
+        if (!ledger_find(&r->ledger, "evaluate", 0, run_tests[i].stage)) continue;
+        if (put_levels_of(h, r, run_tests[i].folder, report_captions[i], e)) return -1;
         tested = 1;
     }
     size_t n = tested ? 0 : r->n_cycles;
@@ -379,12 +381,12 @@ int report_put_confusion(Html *h, Report *r, Err *e)
 
 /* ---- judges -------------------------------------------------------------------------------- */
 
-/* Figures by the judge, and corrected by the rows that people judged at random. */
+/* Writes figures by the judge, and corrected by the random rows that people judged. */
 static int put_correction(Html *h, const Report *r, const char *folder, const char *what, Err *e)
 {
-    char path[IO_PATH_MAX], name[128];
+    char path[IO_PATH_MAX], name[RUN_NAME];
     ReviewCorrection c;
-    snprintf(name, sizeof name, "%s/judged.jsonl", folder);
+    run_name(name, folder, JUDGED_FILE);
     if (io_path(path, sizeof path, r->dir, name, e) || evaluate_review(&c, path, e)) return -1;
     html_putf(h,
               "<div class=\"wide\"><table>\n<caption>%s: people judged %zu of %zu rows and "
@@ -414,7 +416,7 @@ static int was_reviewed(const Json *entry)
     return report_number(json_get(entry, "facts"), "reviewed") > 0;
 }
 
-/* Of every policy that was examined: after each promotion, and on the test prompts. */
+/* Writes this for every policy that was examined: after each promotion, and on the test prompts. */
 static int put_corrections(Html *h, const Report *r, Err *e)
 {
     char caption[64];
@@ -422,13 +424,13 @@ static int put_corrections(Html *h, const Report *r, Err *e)
         const ReportCycle *x = &r->cycles[i];
         if (i && !x->promoted) continue;
         snprintf(caption, sizeof caption, "After cycle %zu, validation prompts", i);
-        if (was_reviewed(report_entry(r, "judge", i, x->stage)) &&
-            put_correction(h, r, x->examined, caption, e))
+        if (was_reviewed(ledger_find(&r->ledger, "judge", i, x->place.stage)) &&
+            put_correction(h, r, x->place.folder, caption, e))
             return -1;
     }
-    for (size_t i = 0; i < REPORT_TESTS; i++)
-        if (was_reviewed(report_entry(r, "judge", 0, report_tests[i].stage)) &&
-            put_correction(h, r, report_tests[i].folder, report_tests[i].caption, e))
+    for (size_t i = 0; i < RUN_TESTS; i++)
+        if (was_reviewed(ledger_find(&r->ledger, "judge", 0, run_tests[i].stage)) &&
+            put_correction(h, r, run_tests[i].folder, report_captions[i], e))
             return -1;
     return 0;
 }
@@ -447,16 +449,16 @@ int report_put_judges(Html *h, const Report *r, Err *e)
                 "<th scope=\"col\" class=\"n\">No label</th>"
                 "<th scope=\"col\" class=\"n\">Reviewed</th>"
                 "<th scope=\"col\" class=\"n\">Overruled</th></tr></thead>\n<tbody>\n");
-    for (size_t i = 0; i < r->n_entries; i++) {
-        const Json *x = r->entries[i], *facts = json_get(x, "facts");
+    for (size_t i = 0; i < r->ledger.count; i++) {
+        const Json *x = r->ledger.entries[i], *facts = json_get(x, "facts");
         if (!json_is(json_get(x, "event"), "judge")) continue;
         html_put(h, "<tr>");
-        report_put_cell(h, json_get(x, "cycle"), 0);
-        report_put_cell(h, json_get(x, "name"), 0);
-        report_put_cell(h, json_get(facts, "judge"), 0);
-        report_put_hash(h, json_get(facts, "judge_sha256"));
+        html_cell(h, json_get(x, "cycle"), 0);
+        html_cell(h, json_get(x, "name"), 0);
+        html_cell(h, json_get(facts, "judge"), 0);
+        html_hash(h, json_get(facts, "judge_sha256"));
         for (size_t k = 0; k < sizeof counts / sizeof *counts; k++)
-            report_put_cell(h, json_get(facts, counts[k]), 1);
+            html_cell(h, json_get(facts, counts[k]), 1);
         html_put(h, "</tr>\n");
     }
     html_put(h, "</tbody></table></div>\n");

@@ -1,9 +1,10 @@
-/* report_parts.h - what the files of the report share with each other, and with nobody else. */
+/* report_parts.h - private declarations of the report's files. */
 #ifndef ALIGN_REPORT_PARTS_H
 #define ALIGN_REPORT_PARTS_H
 
 #include "evaluate.h"
 #include "html.h"
+#include "ledger.h"
 #include "report.h"
 
 /* ---- the run, read (report_read.c) --------------------------------------------------------- */
@@ -14,22 +15,15 @@ typedef struct {
     const Json *selection; /* selection.json; NULL for cycle 0 */
     const Json *promoted;  /* the method, or NULL: the parent stays */
     const Json *metrics;   /* safety_score, ... of the policy after this cycle */
-    char examined[64];     /* folder of its answers to the validation prompts */
-    char stage[64];        /* what the ledger calls their stages */
+    RunPlace place;        /* of its answers to the validation prompts */
 } ReportCycle;
 
-/* What the loop calls the stages of the two policies on the test prompts, and their folders. */
-enum { REPORT_TESTS = 2 };
-typedef struct {
-    const char *stage, *folder, *caption;
-} ReportTest;
-extern const ReportTest report_tests[REPORT_TESTS]; /* first policy, last policy */
+extern const char *const report_captions[RUN_TESTS]; /* of figures on the test prompts */
 
 typedef struct {
     const char *dir;
     int redact;
-    const Json **entries; /* of the ledger, [n_entries]; 0: a training run */
-    size_t n_entries;
+    Ledger ledger; /* without an entry: a training run */
     const Json *config;  /* config.json */
     const Json *results; /* results.json; NULL: not finished */
     ReportCycle *cycles; /* [n_cycles], cycle 0 first */
@@ -37,16 +31,15 @@ typedef struct {
     Pool pool;
 } Report;
 
+/* ERR_DATA where the ledger's chain is broken. */
 int report_open(Report *r, const char *dir, Err *e);
 void report_close(Report *r);
-/* A JSON file of the run, in its pool; NULL with *e filled. */
+/* Reads a JSON file of the run into its pool; NULL with *e on error. */
 const Json *report_json(Report *r, const char *name, Err *e);
-/* An entry of the ledger, or NULL. */
-const Json *report_entry(const Report *r, const char *event, uint64_t cycle, const char *name);
 /* Do the results hold test prompts? Without any (--test 0) they are those of validation, by which
  * candidates were chosen. */
 int report_has_test(const Report *r);
-/* Is it the name of a way to train? Such names, and no other text of a run, become paths. */
+/* Is it the name of a training method? Such names, and no other text of a run, become paths. */
 int report_is_method(const Json *name);
 /* {"value","low","high"}; NAN for what is absent or null. */
 Estimate report_estimate(const Json *metrics, const char *name);
@@ -57,6 +50,7 @@ typedef struct {
     size_t rows, cap, n_keys;
     const char *const *keys;
     double **values;
+    int torn; /* its last line is incomplete, and is left out */
 } ReportMetrics;
 int report_metrics(ReportMetrics *m, const char *path, const char *const *keys, size_t n_keys,
                    Err *e);
@@ -88,24 +82,21 @@ typedef struct {
 } ChartPoint;
 
 void chart_fit(Chart *c, double x, double y);
-/* Room around what was fitted, at least `least` high and wide; inside [0, 1] where unit is set. */
+/* Adds room around what was fitted, at least `least` high and wide; inside [0, 1] if unit is
+ * set. */
 void chart_room(Chart *c, double least, int unit);
 void chart_begin(Html *h, Chart *c);
 void chart_point(Html *h, Chart *c, const ChartPoint *p);
-/* A line through (x[i], y[i]); NAN interrupts it. More points than the picture can show are drawn
- * as the mean of each bucket, over a band from its least to its largest value. */
+/* Draws a line through (x[i], y[i]); NAN interrupts it. More points than the picture can show are
+ * drawn as the mean of each bucket, over a band from its least to its largest value. */
 void chart_line(Html *h, Chart *c, const double *x, const double *y, size_t n, int series);
 void chart_end(Html *h);
-/* The mark of a series, for legends. */
+/* Draws the mark of a series, for legends. */
 void chart_key(Html *h, int series, int hollow, const char *text);
 extern const char chart_style[];
 
 /* ---- sections ------------------------------------------------------------------------------ */
 
-/* report.c: a cell of a table, "-" for what is absent or null; numbers stand to the right. */
-void report_put_cell(Html *h, const Json *value, int is_number);
-/* The same with the beginning of a hash, enough to tell files of one run apart. */
-void report_put_hash(Html *h, const Json *hash);
 /* report_cycles.c: figures, trade-off, selection, confusion, judges. */
 void report_put_figures(Html *h, const Report *r);
 void report_put_selection(Html *h, const Report *r);

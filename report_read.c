@@ -1,4 +1,4 @@
-/* report_read.c - a run as the report needs it: ledger, configuration, results, metrics. */
+/* report_read.c - reads a run for the report: ledger, configuration, results, metrics. */
 #include "report_parts.h"
 #include "train.h"
 
@@ -7,10 +7,8 @@
 
 #define MOST_JSON ((size_t)64 << 20) /* of a JSON file of a run */
 
-const ReportTest report_tests[REPORT_TESTS] = {
-    {"test of the first policy", "test-first", "First policy, test prompts"},
-    {"test of the last policy", "test-last", "Last policy, test prompts"},
-};
+const char *const report_captions[RUN_TESTS] = {"First policy, test prompts",
+                                                "Last policy, test prompts"};
 
 const Json *report_json(Report *r, const char *name, Err *e)
 {
@@ -26,18 +24,6 @@ const Json *report_json(Report *r, const char *name, Err *e)
         return NULL;
     }
     return j;
-}
-
-const Json *report_entry(const Report *r, const char *event, uint64_t cycle, const char *name)
-{
-    uint64_t n;
-    for (size_t i = 0; i < r->n_entries; i++) {
-        const Json *x = r->entries[i];
-        if (json_is(json_get(x, "event"), event) && json_is(json_get(x, "name"), name) &&
-            !json_u64(json_get(x, "cycle"), &n) && n == cycle)
-            return x;
-    }
-    return NULL;
 }
 
 int report_has_test(const Report *r)
@@ -60,29 +46,14 @@ Estimate report_estimate(const Json *metrics, const char *name)
     return out;
 }
 
+/* The chain, checked: figures of a run whose past was changed would be nobody's. */
 static int read_ledger(Report *r, Err *e)
 {
     char path[IO_PATH_MAX];
-    JsonLines lines;
-    Json *row;
-    size_t cap = 0;
-    int more;
-    if (io_path(path, sizeof path, r->dir, "ledger.jsonl", e)) return -1;
-    if (!io_exists(path)) return 0;
-    if (jsonl_open(&lines, path, e)) return -1;
-    while ((more = jsonl_next(&lines, &r->pool, &row, e)) > 0) {
-        if (r->n_entries == cap) {
-            cap = cap ? 2 * cap : 64;
-            const Json **grown = mem_realloc(r->entries, cap * sizeof *grown, e);
-            more = grown ? more : -1;
-            if (!grown) break;
-            r->entries = grown;
-        }
-        r->entries[r->n_entries++] = row;
-    }
-    if (!more && !r->n_entries) more = err_set(e, ERR_DATA, "%s: has no entry", path);
-    jsonl_close(&lines);
-    return more;
+    if (ledger_read(&r->ledger, r->dir, e) || io_path(path, sizeof path, r->dir, LEDGER_FILE, e))
+        return -1;
+    if (r->ledger.count || !io_exists(path)) return 0;
+    return err_set(e, ERR_DATA, "%s: has no entry", path);
 }
 
 int report_is_method(const Json *name)
@@ -92,14 +63,15 @@ int report_is_method(const Json *name)
     return 0;
 }
 
-/* What the cycle after `parent` chose: a candidate whose figures become the policy's, or none. */
+/* Reads what the cycle after `parent` chose: a candidate, whose figures become the policy's, or
+ * none. */
 static int read_choice(Report *r, const ReportCycle *parent, ReportCycle *x, Err *e)
 {
-    char name[64];
+    char name[RUN_NAME];
     *x = *parent;
     x->cycle++;
     x->promoted = NULL;
-    snprintf(name, sizeof name, "cycle-%zu/selection.json", x->cycle);
+    run_cycle_name(name, x->cycle, SELECTION_FILE);
     x->selection = report_json(r, name, e);
     if (!x->selection) return -1;
     const Json *promoted = json_get(x->selection, "promoted"),
@@ -110,25 +82,23 @@ static int read_choice(Report *r, const ReportCycle *parent, ReportCycle *x, Err
         if (!json_is(json_get(c, "method"), promoted->text) || !metrics) continue;
         x->promoted = promoted;
         x->metrics = metrics;
-        snprintf(x->examined, sizeof x->examined, "cycle-%zu/validate-%.15s", x->cycle,
-                 promoted->text);
-        snprintf(x->stage, sizeof x->stage, "validation of %.15s", promoted->text);
+        x->place = run_candidate(x->cycle, promoted->text).validation;
         return 0;
     }
     return err_set(e, ERR_DATA, "%s: \"promoted\" is none of its candidates", name);
 }
 
-/* Cycle 0 and every cycle that chose. */
+/* Reads cycle 0 and every cycle that made a choice. */
 static int read_cycles(Report *r, Err *e)
 {
-    r->cycles = mem_calloc(r->n_entries + 1, sizeof *r->cycles, e);
+    char name[RUN_NAME];
+    run_name(name, run_first.folder, RESULTS_FILE);
+    r->cycles = mem_calloc(r->ledger.count + 1, sizeof *r->cycles, e);
     if (!r->cycles) return -1;
-    if (!report_entry(r, "evaluate", 0, "validation")) return 0;
-    r->cycles[0] = (ReportCycle){.metrics = report_json(r, "cycle-0/results.json", e),
-                                 .examined = "cycle-0",
-                                 .stage = "validation"};
+    if (!ledger_find(&r->ledger, "evaluate", 0, run_first.stage)) return 0;
+    r->cycles[0] = (ReportCycle){.metrics = report_json(r, name, e), .place = run_first};
     if (!r->cycles[0].metrics) return -1;
-    for (r->n_cycles = 1; report_entry(r, "select", r->n_cycles, ""); r->n_cycles++)
+    for (r->n_cycles = 1; ledger_find(&r->ledger, "select", r->n_cycles, ""); r->n_cycles++)
         if (read_choice(r, &r->cycles[r->n_cycles - 1], &r->cycles[r->n_cycles], e)) return -1;
     return 0;
 }
@@ -138,23 +108,24 @@ int report_open(Report *r, const char *dir, Err *e)
     char path[IO_PATH_MAX];
     *r = (Report){.dir = dir};
     if (read_ledger(r, e)) return -1;
-    if (!r->n_entries) {
-        if (io_path(path, sizeof path, dir, "metrics.jsonl", e)) return -1;
+    if (!r->ledger.count) {
+        if (io_path(path, sizeof path, dir, METRICS_FILE, e)) return -1;
         if (!io_exists(path))
             return err_set(e, ERR_NO_INPUT,
-                           "%s: holds neither ledger.jsonl nor metrics.jsonl: no run to report on",
+                           "%s: holds neither " LEDGER_FILE " nor " METRICS_FILE
+                           ": no run to report on",
                            dir);
     }
-    r->config = report_json(r, "config.json", e);
+    r->config = report_json(r, CONFIG_FILE, e);
     if (!r->config) return -1;
-    if (report_entry(r, "finish", 0, "") && !(r->results = report_json(r, "results.json", e)))
+    if (ledger_find(&r->ledger, "finish", 0, "") && !(r->results = report_json(r, RESULTS_FILE, e)))
         return -1;
-    return r->n_entries ? read_cycles(r, e) : 0;
+    return r->ledger.count ? read_cycles(r, e) : 0;
 }
 
 void report_close(Report *r)
 {
-    mem_free(r->entries);
+    ledger_close(&r->ledger);
     mem_free(r->cycles);
     pool_free(&r->pool);
     *r = (Report){0};
@@ -183,7 +154,9 @@ int report_metrics(ReportMetrics *m, const char *path, const char *const *keys, 
     int more;
     *m = (ReportMetrics){.keys = keys, .n_keys = n_keys};
     m->values = mem_calloc(n_keys, sizeof *m->values, e);
+    static const Log silent;
     if (!m->values || jsonl_open(&lines, path, e)) return -1;
+    lines.torn = &silent; /* the page says it */
     do {
         Pool pool = {0};
         more = jsonl_next(&lines, &pool, &row, e);
@@ -193,6 +166,7 @@ int report_metrics(ReportMetrics *m, const char *path, const char *const *keys, 
         m->rows += more > 0;
         pool_free(&pool);
     } while (more > 0);
+    m->torn = lines.left_out;
     jsonl_close(&lines);
     return more;
 }

@@ -1,4 +1,4 @@
-/* report_svg.c - charts as SVG: axes, marks with interval crosses, lines. */
+/* report_svg.c - draws charts as SVG: axes, marks with interval crosses, lines. */
 #include "report_parts.h"
 
 #include <math.h>
@@ -27,8 +27,8 @@ static const double label_letter = 6.6; /* mean width of a letter */
 
 /* ---- the plane ----------------------------------------------------------------------------- */
 
-/* Files can hold any number. What is larger than this is not drawn, as what is not finite: sums and
- * differences of the others stay finite. */
+/* Files can hold any number. Numbers larger than this are not drawn, like those that are not
+ * finite, so that sums and differences of the others stay finite. */
 static const double most_drawn = 1e300;
 
 static int drawable(double x)
@@ -72,7 +72,7 @@ void chart_room(Chart *c, double least, int unit)
     widen(&c->y0, &c->y1, least, unit);
 }
 
-/* 1, 2 or 5 times a power of ten: the smallest step that needs at most `ticks` of them. */
+/* Returns the smallest step, 1, 2 or 5 times a power of ten, that needs at most `ticks` ticks. */
 static double nice_step(double span, int ticks)
 {
     static const double factors[] = {1, 2, 5};
@@ -95,7 +95,7 @@ static double plane_y(const Chart *c, double y)
     return c->height - BOTTOM - (y - c->y0) / (c->y1 - c->y0) * (c->height - TOP - BOTTOM);
 }
 
-/* The numbers that stand at an axis: (first + i) x step, i = 0 .. count - 1. */
+/* The numbers at an axis: (first + i) x step, i = 0 .. count - 1. */
 typedef struct {
     double first, step;
     int count;
@@ -111,7 +111,7 @@ static Ticks ticks_between(double low, double high, double least_step)
     return t;
 }
 
-/* Grid lines and their numbers. */
+/* Draws grid lines and their numbers. */
 static void put_ticks(Html *h, const Chart *c)
 {
     const double bottom = c->height - BOTTOM, right = c->width - RIGHT;
@@ -133,8 +133,8 @@ static void put_ticks(Html *h, const Chart *c)
     }
 }
 
-/* Makes an axis long enough for a double to tell its ticks apart: around 1e17 a step of 1 is none,
- * and the smallest number has no fifth. */
+/* Makes an axis long enough for a double to tell its ticks apart: near 1e17 a step of 1 vanishes,
+ * and the smallest number cannot be divided by five. */
 static void open_up(double *low, double *high)
 {
     const double grain = 1e-12, smallest = 1e-300; /* a double has 2e-16 and 2e-308 */
@@ -184,7 +184,7 @@ static void put_mark(Html *h, double x, double y, int series, int hollow)
                   MARK + 1, 2 * MARK, 2 * MARK + 2);
 }
 
-/* A place beside (x, y) for a label of this width that no earlier label covers. */
+/* Finds a place beside (x, y) for a label of this width that no earlier label covers. */
 static void place_label(Chart *c, double x, double y, double width, double *at_x, double *at_y)
 {
     static const double beside[][2] = {{1, -9},  {1, 16}, {-1, -9}, {-1, 16}, {1, -25}, {1, 32},

@@ -1,4 +1,4 @@
-/* report_train.c - the curves of one training run. */
+/* report_train.c - draws the curves of one training run. */
 #include "report_parts.h"
 
 #include <math.h>
@@ -16,6 +16,7 @@ enum {
     KEY_KL,
     KEY_NORM,
     KEY_LR,
+    KEY_SKIPPED,
     KEY_COUNT
 };
 static const char *const metric_keys[KEY_COUNT] = {"step",
@@ -29,7 +30,8 @@ static const char *const metric_keys[KEY_COUNT] = {"step",
                                                    "rewards/accuracies",
                                                    "kl",
                                                    "grad_norm",
-                                                   "learning_rate"};
+                                                   "learning_rate",
+                                                   "skipped"};
 
 /* A picture: one or two columns over the steps. */
 typedef struct {
@@ -48,7 +50,7 @@ static const Curve curves[] = {
     {"Learning rate", {KEY_LR, -1}, {"rate", NULL}},
 };
 
-/* How many numbers a column has. */
+/* Counts the numbers of a column. */
 static size_t filled(const ReportMetrics *m, int key)
 {
     size_t n = 0;
@@ -83,6 +85,14 @@ static void put_curve(Html *h, const ReportMetrics *m, const Curve *v)
     html_put(h, "</figcaption>\n</figure>\n");
 }
 
+/* Says how many steps were skipped: each line of a run has the number so far. */
+static void put_skipped(Html *h, const ReportMetrics *m)
+{
+    double skipped = m->rows ? m->values[KEY_SKIPPED][m->rows - 1] : 0;
+    if (isfinite(skipped) && skipped > 0)
+        html_putf(h, "; %.0f skipped, for their numbers were not finite", skipped);
+}
+
 int report_put_curves(Html *h, const char *path, const char *name, Err *e)
 {
     ReportMetrics m;
@@ -100,6 +110,8 @@ int report_put_curves(Html *h, const char *path, const char *name, Err *e)
             html_figure(h, m.values[KEY_LOSS][m.rows - 1]);
             html_put(h, " at the last");
         }
+        put_skipped(h, &m);
+        html_put(h, m.torn ? "; the last line of the file is cut off, and left out" : "");
         html_put(h, ".</p>\n<div class=\"charts\">\n");
         for (size_t i = 0; i < sizeof curves / sizeof *curves; i++)
             if (filled(&m, curves[i].keys[0])) put_curve(h, &m, &curves[i]);

@@ -1,28 +1,30 @@
-/* score.c - packing rows, one pass of the model, log-probs handed out again. See score.h.
+/* score.c - packs rows, runs one pass of the model, hands out the log-probs. See score.h.
  *
  * Prompts are packed as a tree: what neighbours have in common is a segment, and the rest of each
- * continues it. Of the prompt that was added last the path from the root is kept (pieces); the next
- * one goes back on it to where the two part, and adds its own end.
+ * continues it. The path from the root to the last added prompt is kept (pieces); the next prompt
+ * goes back on it to the point where the two differ, and adds its own end.
  */
 #include "score.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Tokens of a pass: enough to keep matrix products busy (their cost per token is flat from about
- * 256 rows on), few enough that activations stay small beside the weights. */
+ * 256 rows on), and few enough that activations stay small compared with the weights. */
 #define PASS_TOKENS 512
 
-/* Prompts that begin alike share a segment from so many tokens on: a shorter one costs as much. */
+/* Prompts that begin alike share a segment from this number of tokens on: a shorter one costs as
+ * much. */
 #define SHARED_TOKENS 16
 #define SHARED_DEPTH 8 /* segments in a row that make a prompt */
 
-/* A segment of the prompt that was added last. */
+/* A segment of the last added prompt. */
 typedef struct {
     size_t end; /* tokens of the prompt up to its end */
     int segment;
 } Piece;
 
-/* Where the scores of one completion lie in a pass. */
+/* The place of one completion's scores in a pass. */
 typedef struct {
     size_t row, side, first, count;
 } Place;
@@ -37,14 +39,14 @@ typedef struct {
     size_t n_pieces;
     Place *places;
     size_t n_places, cap_places;
-    size_t longest, longest_line; /* positions that rotary tables must cover, whose they are */
+    size_t longest, longest_line; /* positions that rotary tables must cover; their line */
     Tape tape;
-    size_t tape_bytes, node_bytes; /* what the tape was opened with; 0 = not open */
 } Pass;
 
 /* ---- packing ------------------------------------------------------------------------------- */
 
-/* Tokens that two prompts have in common at their start, where these are worth sharing. */
+/* Returns the number of tokens that two prompts have in common at their start, if these are worth
+ * sharing. */
 static size_t shared_tokens(const Row *a, const Row *b)
 {
     size_t n = 0;
@@ -52,8 +54,9 @@ static size_t shared_tokens(const Row *a, const Row *b)
     return n >= SHARED_TOKENS || (n == a->n_prompt && n == b->n_prompt) ? n : 0;
 }
 
-/* Where the segment must end that begins at token `at` of row i's prompt: where the first of the
- * rows behind it that share more than `at` tokens parts from it, else with the prompt. */
+/* Returns where the segment that begins at token `at` of row i's prompt must end: where the first
+ * of the following rows that share more than `at` tokens differs from it, or else at the end of the
+ * prompt. */
 static size_t segment_end(const Pass *p, size_t i, size_t count, size_t at)
 {
     size_t end = p->rows[i].n_prompt, ahead = 0;
@@ -66,11 +69,12 @@ static size_t segment_end(const Pass *p, size_t i, size_t count, size_t at)
     return end;
 }
 
-/* Adds the prompt of row i, less what the row before it has already. *prompt = its last segment. */
+/* Adds the prompt of row i, without what the row before it has already. *prompt = its last
+ * segment. */
 static int pass_add_prompt(Pass *p, size_t i, size_t count, size_t shared, int *prompt, Err *e)
 {
     const Row *row = &p->rows[i];
-    size_t most = SHARED_DEPTH - (row->n_prompt > shared); /* pieces that may stay */
+    size_t most = SHARED_DEPTH - (row->n_prompt > shared); /* pieces that may be kept */
     while (p->n_pieces && (p->n_pieces > most || p->pieces[p->n_pieces - 1].end > shared))
         p->n_pieces--;
     const Piece *last = p->n_pieces ? &p->pieces[p->n_pieces - 1] : NULL;
@@ -94,7 +98,7 @@ static int place_add(Pass *p, const Place *place, Err *e)
     return 0;
 }
 
-/* Packs rows from `first` on; *end = the first row that is left for the next pass. */
+/* Packs rows from `first` on; *end = the first row of the next pass. */
 static int pass_pack(Pass *p, size_t first, size_t count, size_t *end, Err *e)
 {
     int prompt;
@@ -125,32 +129,14 @@ static int pass_pack(Pass *p, size_t first, size_t count, size_t *end, Err *e)
 
 /* ---- the pass ------------------------------------------------------------------------------ */
 
-/* Memory for this batch: measured by running the same program on a counting tape. */
-static int pass_reserve(Pass *p, const Compute *c, Err *e)
+/* Log-probs of the scored tokens of the packed rows. */
+static Var *pass_program(Tape *t, void *ctx)
 {
-    const Batch *b = &p->packer.batch;
-    Tape counting;
-    size_t nodes = model_node_bytes(p->m, b);
-    if (model_reserve_positions(p->m, p->longest, e))
-        return err_prefix(e, "line %zu", p->longest_line);
-    if (tape_open(&counting, c, 0, nodes, e)) return -1;
-    model_logprob(&counting, p->m, p->lora, b, NULL);
-    size_t bytes = tape_peak(&counting);
-    int failed = tape_check(&counting, e);
-    tape_close(&counting);
-    if (failed) return -1;
-    if (bytes <= p->tape_bytes && nodes <= p->node_bytes) return 0;
-    if (p->tape_bytes) tape_close(&p->tape);
-    bytes = bytes > p->tape_bytes ? bytes : p->tape_bytes;
-    nodes = nodes > p->node_bytes ? nodes : p->node_bytes;
-    p->tape_bytes = p->node_bytes = 0;
-    if (tape_open(&p->tape, c, bytes, nodes, e)) return -1;
-    p->tape_bytes = bytes;
-    p->node_bytes = nodes;
-    return 0;
+    const Pass *p = ctx;
+    return model_logprob(t, p->m, p->lora, &p->packer.batch, NULL);
 }
 
-/* Hands the scores of a pass over. logp may be NULL where nothing was scored. */
+/* Hands over the scores of a pass. logp may be NULL if nothing was scored. */
 static int pass_hand_over(const Pass *p, const real *logp, ScoreFn fn, void *ctx, Err *e)
 {
     for (size_t i = 0; i < p->n_places; i++) {
@@ -168,15 +154,24 @@ static int pass_hand_over(const Pass *p, const real *logp, ScoreFn fn, void *ctx
     return 0;
 }
 
+int score_check(const Score *s, size_t line, Err *e)
+{
+    if (isfinite(s->sum)) return 0;
+    return err_set(e, ERR_DATA,
+                   "line %zu: the completion's log-prob is not finite: the weights of the model or "
+                   "the adapter are damaged or too large (--check-tensors finds NaN)",
+                   line);
+}
+
 static int pass_run(Pass *p, const Compute *c, ScoreFn fn, void *ctx, Err *e)
 {
     const real nothing = 0;
     if (p->packer.batch.n_scores == 0) return pass_hand_over(p, &nothing, fn, ctx, e);
-    if (pass_reserve(p, c, e)) return -1;
-    tape_reset(&p->tape);
-    Var *logp = model_logprob(&p->tape, p->m, p->lora, &p->packer.batch, NULL);
-    if (tape_check(&p->tape, e)) return -1;
-    return pass_hand_over(p, logp->x, fn, ctx, e);
+    if (model_reserve_positions(p->m, p->longest, e))
+        return err_prefix(e, "line %zu", p->longest_line);
+    size_t nodes = model_node_bytes(p->m, &p->packer.batch);
+    const Var *logp = tape_run(&p->tape, c, nodes, pass_program, p, e);
+    return logp ? pass_hand_over(p, logp->x, fn, ctx, e) : -1;
 }
 
 int score_rows(Model *m, const Lora *lora, const Compute *c, const Row *rows, size_t count,
@@ -196,7 +191,7 @@ int score_rows(Model *m, const Lora *lora, const Compute *c, const Row *rows, si
         status = pass_pack(&p, at, count, &at, e);
         if (!status) status = pass_run(&p, c, fn, ctx, e);
     }
-    if (p.tape_bytes) tape_close(&p.tape);
+    tape_close(&p.tape);
     packer_free(&p.packer);
     mem_free(p.places);
     return status;

@@ -1,4 +1,4 @@
-/* tape.c - each operation's forward and backward, side by side, and the walk back. */
+/* tape.c - computes each operation forward and backward, side by side, and walks back. */
 #include "tape.h"
 
 #include <math.h>
@@ -67,6 +67,50 @@ void tape_fail(Tape *t, const Err *fault)
     t->failed = 1;
 }
 
+/* ---- a program, counted and run ------------------------------------------------------------ */
+
+int tape_count(const Compute *c, size_t node_bytes, TapeProgram program, void *ctx, TapeNeed *need,
+               Err *e)
+{
+    Tape t;
+    if (tape_open(&t, c, 0, node_bytes, e)) return -1;
+    program(&t, ctx);
+    *need = (TapeNeed){t.arena.peak, t.nodes.peak};
+    int status = tape_check(&t, e);
+    tape_close(&t);
+    return status;
+}
+
+/* An empty tape with room for `need`; it never shrinks. */
+static int make_room(Tape *t, const Compute *c, const TapeNeed *need, Err *e)
+{
+    size_t bytes = t->arena.size, nodes = t->nodes.size;
+    if (t->compute == c && need->bytes <= bytes && need->node_bytes <= nodes) {
+        tape_reset(t);
+        return 0;
+    }
+    tape_close(t);
+    if (bytes < need->bytes) bytes = need->bytes;
+    if (nodes < need->node_bytes) nodes = need->node_bytes;
+    return tape_open(t, c, bytes ? bytes : ARENA_ALIGN, nodes, e);
+}
+
+Var *tape_run(Tape *t, const Compute *c, size_t node_bytes, TapeProgram program, void *ctx, Err *e)
+{
+    TapeNeed need;
+    if (tape_count(c, node_bytes, program, ctx, &need, e) || make_room(t, c, &need, e)) return NULL;
+    t->arena.peak = t->nodes.peak = 0;
+    Var *y = program(t, ctx);
+    if (tape_check(t, e)) return NULL;
+    if (t->arena.peak == need.bytes && t->nodes.peak == need.node_bytes) return y;
+    err_set(e, ERR_INTERNAL,
+            "tape: this batch was counted at %zu bytes and %zu for records, but took %zu and %zu",
+            need.bytes, need.node_bytes, t->arena.peak, t->nodes.peak);
+    return NULL;
+}
+
+/* ---- memory of a step ---------------------------------------------------------------------- */
+
 /* Do kernels run? Not while counting, and not after memory ran out. */
 static int runs(const Tape *t)
 {
@@ -110,7 +154,7 @@ static size_t live_count(const Var *v)
     return v->live * v->cols;
 }
 
-/* The gradient of v, cleared when it is first asked for. */
+/* Returns the gradient of v, cleared at first use. */
 static real *var_gradient(Tape *t, Var *v)
 {
     if (!v->d) {
@@ -195,8 +239,14 @@ typedef struct {
     Node node;
     Var *x;
     Param *g;
-    real *r; /* [T] 1 / root mean square */
+    real *r; /* [T x groups] 1 / root mean square */
 } RmsnormNode;
+
+/* Groups that are normed of n rows: those of one row lie side by side. */
+static size_t norm_groups(const Var *x, const Param *g, size_t rows)
+{
+    return rows * (x->cols / g->w.cols);
+}
 
 static void rmsnorm_back(Tape *t, Node *node)
 {
@@ -205,14 +255,15 @@ static void rmsnorm_back(Tape *t, Node *node)
     /* forward: y[t,i] = g[i] x[t,i] r[t] */
     if (runs(t))
         tensor_rmsnorm_backward(t->compute, dx, n->g->d, node->out->d, n->x->x, &n->g->w, n->r,
-                                n->x->live);
+                                norm_groups(n->x, n->g, n->x->live));
 }
 
 Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps)
 {
     Var *y = var_new(t, x->rows, x->cols, x->live, x->wants || g->d != NULL);
-    real *r = numbers(t, x->rows, 1);
-    if (runs(t)) tensor_rmsnorm(t->compute, y->x, r, x->x, &g->w, eps, x->rows);
+    size_t groups = norm_groups(x, g, x->rows);
+    real *r = numbers(t, groups, 1);
+    if (runs(t)) tensor_rmsnorm(t->compute, y->x, r, x->x, &g->w, eps, groups);
     RmsnormNode *n = node_new(t, sizeof *n, y, rmsnorm_back);
     if (n) n->x = x, n->g = g, n->r = r;
     return y;
@@ -327,6 +378,30 @@ Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a)
     return y;
 }
 
+/* ---- bias ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    Node node;
+    Param *b;
+} BiasNode;
+
+/* forward: x <- x + b in place, so d stays as it is, and db += the sum of its rows. */
+static void bias_back(Tape *t, Node *node)
+{
+    const Var *x = node->out;
+    if (runs(t)) tensor_bias_backward(t->compute, ((BiasNode *)node)->b->d, x->d, x->live, x->cols);
+}
+
+Var *tape_bias(Tape *t, Var *x, Param *b)
+{
+    if (runs(t)) tensor_bias(t->compute, x->x, &b->w, x->rows);
+    if (!b->d) return x;
+    x->wants = 1;
+    BiasNode *n = node_new(t, sizeof *n, x, bias_back);
+    if (n) n->b = b;
+    return x;
+}
+
 /* ---- rotary positions ---------------------------------------------------------------------- */
 
 typedef struct {
@@ -393,7 +468,7 @@ static void add_back(Tape *t, Node *node)
     AddNode *n = (AddNode *)node;
     Var *y = node->out;
     /* forward: y = a + b, so da += dy and db += dy. When b has no gradient yet it takes over the
-     * memory of dy, which nobody reads any more. */
+     * memory of dy, which is not read any more. */
     if (n->a->wants) {
         real *da = var_gradient(t, n->a);
         if (runs(t)) tensor_axpy(t->compute, da, 1, y->d, live_count(y));
@@ -451,7 +526,7 @@ typedef struct {
     size_t layer;
 } AttentionNode;
 
-/* One key range as the kernel wants it. */
+/* Converts one key range for the kernel. */
 static KeySpan key_span(const KeyRange *r, const Var *k, const Var *v, size_t layer)
 {
     size_t width = k->cols;
@@ -490,7 +565,7 @@ static AttentionSeq *attention_sequences(Tape *t, const AttentionPlan *plan, siz
     return seqs;
 }
 
-/* Inference: the new keys and values join their cache, behind those already there. */
+/* For inference: appends the new keys and values to their cache. */
 static void cache_append(const AttentionPlan *plan, const Var *k, const Var *v, size_t layer)
 {
     size_t width = k->cols;
@@ -534,8 +609,8 @@ Var *tape_attention(Tape *t, Var *q, Var *k, Var *v, const AttentionPlan *plan, 
 
 /* ---- the head ------------------------------------------------------------------------------ */
 
-/* A head that is trained, or carries an adapter, is walked in blocks of rows and chunks of V; its
- * probabilities are computed again in backward. Both sizes bound scratch only, never the bits. */
+/* Backward through a head that is trained, or carries an adapter, goes in blocks of rows and chunks
+ * of V, and computes the probabilities again. Both sizes bound scratch only, never the bits. */
 enum { HEAD_ROWS = 64, HEAD_CHUNK = 512 };
 
 typedef struct {
@@ -564,54 +639,6 @@ static void head_logits(const Tape *t, const LogprobNode *n, real *z, size_t fir
 static double real_exp(double x)
 {
     return REAL_IS_FLOAT ? (double)maths_expf((float)x) : maths_exp(x);
-}
-
-/* log sum_v e^z, the target's logit and log sum_v e^{2z} of one row, chunk after chunk. */
-typedef struct {
-    double max, sum, sum2, target;
-} HeadRow;
-
-static void head_row_add(HeadRow *r, const real *z, size_t v0, size_t count, int32_t target)
-{
-    double top = r->max;
-    for (size_t v = 0; v < count; v++) top = (double)z[v] > top ? (double)z[v] : top;
-    double fade = maths_exp(r->max - top); /* 0 for the first chunk, whose max is -inf */
-    r->max = top;
-    r->sum *= fade;
-    r->sum2 *= fade * fade;
-    for (size_t v = 0; v < count; v++) {
-        double p = real_exp((double)z[v] - top);
-        r->sum += p;
-        r->sum2 += p * p;
-    }
-    if ((size_t)target >= v0 && (size_t)target < v0 + count)
-        r->target = (double)z[(size_t)target - v0];
-}
-
-/* Forward of a trained or adapted head. */
-static void head_forward(Tape *t, LogprobNode *n, real *logp, real *square)
-{
-    size_t V = n->w->w.rows;
-    size_t mark = arena_mark(&t->arena);
-    real *z = numbers(t, HEAD_ROWS, HEAD_CHUNK);
-    for (size_t first = 0; first < n->h->rows && runs(t); first += HEAD_ROWS) {
-        size_t rows = n->h->rows - first < HEAD_ROWS ? n->h->rows - first : HEAD_ROWS;
-        HeadRow row[HEAD_ROWS];
-        for (size_t i = 0; i < rows; i++) row[i] = (HeadRow){.max = -HUGE_VAL};
-        for (size_t v0 = 0; v0 < V; v0 += HEAD_CHUNK) {
-            size_t count = V - v0 < HEAD_CHUNK ? V - v0 : HEAD_CHUNK;
-            head_logits(t, n, z, first, rows, v0, count);
-            for (size_t i = 0; i < rows; i++)
-                head_row_add(&row[i], z + i * count, v0, count, n->target[first + i]);
-        }
-        for (size_t i = 0; i < rows; i++) {
-            n->norm[first + i] = row[i].max + maths_log(row[i].sum);
-            logp[first + i] = (real)(row[i].target - n->norm[first + i]);
-            if (square)
-                square[first + i] = (real)(maths_log(row[i].sum2) - 2 * maths_log(row[i].sum));
-        }
-    }
-    arena_release(&t->arena, mark);
 }
 
 /* dz[i,v] = dlogp[i] (1[v = target] - p[i,v]), in place of the logits z. */
@@ -684,16 +711,22 @@ static void logprob_back(Tape *t, Node *node)
         tensor_axpy(t->compute, dh + i * H, node->out->d[i], n->direction + i * H, H);
 }
 
-/* Rows [first, first + rows) of h through a frozen head. */
-static void head_frozen(Tape *t, const LogprobNode *n, real *logp, real *square, size_t first,
-                        size_t rows, real *direction)
+/* Rows [first, first + rows) of h through the head. With or without an adapter, trained or frozen:
+ * one pass gives the log-probs, so an adapter whose B is zero changes no bit of them. */
+static void head_forward(Tape *t, const LogprobNode *n, real *logp, real *square, size_t first,
+                         size_t rows, real *direction)
 {
     if (rows == 0) return;
     size_t mark = arena_mark(&t->arena);
+    const real *h = n->h->x + first * n->h->cols;
     void *scratch = take(t, &t->arena, tensor_logprob_scratch(rows, direction != NULL));
-    if (runs(t))
-        tensor_logprob(t->compute, logp + first, square ? square + first : NULL, direction,
-                       n->h->x + first * n->h->cols, &n->w->w, n->target + first, rows, scratch);
+    square = square ? square + first : NULL;
+    if (runs(t) && n->norm)
+        tensor_logprob_adapted(t->compute, logp + first, square, n->norm + first, h, &n->w->w, n->u,
+                               n->a ? &n->a->b.w : NULL, n->target + first, rows, scratch);
+    else if (runs(t))
+        tensor_logprob(t->compute, logp + first, square, direction, h, &n->w->w, n->target + first,
+                       rows, scratch);
     arena_release(&t->arena, mark);
 }
 
@@ -701,17 +734,17 @@ Var *tape_logprob(Tape *t, Var *h, Param *w, Adapter *a, const int32_t *target, 
 {
     size_t rows = h->rows, live = h->live;
     Var *y = var_new(t, rows, 1, live, h->wants || w->d || (a && a->a.d));
-    int frozen = !w->d && !a;
     LogprobNode local = {.h = h, .w = w, .a = a, .target = target};
-    if (frozen) {
-        size_t back = t->record && y->wants ? live : 0; /* rows whose direction is kept */
-        local.direction = back ? numbers(t, back, h->cols) : NULL;
-        head_frozen(t, &local, y->x, square, 0, back, local.direction);
-        head_frozen(t, &local, y->x, square, back, rows - back, NULL);
-    } else {
+    if (w->d || a) {
         local.norm = take(t, &t->arena, rows * sizeof(double));
         if (a) local.key = dropout_key(t, a), local.u = adapter_down(t, h, a, local.key);
-        head_forward(t, &local, y->x, square);
+        head_forward(t, &local, y->x, square, 0, rows, NULL);
+    } else {
+        /* The live rows' direction is kept. Both stretches also without a walk back, so that such a
+         * pass needs no more scratch than one with it. */
+        local.direction = t->record && y->wants ? numbers(t, live, h->cols) : NULL;
+        head_forward(t, &local, y->x, square, 0, live, local.direction);
+        head_forward(t, &local, y->x, square, live, rows - live, NULL);
     }
     LogprobNode *n = node_new(t, sizeof *n, y, logprob_back);
     if (n) local.node = n->node, *n = local;
@@ -741,7 +774,7 @@ static void border_gradient(Tape *t, Var *x, size_t index)
     if (runs(t)) memset(x->d, 0, n * sizeof(real));
 }
 
-/* Activations that were dropped on the way forward: the rows that have a gradient once more. */
+/* Recomputes the activations that were dropped on the way forward, for the rows with a gradient. */
 static void layer_again(Tape *t, const LayerNode *n)
 {
     Var x = *n->x;
@@ -767,7 +800,7 @@ static void layer_back(Tape *t, Node *node)
     arena_release(&t->nodes, node_mark);
 }
 
-/* The layer's result is kept, everything inside it is forgotten. */
+/* Keeps the layer's result and forgets everything inside it. */
 static Var *layer_forget(Tape *t, LayerFn fn, void *ctx, size_t index, Var *x, size_t rows,
                          size_t live)
 {

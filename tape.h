@@ -21,7 +21,7 @@ typedef struct {
     size_t rows, cols;
     size_t live; /* rows from here on have no gradient: they are only looked at, not trained on.
                   * Results take it from their operands; the model sets it where rows enter */
-    int wants;   /* does anything trainable stand below it? If not, no gradient is computed */
+    int wants;   /* does it depend on anything trainable? If not, it gets no gradient */
 } Var;
 
 /* A weight: frozen (d == NULL, any stored dtype) or trainable (w.data is a real array). */
@@ -65,8 +65,25 @@ size_t tape_peak(const Tape *t);
 /* 0, or -1 with what went wrong since tape_reset: the memory was smaller than the program needs, or
  * the fault that tape_fail was given. */
 int tape_check(const Tape *t, Err *e);
-/* Makes the tape fail: operations do nothing from here on. */
+/* Makes the tape fail: from here on operations do nothing. */
 void tape_fail(Tape *t, const Err *fault);
+
+/* ---- a program, counted and run ------------------------------------------------------------ */
+
+/* What a step does: operations on t from an empty tape on, and their result. The same program is
+ * counted and run, so it goes by its arguments alone and not by what t computes. */
+typedef Var *(*TapeProgram)(Tape *t, void *ctx);
+/* Bytes that a program takes at its peak. */
+typedef struct {
+    size_t bytes, node_bytes; /* of values and gradients; of records */
+} TapeNeed;
+/* Measures what the program takes, on a counting tape. node_bytes bounds its records. */
+int tape_count(const Compute *c, size_t node_bytes, TapeProgram program, void *ctx, TapeNeed *need,
+               Err *e);
+/* Counts the program, makes room for it (*t: zeros, or the tape of earlier runs, whose values are
+ * gone), runs it, and compares: ERR_INTERNAL where it took more or less than was counted. The
+ * result, or NULL with *e. tape_peak(t) is that of this run. */
+Var *tape_run(Tape *t, const Compute *c, size_t node_bytes, TapeProgram program, void *ctx, Err *e);
 
 /* A value without history: zeroed memory [rows, cols]. */
 Var *tape_value(Tape *t, size_t rows, size_t cols);
@@ -78,10 +95,13 @@ void *tape_memory(Tape *t, size_t bytes);
 
 /* x[t,:] = E[ids[t],:] */
 Var *tape_embed(Tape *t, Param *E, const int32_t *ids, size_t T);
-/* y = g x / sqrt(mean x^2 + eps), row by row */
+/* y = g x / sqrt(mean x^2 + eps), row by row; where g is narrower than x, in groups of its width,
+ * such as the heads of one row */
 Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps);
 /* y = x W^T (+ scale (drop(x) A^T) B^T with an adapter; NULL = none) */
 Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a);
+/* Adds b to each row of x, in place. */
+Var *tape_bias(Tape *t, Var *x, Param *b);
 /* Turns x [T, heads x D] by its positions, in place. */
 typedef struct {
     const real *cos, *sin;    /* [positions, D/2] */

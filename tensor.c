@@ -1,4 +1,4 @@
-/* tensor.c - choosing a kernel, and everything that works on rows: norms, rope, SwiGLU, AdamW.
+/* tensor.c - chooses a kernel, and holds everything that works on rows: norms, rope, SwiGLU, AdamW.
  *
  * The functions here cut the work into tasks that own whole outputs and call the bodies of the
  * chosen table. How rows are cut never changes a bit: see the order of summation in tensor.h.
@@ -76,7 +76,7 @@ enum {
 
 /* ---- choosing a kernel --------------------------------------------------------------------- */
 
-/* What --kernel names: row bodies and products, and products of bf16 operands if there are any. */
+/* A choice of --kernel: row bodies and products, and products of bf16 operands if there are any. */
 typedef struct {
     const char *name;
     const Kernels *kernels;
@@ -84,7 +84,20 @@ typedef struct {
 } Choice;
 enum { CHOICES = 6 };
 
-/* All that this machine can run, slowest first; returns their number. */
+const char *precision_name(size_t i)
+{
+    static const char *const names[] = {[PRECISION_F32] = "f32", [PRECISION_BF16] = "bf16"};
+    return i < sizeof names / sizeof *names ? names[i] : NULL;
+}
+
+const char *compute_kernel_name(size_t i)
+{
+    static const char *const names[] = {"auto",       "ref",  "avx2",    "avx512",
+                                        "avx512bf16", "neon", "neonbf16"};
+    return i < sizeof names / sizeof *names ? names[i] : NULL;
+}
+
+/* Lists all choices that this machine can run, slowest first; returns their number. */
 static size_t choices(Choice list[CHOICES])
 {
     const Choice all[CHOICES] = {
@@ -102,7 +115,7 @@ static size_t choices(Choice list[CHOICES])
 const char *compute_available(void)
 {
     Choice list[CHOICES];
-    /* each set of instructions has those before it, so the last one tells all */
+    /* each instruction set includes those before it, so the last one decides */
     static const char *const texts[] = {
         "ref",      "ref avx2",         "ref avx2 avx512", "ref avx2 avx512 avx512bf16",
         "ref neon", "ref neon neonbf16"};
@@ -114,7 +127,7 @@ const char *compute_available(void)
     return texts[0];
 }
 
-/* The fastest for a precision: the last choice that has something of its own for it. */
+/* Returns the fastest choice for a precision: the last one with bodies of its own for it. */
 static const Choice *choice_auto(const Choice *list, size_t n, Precision precision)
 {
     while (n > 1 && list[n - 1].rounded && precision != PRECISION_BF16) n--;
@@ -131,7 +144,7 @@ int compute_open(Compute *c, const char *kernel, Precision precision, Err *e)
         if (!strcmp(kernel, list[i].name)) chosen = &list[i];
     if (!chosen)
         return err_set(e, ERR_USAGE,
-                       "kernel \"%s\" is not available on this machine; choose auto or one of: %s",
+                       "--kernel %s: this machine or build has none; allowed: auto or one of %s",
                        kernel, compute_available());
     c->name = chosen->name;
     c->kernels = chosen->kernels;
@@ -162,9 +175,21 @@ const char *compute_name(const Compute *c)
 Mat mat_rows(const Mat *w, size_t first, size_t count)
 {
     Mat m = *w;
-    m.data = (const unsigned char *)w->data + first * w->cols * dtype_size(w->dtype);
+    m.data = (const unsigned char *)w->data + first * format_bytes(w->format, w->cols);
     m.rows = count;
     return m;
+}
+
+size_t mat_bytes(const Mat *w)
+{
+    return w->rows * format_bytes(w->format, w->cols);
+}
+
+void mat_unpack(const Mat *w, real *out)
+{
+    size_t run, stride;
+    for (size_t r = 0; r < w->rows; r++)
+        format_unpack(w->format, out + r * w->cols, mat_row(w, r, &run, &stride), 0, w->cols);
 }
 
 /* ---- embedding and gathering --------------------------------------------------------------- */
@@ -191,7 +216,7 @@ static void row_copy_task(void *ctx, size_t i)
     size_t from = row_at(j, i);
     if (j->E) {
         Mat m = mat_rows(j->E, from, 1);
-        dtype_to_real(j->out + i * j->H, m.data, m.dtype, j->H);
+        format_unpack(m.format, j->out + i * j->H, m.data, 0, j->H);
     } else {
         memcpy(j->out + i * j->H, j->in + from * j->H, j->H * sizeof(real));
     }
@@ -349,8 +374,7 @@ static size_t rows_per_task(size_t H)
 /* Gains [first, first + n) as real. */
 static void norm_gain(const NormJob *j, real gain[GAIN_CHUNK], size_t first, size_t n)
 {
-    size_t size = dtype_size(j->g->dtype);
-    dtype_to_real(gain, (const unsigned char *)j->g->data + first * size, j->g->dtype, n);
+    format_unpack(j->g->format, gain, j->g->data, first, n);
 }
 
 static void norm_task(void *ctx, size_t block)
@@ -434,6 +458,49 @@ void tensor_rmsnorm_backward(const Compute *c, real *dx, real *dg, const real *d
     if (dg) tasks_run(norm_dg_task, &j, size_ceil(j.H, COLUMNS_PER_TASK), work);
 }
 
+/* ---- bias ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    const Compute *c;
+    real *x, *db;
+    const real *dy;
+    const Mat *b;
+    size_t T, H, rows_per_task;
+} BiasJob;
+
+static void bias_task(void *ctx, size_t block)
+{
+    const BiasJob *j = ctx;
+    size_t first = block * j->rows_per_task, last = size_min(first + j->rows_per_task, j->T);
+    real part[GAIN_CHUNK];
+    for (size_t i = 0; i < j->H; i += GAIN_CHUNK) {
+        size_t n = size_min(GAIN_CHUNK, j->H - i);
+        format_unpack(j->b->format, part, j->b->data, i, n);
+        for (size_t t = first; t < last; t++) j->c->kernels->axpy(j->x + t * j->H + i, 1, part, n);
+    }
+}
+
+void tensor_bias(const Compute *c, real *x, const Mat *b, size_t T)
+{
+    size_t H = b->rows * b->cols;
+    BiasJob j = {.c = c, .x = x, .b = b, .T = T, .H = H, .rows_per_task = rows_per_task(H)};
+    threads_run(bias_task, &j, size_ceil(T, j.rows_per_task));
+}
+
+static void bias_backward_task(void *ctx, size_t block)
+{
+    const BiasJob *j = ctx;
+    size_t first = block * COLUMNS_PER_TASK, n = size_min(COLUMNS_PER_TASK, j->H - first);
+    for (size_t t = 0; t < j->T; t++)
+        j->c->kernels->axpy(j->db + first, 1, j->dy + t * j->H + first, n);
+}
+
+void tensor_bias_backward(const Compute *c, real *db, const real *dy, size_t T, size_t H)
+{
+    BiasJob j = {.c = c, .db = db, .dy = dy, .T = T, .H = H};
+    tasks_run(bias_backward_task, &j, size_ceil(H, COLUMNS_PER_TASK), (double)T * (double)H);
+}
+
 /* ---- rope ---------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -503,7 +570,7 @@ void tensor_adamw(const Compute *c, real *w, const real *g, real *m, real *v, si
     threads_run(adamw_task, &j, size_ceil(n, TASK_WORK));
 }
 
-enum { SQUARE_CHUNKS = 4096 }; /* at most so many partial sums, kept in scratch */
+enum { SQUARE_CHUNKS = 4096 }; /* largest number of partial sums, kept in scratch */
 
 typedef struct {
     const real *x;

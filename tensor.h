@@ -1,7 +1,7 @@
 /* tensor.h - the kernels: matrix products, attention, norms, the log-prob head, AdamW.
  *
  * The plain bodies in tensor.c are the specification; tensor_avx2.c, tensor_neon.c, ... give the
- * same bits in f32, faster. The choice is made once, in compute_open.
+ * same bits in f32, faster. compute_open chooses once.
  *
  * Letters, everywhere in the project:
  *   T  tokens of a packed batch (rows)      H  hidden width         F  feed-forward width
@@ -10,7 +10,7 @@
  *   K  contracted length of a product       N  outputs of a product
  * Matrices are row-major; x [T,H] has T rows of H numbers.
  *
- * Order of summation: the same bits for any thread count, batch company and instruction set.
+ * Order of summation: the same bits for any thread count, batch and instruction set.
  *   chain   one fused multiply-add per term, in the order of the index, one accumulator per output.
  *           All matrix products, attention scores and attention outputs are chains.
  *   lanes16 sixteen partial sums, term i goes to lane i mod 16, then a fixed tree
@@ -27,13 +27,22 @@
 /* A weight as stored in its file: [rows, cols] = [outputs, inputs], row-major, maybe unaligned. */
 typedef struct {
     const void *data;
-    Dtype dtype;
+    const Format *format;
     size_t rows, cols;
+    /* Queries and keys in GGUF files: the width of heads whose halves are interleaved, row i of the
+     * second half after row i of the first. 0 = rows lie in order. */
+    size_t paired;
 } Mat;
-/* Rows [first, first + count) of a matrix: a view. */
+size_t mat_bytes(const Mat *w);
+/* Row r as stored: it and the rows after it, *run of them, lie *stride bytes apart. */
+const unsigned char *mat_row(const Mat *w, size_t r, size_t *run, size_t *stride);
+/* All numbers, rows in order: out[rows * cols]. */
+void mat_unpack(const Mat *w, real *out);
+/* Rows [first, first + count) of a matrix that lie in order: a view. */
 Mat mat_rows(const Mat *w, size_t first, size_t count);
 
 typedef enum { PRECISION_F32, PRECISION_BF16 } Precision;
+const char *precision_name(size_t i); /* "f32" "bf16"; NULL beyond the last */
 
 /* The bodies of an instruction set, and of its products; see tensor_kernels.h. */
 typedef struct Kernels Kernels;
@@ -47,14 +56,15 @@ typedef struct {
     Precision precision;
     unsigned char *scratch; /* threads x scratch_size bytes */
     size_t scratch_size;
-    void *block; /* what scratch lies in */
+    void *block; /* the block that holds scratch */
 } Compute;
 
 /* kernel: "auto" (the fastest for the precision), "ref", "avx2", "avx512", "avx512bf16", "neon",
  * "neonbf16". One that this machine or build does not have is ERR_USAGE naming those that it has.
- * Scratch is made for the threads set at this moment: threads_set comes first. */
+ * Scratch is made for the threads set at this moment, so call threads_set first. */
 int compute_open(Compute *c, const char *kernel, Precision precision, Err *e);
 void compute_close(Compute *c);
+const char *compute_kernel_name(size_t i); /* those names; NULL beyond the last */
 const char *compute_name(const Compute *c);
 /* "ref avx2 ...": the kernels this machine can run, for messages and `align inspect --cpu`. */
 const char *compute_available(void);
@@ -67,8 +77,8 @@ const char *compute_available(void);
 void tensor_linear(const Compute *c, real *y, const real *x, const Mat *w, size_t T, int add);
 /* dx[t,k] = (add ? dx[t,k] : 0) + sum_n dy[t,n] W[n,k].   Shapes: dx [T,K]  dy [T,N]  W [N,K]. */
 void tensor_linear_dx(const Compute *c, real *dx, const real *dy, const Mat *w, size_t T, int add);
-/* dw[n,k] += sum_t dy[t,n] x[t,k], the chain going on from dw.  Shapes: dw [N,K] dy [T,N] x [T,K].
- * Always in f32 (or real), whatever the precision: gradients of parameters stay exact. */
+/* dw[n,k] += sum_t dy[t,n] x[t,k], the chain going on from dw. Shapes: dw [N,K] dy [T,N] x [T,K].
+ * Always in f32 (or real), for any precision: gradients of parameters stay exact. */
 void tensor_linear_dw(const Compute *c, real *dw, const real *dy, const real *x, size_t T, size_t N,
                       size_t K);
 
@@ -97,6 +107,11 @@ void tensor_rmsnorm(const Compute *c, real *y, real *r, const real *x, const Mat
  * dx or dg may be NULL. */
 void tensor_rmsnorm_backward(const Compute *c, real *dx, real *dg, const real *dy, const real *x,
                              const Mat *g, const real *r, size_t T);
+
+/* x[t,i] += b[i];   db[i] += sum_t dy[t,i], the chain going on from db, in the order of t.
+ * Shapes: x, dy [T,H]  b [1,H] of any dtype. */
+void tensor_bias(const Compute *c, real *x, const Mat *b, size_t T);
+void tensor_bias_backward(const Compute *c, real *db, const real *dy, size_t T, size_t H);
 
 /* Rotary positions, half-split pairs (i, i + D/2):
  *   y_i = x_i cos_i - x_{i+D/2} sin_i,   y_{i+D/2} = x_{i+D/2} cos_i + x_i sin_i
@@ -140,9 +155,9 @@ typedef struct {
     double scale;  /* 1 / sqrt(D) */
 } AttentionShape;
 
-/* o[p,h,:] = sum_j a_j v[j,g,:],  a = softmax_j(scale q[p,h,:] . k[j,g,:]),  g = h / (Q/G)
- * Shapes: o, q [T, Q x D]; stat [T, Q, 2] keeps (max, sum of exp) of each softmax for backward.
- * A row's bits depend on its own query and on its keys by position, not on spans or company. */
+/* o[p,h,:] = sum_j a_j v[j,g,:], a = softmax_j(scale q[p,h,:] . k[j,g,:]), g = h / (Q/G) Shapes: o,
+ * q [T, Q x D]; stat [T, Q, 2] keeps (max, sum of exp) of each softmax for backward. A row's bits
+ * depend on its own query and on its keys by position, not on spans or other rows. */
 void tensor_attention(const Compute *c, real *o, real *stat, const real *q,
                       const AttentionSeq *seqs, size_t n_seqs, const AttentionShape *s);
 /* With a as above:  dv_j += a_j do;  da_j = do . v_j;  ds_j = a_j (da_j - sum_i a_i da_i);
@@ -165,6 +180,13 @@ void tensor_attention_backward(const Compute *c, real *dq, const real *dout, con
 void tensor_logprob(const Compute *c, real *logp, real *square, real *direction, const real *h,
                     const Mat *w, const int32_t *target, size_t n, void *scratch);
 size_t tensor_logprob_scratch(size_t n, int want_direction);
+/* The same pass for a head that is trained, or carries an adapter: z = W h + B u, and norm[i] =
+ * log sum_v e^{z_v}, from which backward finds the probabilities again. B = 0 gives the bits of the
+ * plain head.
+ * Shapes: u [n,R], in f32 also where c is bf16; b [V,R]; b NULL = no adapter; norm [n]. */
+void tensor_logprob_adapted(const Compute *c, real *logp, real *square, double *norm, const real *h,
+                            const Mat *w, const real *u, const Mat *b, const int32_t *target,
+                            size_t n, void *scratch);
 
 /* In place: z[v] = exp(z[v] - max z) / sum, sums in double; one row of V. */
 void tensor_softmax_row(const Compute *c, real *z, size_t V);

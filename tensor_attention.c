@@ -1,4 +1,4 @@
-/* tensor_attention.c - softmax attention over keys that lie in spans.
+/* tensor_attention.c - computes softmax attention over keys that lie in spans.
  *
  * Work is cut into blocks of query rows that share a key head: some consecutive queries times the
  * query heads of that key head, at most BLOCK_ROWS rows. The keys of a block are walked in chunks
@@ -22,7 +22,7 @@
 
 enum {
     BLOCK_ROWS = SCORE_ROWS,
-    FORWARD_SCORES = 2 * SCORE_SCRATCH, /* there are no gradients yet: their room, too */
+    FORWARD_SCORES = 2 * SCORE_SCRATCH, /* includes the room of gradients, which do not exist yet */
     BACKWARD_CHUNK = 512 /* positions: two blocks of scores then lie in the level-2 cache */
 };
 
@@ -36,7 +36,7 @@ typedef struct {
     RowStride rows;    /* of q, o and their gradients, within a block */
     size_t queries;    /* of a block */
     size_t blocks;     /* of all sequences, for one key head */
-    size_t head_parts; /* into so many parts a group is cut where it has more than BLOCK_ROWS */
+    size_t head_parts; /* parts of a group that has more than BLOCK_ROWS rows */
 } AttentionJob;
 
 /* Queries [t, t + n) of a sequence, heads h .. h + rows.group - 1 of key head g. */
@@ -139,7 +139,7 @@ static const unsigned char *key_at(const ProductB *b, size_t r, size_t *run, siz
 
 static ProductB keys(const KeyView *v, int across)
 {
-    return (ProductB){.across = across, .dtype = DTYPE_REAL, .row = key_at, .ctx = v};
+    return (ProductB){.across = across, .format = FORMAT_REAL, .row = key_at, .ctx = v};
 }
 
 /* The rows of a block of q or dout, as stored. */
@@ -251,7 +251,7 @@ static void attention_task(void *ctx, size_t i)
     const AttentionSeq *seq = a->seqs;
     size_t g = i / a->blocks, index = i % a->blocks;
     while (index >= blocks_of(a, seq)) index -= blocks_of(a, seq++);
-    size_t last = blocks_of(a, seq) - 1; /* sees most keys: light and heavy blocks take turns */
+    size_t last = blocks_of(a, seq) - 1; /* sees most keys: light and heavy blocks alternate */
     Block b =
         block_make(a, seq, g, index % 2 ? last - index / 2 : index / 2, SIZE_MAX, FORWARD_SCORES);
     block_attend(&b);
@@ -310,7 +310,7 @@ static void block_spread(const Block *b, const real *weight, const real *x, size
                      .a = weight + done,
                      .a_rows = {1, 0, 1},
                      .a_step = b->stride,
-                     .b = {.dtype = DTYPE_REAL, .row = query_at, .ctx = &view},
+                     .b = {.format = FORMAT_REAL, .row = query_at, .ctx = &view},
                      .add = 1};
         product_part(b->job->c, &p, 0, p.M, 0, p.N);
     }

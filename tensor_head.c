@@ -1,4 +1,4 @@
-/* tensor_head.c - from hidden rows to log-probabilities, chunk by chunk of the vocabulary.
+/* tensor_head.c - turns hidden rows into log-probabilities, chunk by chunk of the vocabulary.
  *
  * A matrix of [rows, V] never exists: rows are taken in blocks, the vocabulary in chunks of fixed
  * width, and each chunk updates a running maximum and running sums (Milakov and Gimelshein 2018,
@@ -27,8 +27,11 @@ typedef struct {
 typedef struct {
     const Compute *c;
     real *logp, *square, *direction, *z;
+    double *norm;
     HeadRow *rows;
     const Mat *w;
+    const real *u; /* [n,R] and its B [V,R]: an adapter's part of z; b NULL = none */
+    const Mat *b;
     const int32_t *target;
     size_t first, width, stride, H; /* the chunk: vocabulary rows [first, first + width) */
 } HeadJob;
@@ -74,7 +77,7 @@ static void head_direction(const HeadJob *j, size_t t, double others, double tot
     Mat m = mat_rows(j->w, (size_t)j->target[t], 1);
     for (size_t i = 0; i < j->H; i += HEAD_SLICE) {
         size_t n = size_min(HEAD_SLICE, j->H - i);
-        dtype_to_real(w, (const unsigned char *)m.data + i * dtype_size(m.dtype), m.dtype, n);
+        format_unpack(m.format, w, m.data, i, n);
         for (size_t k = 0; k < n; k++)
             d[i + k] = (real)((others * (double)w[k] - (double)d[i + k]) / total);
     }
@@ -87,6 +90,7 @@ static void head_finish_task(void *ctx, size_t t)
     double gap = (double)row->target - (double)row->top, own = maths_exp(gap);
     double total = row->others + own, log_total = maths_log(total);
     j->logp[t] = (real)(gap - log_total);
+    if (j->norm) j->norm[t] = (double)row->top + log_total;
     if (j->square) j->square[t] = (real)(maths_log(row->others2 + own * own) - 2 * log_total);
     if (j->direction) head_direction(j, t, row->others, total);
 }
@@ -104,6 +108,24 @@ static void head_logits(const HeadJob *j, const real *h, const Mat *chunk, size_
                  .a_step = 1,
                  .b = product_across(chunk),
                  .round = j->c->precision == PRECISION_BF16};
+    product_run(j->c, &p);
+}
+
+/* z += u B^T over the chunk; adapters are never rounded. */
+static void head_adapt(const HeadJob *j, size_t n)
+{
+    if (!j->b) return;
+    Mat chunk = mat_rows(j->b, j->first, j->width);
+    Product p = {.M = n,
+                 .N = j->width,
+                 .K = chunk.cols,
+                 .c = j->z,
+                 .c_rows = {1, 0, j->stride},
+                 .a = j->u,
+                 .a_rows = {1, 0, chunk.cols},
+                 .a_step = 1,
+                 .b = product_across(&chunk),
+                 .add = 1};
     product_run(j->c, &p);
 }
 
@@ -137,29 +159,56 @@ static void head_block(HeadJob *j, const real *h, size_t n)
         Mat chunk = mat_rows(j->w, j->first, j->width);
         j->stride = lanes_ceil(j->width);
         head_logits(j, h, &chunk, n);
+        head_adapt(j, n);
         tasks_run(head_row_task, j, n, (double)n * (double)j->width);
         if (j->direction) head_mix(j, &chunk, n);
     }
     tasks_run(head_finish_task, j, n, (double)n * (double)j->H);
 }
 
+/* All rows, block after block; the arrays of j begin at row 0. */
+static void head_run(HeadJob j, const real *h, size_t n, void *scratch)
+{
+    size_t H = j.H = j.w->cols;
+    j.rows = scratch;
+    j.z = (real *)(void *)(j.rows + size_min(n, HEAD_ROWS));
+    for (size_t at = 0; at < n; at += HEAD_ROWS) {
+        HeadJob block = j;
+        block.logp += at;
+        block.target += at;
+        if (j.square) block.square += at;
+        if (j.direction) block.direction += at * H;
+        if (j.norm) block.norm += at;
+        if (j.b) block.u += at * j.b->cols;
+        head_block(&block, h + at * H, size_min(HEAD_ROWS, n - at));
+    }
+}
+
 void tensor_logprob(const Compute *c, real *logp, real *square, real *direction, const real *h,
                     const Mat *w, const int32_t *target, size_t n, void *scratch)
 {
-    size_t H = w->cols, block = size_min(n, HEAD_ROWS);
-    HeadRow *rows = scratch;
-    for (size_t at = 0; at < n; at += HEAD_ROWS) {
-        HeadJob j = {.c = c,
-                     .logp = logp + at,
-                     .square = square ? square + at : NULL,
-                     .direction = direction ? direction + at * H : NULL,
-                     .rows = rows,
-                     .z = (real *)(void *)(rows + block),
-                     .w = w,
-                     .target = target + at,
-                     .H = H};
-        head_block(&j, h + at * H, size_min(HEAD_ROWS, n - at));
-    }
+    HeadJob j = {.c = c,
+                 .logp = logp,
+                 .square = square,
+                 .direction = direction,
+                 .w = w,
+                 .target = target};
+    head_run(j, h, n, scratch);
+}
+
+void tensor_logprob_adapted(const Compute *c, real *logp, real *square, double *norm, const real *h,
+                            const Mat *w, const real *u, const Mat *b, const int32_t *target,
+                            size_t n, void *scratch)
+{
+    HeadJob j = {.c = c,
+                 .logp = logp,
+                 .square = square,
+                 .norm = norm,
+                 .w = w,
+                 .u = u,
+                 .b = b,
+                 .target = target};
+    head_run(j, h, n, scratch);
 }
 
 void tensor_softmax_row(const Compute *c, real *z, size_t V)

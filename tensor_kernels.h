@@ -1,8 +1,8 @@
 /* tensor_kernels.h - the table of bodies behind tensor.h; private to the tensor files.
  *
- * A body works on plain rows in one thread and knows nothing of threads, dtypes or tasks: those
- * live in tensor.c, tensor_product.c, tensor_attention.c and tensor_head.c, once for all kernels.
- * Every table gives the same bits in f32; they differ in speed only.
+ * A body works on plain rows in one thread, without threads, formats or tasks: those are in
+ * tensor.c, tensor_product.c, tensor_attention.c and tensor_head.c, once for all kernels. Every
+ * table gives the same bits in f32; they differ in speed only.
  */
 #ifndef ALIGN_TENSOR_KERNELS_H
 #define ALIGN_TENSOR_KERNELS_H
@@ -31,7 +31,7 @@ typedef struct {
 
 /* The bodies of matrix products (see tensor_product.c). A tile of the output is rows x cols. Packed
  * rows hold A[k][i] for `width` rows i, a packed panel holds B[k][j] for the columns j of a tile:
- * as reals, or as bf16 in whatever order the instructions want. */
+ * as reals, or as bf16 in the order that the instructions need. */
 enum { TILE_ROWS_MAX = 16, TILE_COLS_MAX = 64 };
 /* Cache lines that will be needed after a tile: its body may ask for one with each term. */
 enum { AHEAD_MAX = 512 };
@@ -42,7 +42,7 @@ typedef struct {
 struct ProductBodies {
     size_t rows, cols; /* of a tile */
     size_t lanes;      /* tiles may have fewer columns than cols: any multiple of lanes */
-    size_t few;        /* up to so many rows, a power of two, work without a panel; 0: never */
+    size_t few;        /* largest number of rows, a power of two, without a panel; 0: none */
     size_t depth; /* terms of a chain that a panel holds: depth x size <= PRODUCT_DEPTH reals */
     size_t size, step; /* bytes of a packed number; packed depths are multiples of step */
     /* c[i][j] = (add ? c[i][j] : 0) + sum_k a[k][i] b[k][j], chains over k, for i < rows and
@@ -98,12 +98,12 @@ struct Kernels {
     void (*adamw)(real *w, const real *g, real *m, real *v, size_t n, const AdamWStep *a);
 };
 
-/* The table of an instruction set, NULL where this machine or build has none. */
+/* The table of an instruction set, NULL if this machine or build has none. */
 const Kernels *kernels_avx2(void);
 const Kernels *kernels_avx512(void);
 const Kernels *kernels_neon(void);
 /* Bodies that round their operands to bf16 while they pack, and multiply with bf16 instructions;
- * NULL where there are none. AVX-512: chains as everywhere, but numbers below 2^-126 count as zero.
+ * NULL if there are none. AVX-512: chains as everywhere, but numbers below 2^-126 count as zero.
  * NEON: four terms at a time, in an order of the instruction's own (see tensor_neonbf16.c). */
 const ProductBodies *products_avx512bf16(void);
 const ProductBodies *products_neonbf16(void);
@@ -187,7 +187,7 @@ static inline size_t row_offset(const RowStride *s, size_t r)
 typedef struct ProductB ProductB;
 struct ProductB {
     int across;
-    Dtype dtype;
+    const Format *format;
     /* Where stored row r begins. With `run`: also how many rows from r on lie `stride` bytes
      * apart each. */
     const unsigned char *(*row)(const ProductB *b, size_t r, size_t *run, size_t *stride);
@@ -222,7 +222,7 @@ enum {
     PRODUCT_SCRATCH = 2 * PRODUCT_PANEL + PRODUCT_PACKED
 };
 
-/* Asks for a cache line that will be needed soon; wrong addresses do no harm. */
+/* Asks for a cache line that will be needed soon; wrong addresses are harmless. */
 enum { CACHE_LINE = 64 };
 #ifdef __GNUC__
 #define prefetch_read(p) __builtin_prefetch(p, 0, 2) /* into the level-2 cache */
@@ -236,6 +236,9 @@ enum { CACHE_LINE = 64 };
 enum {
     SCORE_ROWS = 96,         /* query rows of an attention block */
     SCORE_SCRATCH = 1 << 17, /* scores of a block, then as many of their gradients */
+    /* Where the weight of a product is unpacked, if kernels do not know its format: attention,
+     * whose scores these are, has no weights. */
+    UNPACK_SCRATCH = 2 * SCORE_SCRATCH,
     THREAD_SCRATCH = PRODUCT_SCRATCH + 2 * SCORE_SCRATCH + 2 * SCORE_ROWS * LANES
 };
 
@@ -266,7 +269,8 @@ static inline real lanes_max(const real lanes[LANES])
 /* Handing out a task costs some microseconds, so no task should have much less work than this
  * (multiply-adds, or numbers touched). */
 enum { TASK_WORK = 1 << 15 };
-/* threads_run for n tasks that do `work` in all; alone where that is too little to share. */
+/* threads_run for n tasks that do `work` in all; in this thread alone if that is too little to
+ * share. */
 static inline void tasks_run(Task task, void *ctx, size_t n, double work)
 {
     if (work >= TASK_WORK)

@@ -1,4 +1,5 @@
-/* tensor_product.c - matrix products: one blocked driver for y = x W^T, dx = dy W, dw = dy^T x.
+/* tensor_product.c - computes matrix products: one blocked driver for y = x W^T, dx = dy W, dw =
+ * dy^T x.
  *
  * Every output is one chain over the contracted index k. A chain may be stored and continued, so
  * the work can be cut in any way without changing a bit:
@@ -29,7 +30,7 @@ enum {
     TASKS_PER_THREAD = 4, /* so that an uneven finish costs little */
     FEW_ALONG_SHORT = 16, /* stored rows at a time, read side by side: for up to four rows of A, */
     FEW_ALONG_DEPTH = 64, /* for more, where sums go to and from memory less often */
-    FEW_ALONG_COLS = PRODUCT_PANEL / TILE_ROWS_MAX /* columns whose sums wait in scratch */
+    FEW_ALONG_COLS = PRODUCT_PANEL / TILE_ROWS_MAX /* columns whose sums stay in scratch */
 };
 
 /* One part of the output, in one thread. */
@@ -40,35 +41,46 @@ typedef struct {
     int round; /* the bodies do not */
     size_t m0, rows, n0, cols;
     real *packed, *panel, *coming; /* of A; of B, and the panel after it */
+    real *unpacked;                /* stored numbers of a panel that the bodies cannot read */
 } Part;
 
 /* ---- stored rows --------------------------------------------------------------------------- */
 
-static const unsigned char *mat_row(const ProductB *b, size_t r, size_t *run, size_t *stride)
+const unsigned char *mat_row(const Mat *w, size_t r, size_t *run, size_t *stride)
 {
-    const Mat *w = b->ctx;
-    *stride = w->cols * dtype_size(w->dtype);
+    size_t bytes = format_bytes(w->format, w->cols), half = w->paired / 2;
+    *stride = bytes;
     *run = w->rows - r;
-    return (const unsigned char *)w->data + r * *stride;
+    if (!half) return (const unsigned char *)w->data + r * bytes;
+    size_t in_half = r % half;
+    *stride = 2 * bytes;
+    *run = half - in_half;
+    return (const unsigned char *)w->data +
+           (r / w->paired * w->paired + 2 * in_half + r / half % 2) * bytes;
+}
+
+static const unsigned char *weight_row(const ProductB *b, size_t r, size_t *run, size_t *stride)
+{
+    return mat_row(b->ctx, r, run, stride);
 }
 
 ProductB product_across(const Mat *w)
 {
-    return (ProductB){.across = 1, .dtype = w->dtype, .row = mat_row, .ctx = w};
+    return (ProductB){.across = 1, .format = w->format, .row = weight_row, .ctx = w};
 }
 
 ProductB product_along(const Mat *w)
 {
-    return (ProductB){.dtype = w->dtype, .row = mat_row, .ctx = w};
+    return (ProductB){.format = w->format, .row = weight_row, .ctx = w};
 }
 
 /* B = W^T: from[j] is where term k0 of column n + j begins, for j < unit. Columns beyond `cols`
- * repeat the last one; nobody reads their sums. */
+ * repeat the last one; their sums are not used. */
 static void columns_of(const Part *t, const unsigned char *from[TILE_COLS_MAX], size_t unit,
                        size_t n, size_t cols, size_t k0)
 {
     const ProductB *b = &t->p->b;
-    size_t run = 0, stride = 0, at = k0 * dtype_size(b->dtype);
+    size_t run = 0, stride = 0, at = format_bytes(b->format, k0);
     for (size_t j = 0; j < unit; j++) {
         if (j >= cols)
             from[j] = from[j - 1];
@@ -82,14 +94,14 @@ static void columns_of(const Part *t, const unsigned char *from[TILE_COLS_MAX], 
 
 /* ---- packing ------------------------------------------------------------------------------- */
 
-/* Packed numbers per row or column for so many terms. */
+/* Returns the packed numbers per row or column for `depth` terms. */
 static size_t depth_packed(const ProductBodies *b, size_t depth)
 {
     return size_ceil(depth, b->step) * b->step;
 }
 
 /* Rows of the part, terms [k0, k0 + depth), `width` rows after `width` rows. Missing rows repeat
- * the last one; nobody reads their sums. */
+ * the last one; their sums are not used. */
 static void pack_a(const Part *t, size_t width, size_t k0, size_t depth)
 {
     const Product *p = t->p;
@@ -110,25 +122,57 @@ typedef struct {
     size_t n, cols, k0, depth;
 } Panel;
 
-/* Packs the terms from .. to - 1 of a panel; from is a multiple of the bodies' step. */
-static void pack_b(const Part *t, real *panel, const Panel *p, size_t from, size_t to)
+/* Terms from .. to - 1 of a panel, straight from where they are stored. */
+static void pack_stored(const Part *t, unsigned char *packed, const Panel *p, size_t from,
+                        size_t to)
 {
     const ProductB *b = &t->p->b;
     size_t run, stride, term = t->bodies->cols * t->bodies->size; /* bytes */
-    unsigned char *packed = (unsigned char *)panel + from * term;
     if (b->across) {
         const unsigned char *rows[TILE_COLS_MAX];
         columns_of(t, rows, t->bodies->cols, p->n, p->cols, p->k0 + from);
-        t->bodies->pack_across(packed, rows, b->dtype, to - from, p->cols);
+        t->bodies->pack_across(packed, rows, b->format->dtype, to - from, p->cols);
     }
     for (size_t k = from; k < to && !b->across; k += run) {
         const unsigned char *row = b->row(b, p->k0 + k, &run, &stride);
         run = size_min(run, to - k);
-        t->bodies->pack_along(packed + (k - from) * term, row + p->n * dtype_size(b->dtype), stride,
-                              b->dtype, run, p->cols);
+        t->bodies->pack_along(packed + (k - from) * term, row + format_bytes(b->format, p->n),
+                              stride, b->format->dtype, run, p->cols);
     }
-    if (t->round && b->dtype != DTYPE_BF16)
-        t->c->kernels->round_bf16((real *)packed, t->bodies->cols * (to - from));
+}
+
+/* The same in a format that the bodies do not know: unpacked first. */
+static void pack_unpacked(const Part *t, unsigned char *packed, const Panel *p, size_t from,
+                          size_t to)
+{
+    const ProductB *b = &t->p->b;
+    size_t run, stride, terms = to - from, rows = b->across ? p->cols : terms;
+    size_t cols = b->across ? terms : p->cols, first = b->across ? p->n : p->k0 + from;
+    const unsigned char *row[TILE_COLS_MAX];
+    for (size_t r = 0; r < rows; r++)
+        format_unpack(b->format, t->unpacked + r * cols, b->row(b, first + r, &run, &stride),
+                      b->across ? p->k0 + from : p->n, cols);
+    if (!b->across) {
+        t->bodies->pack_along(packed, (const unsigned char *)t->unpacked, cols * sizeof(real),
+                              DTYPE_REAL, terms, p->cols);
+        return;
+    }
+    for (size_t j = 0; j < t->bodies->cols; j++)
+        row[j] = (const unsigned char *)(t->unpacked + size_min(j, rows - 1) * cols);
+    t->bodies->pack_across(packed, row, DTYPE_REAL, terms, p->cols);
+}
+
+/* Packs the terms from .. to - 1 of a panel; from is a multiple of the bodies' step. */
+static void pack_b(const Part *t, real *panel, const Panel *p, size_t from, size_t to)
+{
+    const Format *format = t->p->b.format;
+    unsigned char *packed = (unsigned char *)panel + from * t->bodies->cols * t->bodies->size;
+    if (format->direct)
+        pack_stored(t, packed, p, from, to);
+    else
+        pack_unpacked(t, packed, p, from, to);
+    if (t->round && format != &format_bf16)
+        t->c->kernels->round_bf16((real *)(void *)packed, t->bodies->cols * (to - from));
 }
 
 /* Packs share i of the next panel after tile i of this one. Along, a panel takes a stretch of each
@@ -154,14 +198,15 @@ static void ahead_add(Ahead *ahead, const void *from, size_t bytes)
         ahead->line[ahead->count++] = (const unsigned char *)from + i * CACHE_LINE;
 }
 
-/* Part `share` of `shares` of what will be packed next: memory is slower than arithmetic, so that
- * reading and multiplying should go on at the same time. */
+/* Part `share` of `shares` of what will be packed next: memory is slower than arithmetic, so
+ * reading and multiplying should overlap. */
 static void ahead_panel(const Part *t, Ahead *ahead, const Panel *p, size_t share, size_t shares)
 {
     const ProductB *b = &t->p->b;
-    size_t size = dtype_size(b->dtype), run, stride;
+    size_t run, stride;
     size_t rows = b->across ? p->cols : p->depth, first = b->across ? p->n : p->k0;
-    size_t at = (b->across ? p->k0 : p->n) * size, bytes = (b->across ? p->depth : p->cols) * size;
+    size_t at = format_bytes(b->format, b->across ? p->k0 : p->n);
+    size_t bytes = format_bytes(b->format, b->across ? p->depth : p->cols);
     size_t end = first + rows * (share + 1) / shares;
     for (size_t r = first + rows * share / shares; r < end; r += run) {
         const unsigned char *from = b->row(b, r, &run, &stride) + at;
@@ -283,7 +328,7 @@ static void few_across(const Part *t, size_t width)
                 if (i < t->rows && !whole && add)
                     memcpy(edge[i], few_row(t, i, n), cols * sizeof(real));
             }
-            t->bodies->few_across(to, t->packed, width, from, b->dtype, depth, add);
+            t->bodies->few_across(to, t->packed, width, from, b->format->dtype, depth, add);
             for (size_t i = 0; i < t->rows && cols < unit; i++)
                 memcpy(few_row(t, i, n), edge[i], cols * sizeof(real));
         }
@@ -310,18 +355,21 @@ static void few_along(const Part *t, size_t width)
             const unsigned char *from = b->row(b, k0, &run, &stride);
             depth = size_min(size_min(run, t->p->K - k0), most);
             pack_a(t, width, k0, depth);
-            t->bodies->few_along(sum, t->packed, width, from + (t->n0 + n) * dtype_size(b->dtype),
-                                 stride, b->dtype, depth, cols, t->p->add || k0 > 0);
+            t->bodies->few_along(sum, t->packed, width, from + format_bytes(b->format, t->n0 + n),
+                                 stride, b->format->dtype, depth, cols, t->p->add || k0 > 0);
         }
         for (size_t i = 0; i < t->rows; i++) memcpy(few_row(t, i, n), sum[i], cols * sizeof(real));
     }
 }
 
-/* Few rows go without panels where the bodies can: the same chains, so it shows in no bit. */
+/* Few rows are multiplied without panels if the bodies can: the chains are the same, so no bit
+ * changes. */
 static int is_few(const Part *t)
 {
     const ProductBodies *b = t->bodies;
-    if (t->rows > b->few || t->p->apart || (t->p->round && t->p->b.dtype != DTYPE_BF16)) return 0;
+    const Format *format = t->p->b.format;
+    if (t->rows > b->few || t->p->apart || !format->direct) return 0;
+    if (t->p->round && format != &format_bf16) return 0;
     return t->p->b.across || (b->few_along && t->cols % b->lanes == 0 && t->cols <= PRODUCT_PANEL);
 }
 
@@ -344,7 +392,8 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
               .cols = cols,
               .panel = scratch,
               .coming = scratch + PRODUCT_PANEL,
-              .packed = scratch + 2 * PRODUCT_PANEL};
+              .packed = scratch + 2 * PRODUCT_PANEL,
+              .unpacked = scratch + PRODUCT_SCRATCH};
     size_t width = 1;
     while (width < rows) width *= 2;
     if (!is_few(&t))
@@ -360,8 +409,8 @@ void product_part(const Compute *c, const Product *p, size_t m0, size_t rows, si
 typedef struct {
     const Compute *c;
     const Product *p;
-    size_t blocks, rows;          /* blocks of so many rows, ... */
-    size_t groups, panels, width; /* ... times groups of panels, each of so many columns */
+    size_t blocks, rows;          /* number of blocks, rows of each, ... */
+    size_t groups, panels, width; /* ... times groups of panels, `width` columns each */
 } ProductJob;
 
 static void product_task(void *ctx, size_t i)
@@ -434,7 +483,7 @@ void tensor_linear_dw(const Compute *c, real *dw, const real *dy, const real *x,
                       size_t K)
 {
     if (T == 0) return;
-    Mat m = {.data = x, .dtype = DTYPE_REAL, .rows = T, .cols = K};
+    Mat m = {.data = x, .format = FORMAT_REAL, .rows = T, .cols = K};
     Product p = {.M = N,
                  .N = K,
                  .K = T,

@@ -1,4 +1,4 @@
-/* tokenizer.c - text to ids: added tokens, normalizer, and the way through the other files.
+/* tokenizer.c - turns text into ids: added tokens, normalizer, and the calls of the other files.
  *
  * The order is that of the `tokenizers` library: added tokens that are not normalized are found in
  * the raw text, what lies between is normalized, the normalized ones are found in that, and what
@@ -11,29 +11,6 @@
 
 #include <string.h>
 
-/* ---- ids ----------------------------------------------------------------------------------- */
-
-int ids_add(Ids *v, int32_t id, Err *e)
-{
-    if (v->count == v->cap) {
-        size_t cap, bytes;
-        if (size_mul(v->cap ? v->cap : 32, 2, &cap) || size_mul(cap, sizeof(*v->ids), &bytes))
-            return err_set(e, ERR_MEMORY, "tokenizer: too many ids");
-        int32_t *ids = mem_realloc(v->ids, bytes, e);
-        if (!ids) return -1;
-        v->ids = ids;
-        v->cap = cap;
-    }
-    v->ids[v->count++] = id;
-    return 0;
-}
-
-void ids_free(Ids *v)
-{
-    mem_free(v->ids);
-    *v = (Ids){0};
-}
-
 static int ids_append(Ids *v, const Ids *more, Err *e)
 {
     for (size_t i = 0; i < more->count; i++)
@@ -41,92 +18,9 @@ static int ids_append(Ids *v, const Ids *more, Err *e)
     return 0;
 }
 
-/* ---- UTF-8 --------------------------------------------------------------------------------- */
-
-uint32_t utf8_next(const char *text, size_t *at)
-{
-    const unsigned char *s = (const unsigned char *)text + *at;
-    if (s[0] < 0x80) {
-        *at += 1;
-        return s[0];
-    }
-    if (s[0] < 0xe0) {
-        *at += 2;
-        return (s[0] & 0x1fu) << 6 | (s[1] & 0x3fu);
-    }
-    if (s[0] < 0xf0) {
-        *at += 3;
-        return (s[0] & 0x0fu) << 12 | (s[1] & 0x3fu) << 6 | (s[2] & 0x3fu);
-    }
-    *at += 4;
-    return (s[0] & 0x07u) << 18 | (s[1] & 0x3fu) << 12 | (s[2] & 0x3fu) << 6 | (s[3] & 0x3fu);
-}
-
-size_t utf8_put(char out[4], uint32_t cp)
-{
-    if (cp < 0x80) {
-        out[0] = (char)cp;
-        return 1;
-    }
-    size_t n = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
-    for (size_t i = n - 1; i; i--, cp >>= 6) out[i] = (char)(0x80 | (cp & 0x3f));
-    out[0] = (char)((n == 2 ? 0xc0 : n == 3 ? 0xe0 : 0xf0) | cp);
-    return n;
-}
-
-uint32_t utf8_before(const char *text, size_t at, size_t *start)
-{
-    do at--;
-    while (((unsigned char)text[at] & 0xc0) == 0x80);
-    *start = at;
-    return utf8_next(text, &at);
-}
-
-/* ---- tables -------------------------------------------------------------------------------- */
-
-size_t piece_slot(const Tokenizer *t, const char *text, size_t len)
-{
-    uint64_t h = 14695981039346656037u; /* FNV-1a */
-    for (size_t i = 0; i < len; i++) h = (h ^ (unsigned char)text[i]) * 1099511628211u;
-    for (size_t i = (size_t)(h ^ h >> 32) & t->by_text_mask;; i = (i + 1) & t->by_text_mask) {
-        if (t->by_text[i] < 0) return i;
-        const Piece *p = &t->pieces[t->by_text[i]];
-        if (p->len == len && !memcmp(p->text, text, len)) return i;
-    }
-}
-
-size_t merge_slot(const Tokenizer *t, uint64_t pair)
-{
-    size_t i = (size_t)((pair ^ pair >> 29) * 0x9e3779b97f4a7c15u >> 32) & t->merge_mask;
-    while (t->merges[i].pair != MERGE_EMPTY && t->merges[i].pair != pair)
-        i = (i + 1) & t->merge_mask;
-    return i;
-}
-
-int32_t model_id(const Tokenizer *t, const char *text, size_t len)
-{
-    int32_t id = t->by_text[piece_slot(t, text, len)];
-    return id >= 0 && t->pieces[id].model ? id : -1;
-}
-
-/* Value of a hexadecimal digit, -1 for any other byte. */
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-int piece_byte(const char *text, size_t len)
-{
-    if (len != 6 || memcmp(text, "<0x", 3) || text[5] != '>') return -1;
-    int high = hex_digit(text[3]), low = hex_digit(text[4]);
-    return high < 0 || low < 0 ? -1 : high * 16 + low;
-}
-
 /* ---- normalizer ---------------------------------------------------------------------------- */
 
-/* Adds the replacement, with the origin of what it stands for. */
+/* Adds the replacement, with the origin of what it replaces. */
 static int replace_add(Bytes to, const char *ours, size_t from_len, Text *out, Text *out_ours,
                        Err *e)
 {
@@ -139,10 +33,11 @@ static int replace_add(Bytes to, const char *ours, size_t from_len, Text *out, T
     return 0;
 }
 
-/* One step from text to out. */
+/* Applies one step to text, into out. */
 static int normalize_step(const NormalizeStep *s, const char *text, const char *ours, size_t len,
                           Text *out, Text *out_ours, Err *e)
 {
+    if (s->kind == NORMALIZE_NFC) return nfc_text(text, ours, len, out, out_ours, e);
     if (s->kind == NORMALIZE_PREPEND) {
         if (!len) return 0;
         if (replace_add(s->to, ours, 1, out, out_ours, e) || text_add(out, text, len, e)) return -1;
@@ -219,7 +114,7 @@ typedef struct {
     size_t len;
     int special;
     size_t done, scan;       /* handed out so far; where to look on */
-    const AddedToken *found; /* waits for the piece before it to be handed out */
+    const AddedToken *found; /* to be handed out after the piece before it */
     size_t found_end;
 } AddedWalk;
 
@@ -237,8 +132,9 @@ static int walk_accepts(const AddedWalk *w, const AddedToken *found, size_t at, 
     return end == w->len || !unicode_is_word(utf8_next(w->text, &i));
 }
 
-/* Where to go on looking after a match that is none. The library skips all of it. So do we, but
- * not where the end of foreign text and the beginning of ours only look like a token together. */
+/* Returns where to continue the search after a match that does not count. The library skips all of
+ * it. So do we, unless the end of foreign text and the beginning of ours only look like a token
+ * together. */
 static size_t walk_after_refusal(const AddedWalk *w, const AddedToken *found, size_t at, size_t end)
 {
     if (found->special && w->ours && !w->ours[at])
@@ -247,7 +143,8 @@ static size_t walk_after_refusal(const AddedWalk *w, const AddedToken *found, si
     return end;
 }
 
-/* White space around a token that wants it: from the left end [.., at), to the right [end, ..). */
+/* Extends a token with lstrip or rstrip over the white space around it: to the left of `at`, to the
+ * right of `end`. */
 static size_t walk_strip_left(const AddedWalk *w, size_t at)
 {
     for (size_t start; at > w->done; at = start)
@@ -262,7 +159,7 @@ static size_t walk_strip_right(const AddedWalk *w, size_t end)
     return end;
 }
 
-/* The next part: 1 with *token and no text, or with *token NULL and text [*at, *end); 0 at the end.
+/* Finds the next part: 1 with *token, or with *token NULL and text [*at, *end); 0 at the end.
  */
 static int walk_next(AddedWalk *w, const AddedToken **token, size_t *at, size_t *end)
 {
@@ -305,7 +202,7 @@ static int walk_next(AddedWalk *w, const AddedToken **token, size_t *at, size_t 
 
 /* ---- encoding ------------------------------------------------------------------------------ */
 
-/* The part of a text between two added tokens: normalizes it and looks for the others. */
+/* Encodes the text between two added tokens: normalizes it and looks for the other tokens. */
 static int encode_part(Encoder *n, const char *text, const char *ours, size_t len, int special,
                        int at_start)
 {
@@ -326,7 +223,7 @@ static int encode_part(Encoder *n, const char *text, const char *ours, size_t le
     return failed ? -1 : 0;
 }
 
-/* All of a text that is known to be UTF-8. */
+/* Encodes a text that is known to be UTF-8. */
 static int encode_text(Encoder *n, const char *text, const char *ours, size_t len, int flags)
 {
     const Tokenizer *t = n->t;
@@ -416,21 +313,25 @@ const char *tokenizer_eos_text(const Tokenizer *t)
     return t->eos_text;
 }
 
-const char *tokenizer_chat_template(const Tokenizer *t, size_t *len)
+const char *tokenizer_chat_template(const Tokenizer *t, const char *name, size_t *len)
 {
-    if (len) *len = t->chat_template.len;
-    return t->chat_template.text;
+    *len = 0;
+    for (size_t i = 0; i < t->n_templates; i++) {
+        if (strcmp(t->templates[i].name, name)) continue;
+        *len = t->templates[i].text.len;
+        return t->templates[i].text.text;
+    }
+    return NULL;
 }
 
-int tokenizer_set_chat_date(Tokenizer *t, const char *date, Err *e)
+const char *tokenizer_template_name(const Tokenizer *t, size_t i)
 {
-    const char *copy = pool_strndup(&t->pool, date, strlen(date), e);
-    if (!copy) return -1;
-    t->chat_date = copy;
-    return 0;
+    return i < t->n_templates ? t->templates[i].name : NULL;
 }
 
-const char *tokenizer_chat_date(const Tokenizer *t)
+const char *tokenizer_named_token(const Tokenizer *t, size_t i, const char **text)
 {
-    return t->chat_date;
+    if (i >= t->n_tokens) return NULL;
+    *text = t->tokens[i].text.text;
+    return t->tokens[i].name;
 }

@@ -1,12 +1,18 @@
-/* tokenizer.h - text to token ids and back, from a model's tokenizer.json or tokenizer.model.
+/* tokenizer.h - turns text into token ids and back, by a model's tokenizer.json or tokenizer.model.
  *
  * Both forms that Llama-shaped models use: byte-level BPE (Llama 3, GPT-2) and the converted
  * SentencePiece BPE (Llama 2, Mistral). The file alone decides: normalizer, pre-tokenizer,
  * post-processor and decoder are read from it, and a step we do not know is refused by name, never
- * skipped. The ids are those of the `tokenizers` library (tools/check_tokenizer.py compares).
- * transformers 5, where tokenizer_config.json says LlamaTokenizer, builds a tokenizer of its own
- * from vocabulary and merges: its ids differ from the file's for text that begins with a space and
- * behind special tokens, if the file has the older form with a Prepend normalizer.
+ * skipped. The ids are those of the `tokenizers` library (tools/check_tokenizer.py compares). If
+ * tokenizer_config.json says LlamaTokenizer, transformers 5 builds a tokenizer of its own from
+ * vocabulary and merges: its ids differ from the file's for text that begins with a space and after
+ * special tokens, if the file has the older form with a Prepend normalizer.
+ *
+ * tokenizer_config.json, special_tokens_map.json and added_tokens.json beside it add and mark
+ * tokens as transformers 5 does (tokenizer_added.c; tools/check_fields.py compares), and what would
+ * change ids otherwise is refused by name. Beside a tokenizer.model, "legacy": false puts a space
+ * only in front of a text; without the field the model is read as SentencePiece and transformers 4
+ * read it, with BOS in front.
  *
  * Text is bytes with a length, may hold 0 bytes, and must be valid UTF-8. A Tokenizer is read-only
  * once loaded: any number of threads may use it.
@@ -14,24 +20,29 @@
 #ifndef ALIGN_TOKENIZER_H
 #define ALIGN_TOKENIZER_H
 
-#include "base.h"
+#include "io.h"
 
 typedef struct Tokenizer Tokenizer;
 
-/* dir holds tokenizer.json, or else tokenizer.model (a SentencePiece BPE model: Llama 2, Mistral);
- * tokenizer_config.json (BOS, EOS, chat template; for a tokenizer.model also add_bos_token and
- * add_eos_token; optional) and chat_template.jinja (goes before the template in
- * tokenizer_config.json; optional). NULL with *e filled: ERR_NO_INPUT without either, ERR_DATA
+/* dir, as io_model_path finds it, is a GGUF file, or holds tokenizer.json, or else tokenizer.model
+ * (a SentencePiece BPE model: Llama 2, Mistral); tokenizer_config.json (BOS, EOS, chat template,
+ * tokens; for a tokenizer.model also add_bos_token, add_eos_token, add_prefix_space and legacy;
+ * optional) and chat_template.jinja with additional_chat_templates/NAME.jinja (go before those in
+ * tokenizer_config.json; optional). NULL with *e filled: ERR_NO_INPUT if both are missing, ERR_DATA
  * naming file, line and column (or byte) for everything wrong in a file. */
 Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e);
-/* The file of dir that the vocabulary comes from: "tokenizer.json", else "tokenizer.model" where
- * that is there, else "tokenizer.json" again, for messages. */
+/* Returns the file of dir that holds the vocabulary: "tokenizer.json", or else "tokenizer.model" or
+ * "tekken.json" if it exists, or else "tokenizer.json" again, for messages. */
 const char *tokenizer_file(const char *dir, Err *e);
 /* Files of a model's directory that decide how texts become ids and where answers end. */
-enum { TOKENIZER_FILES = 6 };
+enum { TOKENIZER_FILES = 8 };
 extern const char *const tokenizer_files[TOKENIZER_FILES];
-/* SHA-256 of name and content of those of them that are there. */
+/* And the folder of more chat templates, NAME.jinja. */
+extern const char tokenizer_more_templates[];
+/* Hashes name and content of those that exist, by SHA-256; of a GGUF file the texts below. */
 int tokenizer_hash(const char *dir, char hex[65], Err *e);
+/* What a GGUF file says, appended as the texts of a tokenizer.json and a tokenizer_config.json. */
+int tokenizer_of_gguf(const Gguf *g, Text *tokenizer, Text *config, Err *e);
 /* The same from bytes in memory; `name` is for messages, `config` may be NULL. */
 Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,
                            size_t config_len, const Log *log, Err *e);
@@ -58,21 +69,21 @@ typedef struct {
 int ids_add(Ids *v, int32_t id, Err *e);
 void ids_free(Ids *v);
 
-/* Appends the ids of text. Without TOKENIZE_SPECIAL (the library's encode_special_tokens = True)
- * no text can turn into a control token. Time O(n log n). ERR_DATA naming the byte offset where
- * the text is not UTF-8; *out is then as it was. */
+/* Appends the ids of text. Without TOKENIZE_SPECIAL (the library's encode_special_tokens = True) no
+ * text can turn into a control token. Time O(n log n). ERR_DATA naming the byte offset if the text
+ * is not UTF-8; *out is then unchanged. */
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out, Err *e);
 
-/* Encodes text of mixed origin as the one string it is: a special token counts where all of its
- * bytes are ours (ours[i] != 0 for byte i), and stays text where any byte is not. This is how a
- * rendered conversation becomes ids without its contents being able to forge control tokens.
- * TOKENIZE_SPECIAL in flags makes all bytes ours. */
+/* Encodes text of mixed origin as one string: a special token counts if all of its bytes are ours
+ * (ours[i] != 0 for byte i), and stays text otherwise. This is how a rendered conversation becomes
+ * ids without its contents being able to forge control tokens. TOKENIZE_SPECIAL in flags makes all
+ * bytes ours. */
 int tokenizer_encode_marked(const Tokenizer *t, const char *text, const char *ours, size_t len,
                             int flags, Ids *out, Err *e);
 
 /* ---- ids to text --------------------------------------------------------------------------- */
 
-/* Appends the text of ids. skip_special leaves out special tokens. Bytes that are no UTF-8 become
+/* Appends the text of ids. skip_special leaves out special tokens. Bytes that are not UTF-8 become
  * U+FFFD as the file's decoder says. ERR_DATA for an id outside 0 .. tokenizer_size - 1. */
 int tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, int skip_special, Text *out,
                      Err *e);
@@ -83,9 +94,9 @@ int tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, int skip_
 typedef struct {
     const Tokenizer *t;
     int skip_special;
-    size_t tokens;   /* that went into the decoder so far */
+    size_t tokens;   /* given to the decoder so far */
     size_t stripped; /* leading characters taken off so far */
-    int strip_done;  /* the first character to keep has come */
+    int strip_done;  /* the first character to keep was seen */
     Text held;       /* bytes that are not final yet */
 } Decoder;
 void decoder_begin(Decoder *d, const Tokenizer *t, int skip_special);
@@ -108,14 +119,13 @@ const char *tokenizer_eos_text(const Tokenizer *t);
 
 /* ---- what the chat template needs ---------------------------------------------------------- */
 
-/* The source of the chat template, NULL where the model has none. */
-const char *tokenizer_chat_template(const Tokenizer *t, size_t *len);
-
-/* The date for templates that write one. It is fixed, so that the same rows give the same ids on
- * every day: transformers uses this very date for Llama 3.1, and for Llama 3.2 where its template
- * engine has no clock, else the current day. Set it (any text) before the tokenizer is shared. */
-#define TOKENIZER_CHAT_DATE "26 Jul 2024"
-int tokenizer_set_chat_date(Tokenizer *t, const char *date, Err *e);
-const char *tokenizer_chat_date(const Tokenizer *t);
+/* Returns the source of the chat template of this name, or NULL with *len = 0. A model's only
+ * template is called "default"; of several, files go before tokenizer_config.json. */
+const char *tokenizer_chat_template(const Tokenizer *t, const char *name, size_t *len);
+/* Returns the name of the i-th chat template, NULL beyond the last. */
+const char *tokenizer_template_name(const Tokenizer *t, size_t i);
+/* Returns the name ("bos_token", "pad_token", ...) and *text of the i-th special token that the
+ * files beside the vocabulary name, NULL beyond the last. */
+const char *tokenizer_named_token(const Tokenizer *t, size_t i, const char **text);
 
 #endif

@@ -1,12 +1,12 @@
-/* tokenizer_bpe.c - byte pair encoding of one word (Sennrich et al. 2016, section 3.2).
+/* tokenizer_bpe.c - encodes one word by byte pair encoding (Sennrich et al. 2016, section 3.2).
  *
  * The word begins as one symbol per character. Again and again the neighbouring pair with the
  * lowest rank in the list of merges, of several the leftmost, becomes one symbol. A queue holds the
- * candidates and a linked list the symbols. A candidate whose symbols have changed meanwhile is
- * recognised by its rank and thrown away.
+ * candidates and a linked list the symbols. A candidate whose symbols have changed in the meantime
+ * is recognised by its rank and dropped.
  *
- * Two things keep long words fast. Where no merge has anything to do with the last character on the
- * left and the first one on the right, the word falls into pieces that are worked on one by one
+ * Two things keep long words fast. Where no merge can involve the last character on the left and
+ * the first one on the right, the word falls into pieces that are processed one by one
  * (SentencePiece models see a whole text as one word). And the queue keeps candidates of one rank
  * in ascending runs, so that a megabyte of one letter is a few long runs and not a heap of a
  * million entries.
@@ -17,7 +17,86 @@
 
 #define NONE UINT32_MAX
 
-/* Room for one more item: the array, moved to where it is twice as long if it was full, or NULL. */
+/* ---- ids ----------------------------------------------------------------------------------- */
+
+int ids_add(Ids *v, int32_t id, Err *e)
+{
+    if (v->count == v->cap) {
+        size_t cap, bytes;
+        if (size_mul(v->cap ? v->cap : 32, 2, &cap) || size_mul(cap, sizeof(*v->ids), &bytes))
+            return err_set(e, ERR_MEMORY, "tokenizer: too many ids");
+        int32_t *ids = mem_realloc(v->ids, bytes, e);
+        if (!ids) return -1;
+        v->ids = ids;
+        v->cap = cap;
+    }
+    v->ids[v->count++] = id;
+    return 0;
+}
+
+void ids_free(Ids *v)
+{
+    mem_free(v->ids);
+    *v = (Ids){0};
+}
+
+/* ---- tables -------------------------------------------------------------------------------- */
+
+size_t piece_slot(const Tokenizer *t, const char *text, size_t len)
+{
+    uint64_t h = 14695981039346656037u; /* FNV-1a */
+    for (size_t i = 0; i < len; i++) h = (h ^ (unsigned char)text[i]) * 1099511628211u;
+    for (size_t i = (size_t)(h ^ h >> 32) & t->by_text_mask;; i = (i + 1) & t->by_text_mask) {
+        if (t->by_text[i] < 0) return i;
+        const Piece *p = &t->pieces[t->by_text[i]];
+        if (p->len == len && !memcmp(p->text, text, len)) return i;
+    }
+}
+
+size_t merge_slot(const Tokenizer *t, uint64_t pair)
+{
+    size_t i = (size_t)((pair ^ pair >> 29) * 0x9e3779b97f4a7c15u >> 32) & t->merge_mask;
+    while (t->merges[i].pair != MERGE_EMPTY && t->merges[i].pair != pair)
+        i = (i + 1) & t->merge_mask;
+    return i;
+}
+
+int32_t model_id(const Tokenizer *t, const char *text, size_t len)
+{
+    int32_t id = t->by_text[piece_slot(t, text, len)];
+    return id >= 0 && t->pieces[id].model ? id : -1;
+}
+
+/* Value of a hexadecimal digit, -1 for any other byte. */
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* Printable Latin-1 stands for itself, the other 68 bytes, in order, for U+0100 and on (GPT-2,
+ * bytes_to_unicode). */
+void bytes_as_letters(unsigned short out[256])
+{
+    unsigned short next = 0x100;
+    for (unsigned b = 0; b < 256; b++) {
+        int printable = (b > 0x20 && b < 0x7f) || (b > 0xa0 && b != 0xad);
+        out[b] = printable ? (unsigned short)b : next++;
+    }
+}
+
+int piece_byte(const char *text, size_t len)
+{
+    if (len != 6 || memcmp(text, "<0x", 3) || text[5] != '>') return -1;
+    int high = hex_digit(text[3]), low = hex_digit(text[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
+/* ---- growing arrays ----------------------------------------------------------------------- */
+
+/* Makes room for one more item: returns the array, moved to twice its size if it was full, or
+ * NULL. */
 static void *room(void *array, size_t count, size_t *cap, size_t item, Err *e)
 {
     size_t wanted, bytes;
@@ -45,7 +124,7 @@ static int heap_push(Encoder *n, uint64_t key, uint32_t run)
     return 0;
 }
 
-/* Puts item where the first one was. */
+/* Replaces the first item. */
 static void heap_replace_first(Encoder *n, HeapItem item)
 {
     HeapItem *heap = n->heap;
@@ -58,7 +137,7 @@ static void heap_replace_first(Encoder *n, HeapItem item)
     heap[i] = item;
 }
 
-/* A list node for a position, one that is free again if there is any; NONE on error. */
+/* Returns a list node for a position, a free one if there is any; NONE on error. */
 static uint32_t candidate_node(Encoder *n, uint32_t position)
 {
     uint32_t i = n->free_candidate;
@@ -94,7 +173,7 @@ static int queue_push(Encoder *n, uint32_t rank, uint32_t position)
     uint32_t *open = &n->open_runs[rank % OPEN_RUNS];
     Run *r = *open < n->n_runs ? &n->runs[*open] : NULL;
     int fits = r && r->first != NONE && r->rank == rank;
-    if (fits && n->candidates[r->last].position == position) return 0; /* waits already */
+    if (fits && n->candidates[r->last].position == position) return 0; /* is already a candidate */
     fits = fits && n->candidates[r->last].position < position;
     uint32_t node = candidate_node(n, position);
     if (node == NONE) return -1;
@@ -171,8 +250,8 @@ static int join_add(Tokenizer *t, int32_t a, int32_t b, Err *e)
     return 0;
 }
 
-/* The symbols that a piece can begin (at_end: end) with: the token of its outermost character; if
- * it is spelled so, a byte token; the unknown token. -1 where there is none. */
+/* Finds the symbols that a piece can begin with (at_end: end with): the token of its outermost
+ * character; if it is spelled so, a byte token; the unknown token. -1 if there is none. */
 enum { EDGES = 3 };
 static void piece_edges(const Tokenizer *t, int32_t id, int at_end, int32_t edge[EDGES])
 {
@@ -212,7 +291,7 @@ int bpe_prepare(Tokenizer *t, Err *e)
     return 0;
 }
 
-/* May anything ever cross the boundary between these two symbols? */
+/* Can any merge ever cross the boundary between these two symbols? */
 static int is_join(const Tokenizer *t, int32_t a, int32_t b)
 {
     uint64_t pair = (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
@@ -233,7 +312,7 @@ static int symbol_add(Encoder *n, int32_t id)
     return 0;
 }
 
-/* All bytes of a character as "<0xNN>" tokens; 0 without any effect where one of them is missing,
+/* Adds all bytes of a character as "<0xNN>" tokens; 0 without any effect if one of them is missing,
  * -1 on error. */
 static int symbols_add_bytes(Encoder *n, const char *text, size_t len)
 {
@@ -265,7 +344,13 @@ static int symbols_fill(Encoder *n, const char *text, size_t len)
         }
         int bytes = symbols_add_bytes(n, text + at, end - at);
         if (bytes < 0) return -1;
-        if (bytes || t->unk < 0) continue;
+        if (bytes) continue;
+        if (t->unk_lost)
+            return err_set(n->e, ERR_DATA,
+                           "the vocabulary has no token for \"%.*s\", and model.unk_token, which "
+                           "should stand for it, is not in model.vocab",
+                           (int)(end - at), text + at);
+        if (t->unk < 0) continue;
         if (pending && !t->fuse_unk && symbol_add(n, t->unk)) return -1;
         pending = 1;
     }
@@ -303,7 +388,7 @@ static int symbols_merge(Encoder *n, uint32_t first, uint32_t end)
         uint32_t i = (uint32_t)key, right = s[i].next;
         if (s[i].id == BPE_GONE || right == NONE) continue;
         const Merge *m = merge_find(n->t, s[i].id, s[right].id);
-        if (!m || m->rank != key >> 32) continue; /* these two have met others since */
+        if (!m || m->rank != key >> 32) continue; /* these two have been merged with others since */
         s[i].id = m->id;
         s[i].next = s[right].next;
         s[right].id = BPE_GONE;

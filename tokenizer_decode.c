@@ -1,7 +1,7 @@
-/* tokenizer_decode.c - ids to text, at once or in a stream.
+/* tokenizer_decode.c - turns ids into text, at once or in a stream.
  *
- * Each piece is pushed through the decoder's steps as soon as it comes; a step that cannot know yet
- * what becomes of its bytes holds them back. Decoding at once is the same walk, flushed at the end.
+ * Each piece goes through the decoder's steps as soon as it arrives; a step that cannot yet decide
+ * about its bytes holds them back. Decoding at once is the same walk, flushed at the end.
  */
 #include "tokenizer_inner.h"
 
@@ -13,7 +13,7 @@
 
 /* ---- bytes that should be UTF-8 ------------------------------------------------------------ */
 
-/* How many bytes the sequence beginning with s[0] has, 0 if none can begin so; and the range of a
+/* Returns the length of the sequence that begins with s[0], or 0 if none can; and the range of a
  * valid second byte (Unicode Standard 16.0, table 3-7). */
 static size_t sequence_length(unsigned char first, unsigned char *low, unsigned char *high)
 {
@@ -120,7 +120,7 @@ static int step_byte_fallback(Decoder *d, size_t step, const char *text, size_t 
     return step_push(d, step + 1, text, len, out, e);
 }
 
-/* Takes up to `start` copies of a character off the beginning. */
+/* Removes up to `start` copies of a character from the beginning. */
 static int step_strip(Decoder *d, size_t step, const DecodeStep *s, const char *text, size_t len,
                       Text *out, Err *e)
 {
@@ -163,7 +163,8 @@ static int step_byte_level(Decoder *d, size_t step, const char *text, size_t len
     return failed ? -1 : 0;
 }
 
-/* The replacement is a space again, in the first piece (where one was put in front) it is nothing.
+/* Turns the replacement back into a space; in the first piece, which had one put in front, into
+ * nothing.
  */
 static int step_metaspace(Decoder *d, size_t step, const DecodeStep *s, const char *text,
                           size_t len, Text *out, Err *e)

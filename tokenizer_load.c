@@ -1,5 +1,5 @@
-/* tokenizer_load.c - tokenizer.json, or tokenizer.model, and companions into a Tokenizer, or a
- * reason why not.
+/* tokenizer_load.c - reads tokenizer.json, or tokenizer.model, and the files beside it into a
+ * Tokenizer, or says why it cannot.
  *
  * Nothing is taken on trust: ids are 0 .. N-1 without gaps, merges name known pieces, and every
  * step must be one that we know how to do, for a skipped step gives plausible but wrong ids.
@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define TEKKEN_FILE "tekken.json"
 #define TOKENIZER_MAX_FILE ((size_t)1 << 30)
 #define STEP_TEXT_MAX 256 /* bytes of a text that a normalizer or decoder puts somewhere */
 #define SHOWN_MAX 200     /* bytes of a refused step that a message shows */
@@ -23,6 +24,9 @@ typedef struct {
     size_t len;
     const Log *log;
     Err *e;
+    const Sides *sides;
+    Pool *pool;        /* of parsed files */
+    const Json *added; /* all added tokens */
 } Loader;
 
 /* Fills the error: name, line and column of j (of the file as a whole where NULL), text. */
@@ -147,12 +151,12 @@ static size_t table_size(size_t n)
     return size;
 }
 
-/* Space for `size` pieces and for finding them by their spelling. */
-static int pieces_make(Loader *l, size_t size)
+/* Space for `size` pieces, with room for more, and for finding them by their spelling. */
+static int pieces_make(Loader *l, size_t size, size_t room)
 {
     Tokenizer *t = l->t;
-    size_t slots = table_size(size), bytes;
-    if (size > INT32_MAX || size_mul(size, sizeof(Piece), &bytes))
+    size_t slots = table_size(size + room), bytes;
+    if (size > INT32_MAX || room > INT32_MAX - size || size_mul(size + room, sizeof(Piece), &bytes))
         return load_error(l, NULL, "%zu tokens are too many", size);
     t->pieces = pool_alloc(&t->pool, bytes, l->e);
     t->by_text = pool_alloc(&t->pool, slots * sizeof(*t->by_text), l->e);
@@ -191,7 +195,7 @@ static int vocab_load(Loader *l, const Json *vocab)
         l->t->pieces[id].model = 1;
         int byte = piece_byte(j->key, j->key_len);
         if (byte < 0) continue;
-        char upper[16]; /* the library asks for upper-case digits only */
+        char upper[16]; /* the library accepts only upper-case digits */
         snprintf(upper, sizeof upper, "<0x%02X>", (unsigned)byte);
         if (!memcmp(upper, j->key, j->key_len)) l->t->byte_ids[byte] = id;
     }
@@ -280,8 +284,10 @@ static int model_options(Loader *l, const Json *model)
     const Json *unk = field(model, "unk_token");
     t->unk = -1;
     if (!unk) return 0;
-    if (unk->type == JSON_STRING) t->unk = model_id(t, unk->text, unk->len);
-    return t->unk >= 0 ? 0 : load_error(l, unk, "model.unk_token is not in model.vocab");
+    if (unk->type != JSON_STRING) return load_error(l, unk, "model.unk_token must be a string");
+    t->unk = model_id(t, unk->text, unk->len);
+    t->unk_lost = t->unk < 0; /* refused, as in the library, once a text needs it */
+    return 0;
 }
 
 /* One more than the largest id, or `limit` where one is beyond that (it is refused later). */
@@ -312,10 +318,13 @@ static int model_load(Loader *l, const Json *root)
         return load_error(l, merges ? merges : model, "model.merges must be an array");
     if (added && added->type != JSON_ARRAY)
         return load_error(l, added, "\"added_tokens\" must be an array");
+    if (class_drops_listed(l->sides)) added = NULL;
     /* Ids are 0 .. N-1, and there are no more of them than entries. */
     size_t limit = vocab->len + (added ? added->len : 0);
-    if (pieces_make(l, count_ids(vocab, added, limit)) || vocab_load(l, vocab)) return -1;
-    if (merges_load(l, merges) || model_options(l, model)) return -1;
+    if (pieces_make(l, count_ids(vocab, added, limit), added_room(l->sides)) ||
+        vocab_load(l, vocab) || merges_load(l, merges) || model_options(l, model) ||
+        added_merge(l->t, added, l->sides, l->log, l->pool, &l->added, l->e))
+        return -1;
     return bpe_prepare(l->t, l->e);
 }
 
@@ -334,6 +343,10 @@ static int normalizer_load(Loader *l, const Json *j)
     }
     if (t->n_normalize == TOKENIZER_MAX_STEPS) return refuse(l, j, "normalizer with more steps:");
     NormalizeStep *s = &t->normalize[t->n_normalize++];
+    if (is_type(j, "NFC")) {
+        s->kind = NORMALIZE_NFC;
+        return 0;
+    }
     if (is_type(j, "Prepend")) {
         s->kind = NORMALIZE_PREPEND;
         return step_string(l, j, "prepend", &s->to);
@@ -351,7 +364,8 @@ static int normalizer_load(Loader *l, const Json *j)
 
 /* ---- pre-tokenizer ------------------------------------------------------------------------- */
 
-/* Split: one of the known patterns, each match and each gap a word of its own. */
+/* Split: one of the known patterns or another expression, each match and each gap a word of its
+ * own. */
 static int split_load(Loader *l, const Json *j, SplitStep *s)
 {
     const Json *regex = json_get(json_get(j, "pattern"), "Regex");
@@ -362,7 +376,15 @@ static int split_load(Loader *l, const Json *j, SplitStep *s)
         !json_is(json_get(j, "behavior"), "Isolated"))
         return refuse(l, j, "pre-tokenizer");
     s->pattern = split_pattern(regex->text, regex->len);
-    return s->pattern == PATTERN_NONE ? refuse(l, j, "pre-tokenizer") : 0;
+    if (s->pattern != PATTERN_NONE) return 0;
+    const char *why;
+    s->regex = regex_parse(regex->text, regex->len, &why, l->e);
+    s->kind = SPLIT_REGEX;
+    if (s->regex || !why) return s->regex ? 0 : -1;
+    return load_error(l, regex,
+                      "the expression of a pre-tokenizer has %s, which is not supported; refused, "
+                      "because leaving it out would give wrong token ids",
+                      why);
 }
 
 static int byte_level_load(Loader *l, const Json *j, SplitStep *s)
@@ -373,15 +395,6 @@ static int byte_level_load(Loader *l, const Json *j, SplitStep *s)
         field_bool(l, j, "add_prefix_space", 1, &s->prefix_space))
         return -1;
     s->pattern = use_regex ? PATTERN_GPT2 : PATTERN_NONE;
-    for (int b = 0; b < 256; b++) { /* every byte must have its token, or text would vanish */
-        char utf8[4];
-        size_t len = utf8_put(utf8, l->t->byte_chars[b]);
-        if (model_id(l->t, utf8, len) < 0)
-            return load_error(l, j,
-                              "byte-level model, but model.vocab has no token \"%.*s\" for "
-                              "byte 0x%02X",
-                              (int)len, utf8, (unsigned)b);
-    }
     return 0;
 }
 
@@ -475,13 +488,12 @@ static int added_load(Loader *l, const Json *j)
     Tokenizer *t = l->t;
     Bytes content;
     AddedToken a = {0};
-    int flags[5];
-    static const char *const names[] = {"special", "single_word", "lstrip", "rstrip", "normalized"};
+    int flags[ADDED_FLAGS];
     if (j->type != JSON_OBJECT) return load_error(l, j, "added_tokens must hold objects");
     if (field_string(l, j, "content", 1, &content)) return -1;
     if (as_id(l, json_get(j, "id"), "added_tokens", t->size, &a.id)) return -1;
-    for (size_t i = 0; i < 5; i++)
-        if (field_bool(l, j, names[i], 0, &flags[i])) return -1;
+    for (size_t i = 0; i < ADDED_FLAGS; i++)
+        if (field_bool(l, j, added_flags[i], 0, &flags[i])) return -1;
     int32_t known = t->by_text[piece_slot(t, content.text, content.len)];
     if (known < 0 && piece_set(l, j, content.text, content.len, a.id)) return -1;
     if (known >= 0 && known != a.id)
@@ -513,10 +525,10 @@ static int added_load(Loader *l, const Json *j)
     return 0;
 }
 
-static int added_tokens_load(Loader *l, const Json *root)
+static int added_tokens_load(Loader *l)
 {
     Tokenizer *t = l->t;
-    const Json *list = field(root, "added_tokens");
+    const Json *list = l->added;
     size_t count = list ? list->len : 0;
     t->raw.tokens = pool_alloc(&t->pool, (count + 1) * sizeof(AddedToken), l->e);
     t->normalized.tokens = pool_alloc(&t->pool, (count + 1) * sizeof(AddedToken), l->e);
@@ -556,7 +568,7 @@ static int template_token(Loader *l, const Json *processor, const Json *token, I
     return 0;
 }
 
-/* TemplateProcessing: what stands before and behind $A for a single text. */
+/* TemplateProcessing: what stands before and after $A for a single text. */
 static int template_load(Loader *l, const Json *j)
 {
     const Json *single = json_get(j, "single");
@@ -657,11 +669,14 @@ static int decoder_load(Loader *l, const Json *j)
 
 /* ---- tokenizer_config.json ----------------------------------------------------------------- */
 
-/* bos_token, eos_token: a string, or {"content": string}; it must be in the vocabulary. */
+/* bos_token, eos_token: a string ("" = none), or {"content": string}; it must be in the vocabulary.
+ */
 static int config_token(Loader *l, const Json *root, const char *key, int32_t *id,
                         const char **text)
 {
-    const Json *j = field(root, key);
+    const Json *j = sides_special(l->sides, key);
+    if (j && (j->type == JSON_NULL || json_is(j, ""))) j = NULL;
+    if (j && (!root || j != json_get(root, key))) l->name = "special_tokens_map.json", l->len = 0;
     if (j && j->type == JSON_OBJECT) j = json_get(j, "content");
     if (!j) return 0;
     Bytes content;
@@ -674,50 +689,90 @@ static int config_token(Loader *l, const Json *root, const char *key, int32_t *i
     return 0;
 }
 
-/* chat_template: a string, or a list of {"name", "template"} with one named "default". */
-static int config_template(Loader *l, const Json *root)
+enum { TEMPLATES_MAX = 100 }; /* of a model; real ones have at most four */
+
+/* Adds a chat template; a later one of the same name takes the place of an earlier one. */
+static int add_template(Tokenizer *t, const char *name, size_t name_len, const char *text,
+                        size_t len, Err *e)
 {
-    const Json *j = field(root, "chat_template");
-    if (!j) return 0;
-    if (j->type == JSON_ARRAY) {
-        const Json *found = NULL;
-        for (const Json *k = j->child; k; k = k->next)
-            if (json_is(json_get(k, "name"), "default")) found = json_get(k, "template");
-        if (!found)
-            return load_error(l, j, "\"chat_template\" is a list without one named \"default\"");
-        j = found;
-    }
-    return copy_string(l, j, root, "chat_template", 0, &l->t->chat_template);
+    size_t i = 0;
+    NamedText *more = NULL;
+    while (i < t->n_templates && (strlen(t->templates[i].name) != name_len ||
+                                  memcmp(t->templates[i].name, name, name_len)))
+        i++;
+    if (i == t->n_templates) more = pool_alloc(&t->pool, (i + 1) * sizeof *more, e);
+    if (i == t->n_templates && !more) return -1;
+    NamedText added = {pool_strndup(&t->pool, name, name_len, e),
+                       {pool_strndup(&t->pool, text, len, e), len}};
+    if (!added.name || !added.text.text) return -1;
+    if (more && i) memcpy(more, t->templates, i * sizeof *more);
+    if (more) t->templates = more;
+    t->templates[i] = added;
+    t->n_templates += i == t->n_templates;
+    return 0;
 }
 
-static int config_load(Loader *l, const char *bytes, size_t len, const char *name)
+/* chat_template: a string, or a list of {"name", "template"}. */
+static int config_template(Loader *l, const Json *root)
+{
+    Bytes name, text;
+    const Json *j = field(root, "chat_template");
+    if (!j) return 0;
+    if (j->type != JSON_ARRAY)
+        return copy_string(l, j, root, "chat_template", 0, &text)
+                   ? -1
+                   : add_template(l->t, "default", 7, text.text, text.len, l->e);
+    if (j->len > TEMPLATES_MAX)
+        return load_error(l, j, "\"chat_template\" is a list of %zu; allowed are %d", j->len,
+                          TEMPLATES_MAX);
+    for (const Json *k = j->child; k; k = k->next)
+        if (field_string(l, k, "name", 1, &name) || field_string(l, k, "template", 0, &text) ||
+            add_template(l->t, name.text, name.len, text.text, text.len, l->e))
+            return -1;
+    return 0;
+}
+
+/* The special tokens with their names, which templates write. */
+static int config_names(Tokenizer *t, const Sides *sides, Err *e)
+{
+    size_t n = 0;
+    int found;
+    NamedText v;
+    while (sides_variable(sides, n, &v.name, &v.text) >= 0) n++;
+    if (!(t->tokens = pool_alloc(&t->pool, n * sizeof v, e))) return -1;
+    for (size_t i = 0; (found = sides_variable(sides, i, &v.name, &v.text)) >= 0; i++) {
+        if (!found) continue;
+        v.name = pool_strndup(&t->pool, v.name, strlen(v.name), e);
+        v.text.text = pool_strndup(&t->pool, v.text.text, v.text.len, e);
+        if (!v.name || !v.text.text) return -1;
+        t->tokens[t->n_tokens++] = v;
+    }
+    return 0;
+}
+
+/* What tokenizer_config.json (or, for the tokens, special_tokens_map.json) says beside ids. */
+static int config_load(Loader *l, Bytes config)
 {
     Tokenizer *t = l->t;
-    Pool pool = {0};
-    Loader c = {t, name, bytes, len, l->log, l->e};
-    Json *root = json_parse(&pool, bytes, len, name, JSON_ALLOW_BOM | JSON_ALLOW_DUPLICATES, l->e);
-    int failed = !root;
-    if (!failed && root->type != JSON_OBJECT) failed = load_error(&c, NULL, "must be an object");
-    failed = failed || config_token(&c, root, "bos_token", &t->bos, &t->bos_text) ||
-             config_token(&c, root, "eos_token", &t->eos, &t->eos_text) ||
-             config_template(&c, root);
-    pool_free(&pool);
-    return failed ? -1 : 0;
+    const Json *root = l->sides->config;
+    Loader c = *l;
+    c.name = "tokenizer_config.json";
+    c.bytes = config.text;
+    c.len = config.len;
+    return config_token(&c, root, "bos_token", &t->bos, &t->bos_text) ||
+                   config_token(&c, root, "eos_token", &t->eos, &t->eos_text) ||
+                   (root && config_template(&c, root)) || config_names(t, l->sides, l->e)
+               ? -1
+               : 0;
 }
 
 /* ---- all of it ----------------------------------------------------------------------------- */
 
-/* The byte-level alphabet: printable Latin-1 stands for itself, the other 68 bytes, in order, for
- * U+0100 and on (GPT-2, bytes_to_unicode). */
 static void byte_alphabet(Tokenizer *t)
 {
-    unsigned short next = 0x100;
+    bytes_as_letters(t->byte_chars);
     for (size_t i = 0; i < BYTE_ALPHABET; i++) t->char_bytes[i] = -1;
-    for (unsigned b = 0; b < 256; b++) {
-        int printable = (b > 0x20 && b < 0x7f) || (b > 0xa0 && b != 0xad);
-        t->byte_chars[b] = printable ? (unsigned short)b : next++;
-        t->char_bytes[t->byte_chars[b]] = (short)b;
-    }
+    for (unsigned b = 0; b < 256; b++) t->char_bytes[t->byte_chars[b]] = (short)b;
 }
 
 /* Mistral's 131,072-token vocabulary belongs to the Tekken pattern; some files were converted with
@@ -734,12 +789,44 @@ static void warn_tekken(const Loader *l)
                  l->name);
 }
 
+/* Can UTF-8 hold this byte? Bytes 0xC0, 0xC1 and from 0xF5 on never occur in it. */
+static int occurs_in_utf8(unsigned byte)
+{
+    return byte != 0xc0 && byte != 0xc1 && byte < 0xf5;
+}
+
+/* A byte-level vocabulary that was trained without its alphabet lacks the letters of rare bytes.
+ * The ids are the library's: it leaves such bytes out, or writes its unknown token. */
+static void note_missing_bytes(const Loader *l)
+{
+    const Tokenizer *t = l->t;
+    unsigned missing = 0, first = 0;
+    int written = 0; /* one of them is a line break or printable ASCII */
+    size_t step = 0;
+    while (step < t->n_split && t->split[step].kind != SPLIT_BYTE_LEVEL) step++;
+    if (step == t->n_split || t->byte_fallback || t->unk_lost) return;
+    for (unsigned b = 256; b-- > 0;) {
+        char utf8[4];
+        size_t len = utf8_put(utf8, t->byte_chars[b]);
+        if (!occurs_in_utf8(b) || model_id(t, utf8, len) >= 0) continue;
+        missing++;
+        first = b;
+        written = written || b == '\n' || (b >= ' ' && b <= '~');
+    }
+    if (missing)
+        log_note(l->log, written ? 'w' : 'i',
+                 "%s: the vocabulary has no token for %u of the bytes that texts can hold (the "
+                 "first is 0x%02X): %s",
+                 l->name, missing, first,
+                 t->unk >= 0 ? "they are read as the unknown token" : "they are left out of texts");
+}
+
 static int root_load(Loader *l, const Json *root)
 {
     if (root->type != JSON_OBJECT) return load_error(l, root, "must be an object");
     const Json *decoder = field(root, "decoder");
     if (model_load(l, root) || normalizer_load(l, json_get(root, "normalizer")) ||
-        added_tokens_load(l, root) || pre_tokenizer_load(l, json_get(root, "pre_tokenizer")) ||
+        added_tokens_load(l) || pre_tokenizer_load(l, json_get(root, "pre_tokenizer")) ||
         post_processor_load(l, json_get(root, "post_processor")))
         return -1;
     if (decoder) return decoder_load(l, decoder);
@@ -747,55 +834,80 @@ static int root_load(Loader *l, const Json *root)
     return 0;
 }
 
-Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,
-                           size_t config_len, const Log *log, Err *e)
+/* The files beside the vocabulary; text NULL where one is not there. */
+typedef struct {
+    Bytes config, map, added, model;
+} SideFiles;
+
+/* One of them, which must hold an object. */
+static int side_parse(Pool *pool, Bytes file, const char *name, const Json **root, Err *e)
+{
+    *root = NULL;
+    if (!file.text) return 0;
+    *root = json_parse(pool, file.text, file.len, name, JSON_ALLOW_BOM | JSON_ALLOW_DUPLICATES, e);
+    if (*root && (*root)->type != JSON_OBJECT)
+        return err_set(e, ERR_DATA, "%s: must be an object", name);
+    return *root ? 0 : -1;
+}
+
+static int sides_parse(Pool *pool, const SideFiles *f, Sides *s, Err *e)
+{
+    return side_parse(pool, f->config, "tokenizer_config.json", &s->config, e) ||
+                   side_parse(pool, f->map, "special_tokens_map.json", &s->map, e) ||
+                   side_parse(pool, f->added, "added_tokens.json", &s->added, e) ||
+                   side_parse(pool, f->model, "config.json", &s->model, e)
+               ? -1
+               : 0;
+}
+
+/* from_model: json was made of a tokenizer.model, and the files beside it have had their say. */
+static Tokenizer *parse_json(const char *json, size_t len, const char *name, const SideFiles *files,
+                             int from_model, const Log *log, Err *e)
 {
     Tokenizer *t = mem_calloc(1, sizeof *t, e);
     if (!t) return NULL;
     t->bos = t->eos = -1;
-    t->chat_date = TOKENIZER_CHAT_DATE;
     for (size_t i = 0; i < 256; i++) t->byte_ids[i] = -1;
     byte_alphabet(t);
-    Loader l = {t, name, json, len, log, e};
     Pool pool = {0};
+    Sides sides = {0};
+    Loader l = {t, name, json, len, log, e, &sides, &pool, NULL};
     Json *root = json_parse(&pool, json, len, name, JSON_ALLOW_BOM, e);
-    int failed = !root || root_load(&l, root) ||
-                 (config && config_load(&l, config, config_len, "tokenizer_config.json"));
+    int failed = !root || sides_parse(&pool, files, &sides, e) || root_load(&l, root) ||
+                 config_load(&l, files->config) || sides_check(t, &sides, from_model, e) ||
+                 (!from_model && class_apply(t, &sides, log, e));
     pool_free(&pool);
     if (failed) {
         tokenizer_free(t);
         return NULL;
     }
     warn_tekken(&l);
+    note_missing_bytes(&l);
     return t;
 }
 
-/* add_bos_token and add_eos_token of tokenizer_config.json. */
-static int config_ends(const char *bytes, size_t len, int *add_bos, int *add_eos, Err *e)
+/* Bytes of a tokenizer.model. */
+static Tokenizer *parse_model(const char *bytes, size_t len, const char *name,
+                              const SideFiles *files, const Log *log, Err *e)
 {
-    Pool pool = {0};
-    Loader l = {NULL, "tokenizer_config.json", bytes, len, NULL, e};
-    int flags = JSON_ALLOW_BOM | JSON_ALLOW_DUPLICATES;
-    Json *root = json_parse(&pool, bytes, len, l.name, flags, e);
-    int failed = !root || field_bool(&l, root, "add_bos_token", 1, add_bos) ||
-                 field_bool(&l, root, "add_eos_token", 0, add_eos);
-    pool_free(&pool);
-    return failed ? -1 : 0;
-}
-
-Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name,
-                                 const char *config, size_t config_len, const Log *log, Err *e)
-{
-    int add_bos = 1, add_eos = 0;
+    SentencePieceOptions options;
     SentencePiece info;
+    Sides sides;
+    Pool pool = {0};
     Text json = {0};
     Tokenizer *t = NULL;
-    if (config && config_ends(config, config_len, &add_bos, &add_eos, e)) return NULL;
-    if (!sentencepiece_json(bytes, len, name, add_bos, add_eos, &info, &json, e))
-        t = tokenizer_parse(json.data, json.len, name, config, config_len, log, e);
+    int status = sides_parse(&pool, files, &sides, e) || sides_model(&sides, &options, e);
+    if (!status && !options.no_prefix && !class_is_llama(&sides))
+        log_note(log, 'w',
+                 "%s: a space is put in front of texts, as SentencePiece does; transformers 5 does "
+                 "so only for a LlamaTokenizer that is not Mistral's, so its ids differ here",
+                 name);
+    if (!status && !sentencepiece_json(bytes, len, name, &options, &info, &json, e))
+        t = parse_json(json.data, json.len, name, files, 1, log, e);
     text_free(&json);
+    pool_free(&pool);
     if (!t) return NULL;
-    if (t->bos < 0 && info.bos >= 0) {
+    if (t->bos < 0 && info.bos >= 0 && !options.no_bos) {
         t->bos = info.bos;
         t->bos_text = t->pieces[info.bos].text;
     }
@@ -806,11 +918,59 @@ Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name
     return t;
 }
 
+/* Bytes of a tekken.json. Its names of BOS and EOS are fixed. */
+static Tokenizer *parse_tekken(const char *bytes, size_t len, const char *name,
+                               const SideFiles *files, const Log *log, Err *e)
+{
+    Text json = {0};
+    Tokenizer *t = NULL;
+    if (!tekken_json(bytes, len, name, &json, e))
+        t = parse_json(json.data, json.len, name, files, 1, log, e);
+    text_free(&json);
+    if (t && t->bos < 0) t->bos = 1, t->bos_text = t->pieces[1].text;
+    if (t && t->eos < 0) t->eos = 2, t->eos_text = t->pieces[2].text;
+    return t;
+}
+
+Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const char *config,
+                           size_t config_len, const Log *log, Err *e)
+{
+    SideFiles files = {.config = {config, config_len}};
+    return parse_json(json, len, name, &files, 0, log, e);
+}
+
+Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name,
+                                 const char *config, size_t config_len, const Log *log, Err *e)
+{
+    SideFiles files = {.config = {config, config_len}};
+    return parse_model(bytes, len, name, &files, log, e);
+}
+
+/* Says what a directory is that holds no tokenizer that is read here; *e is kept if that is not
+ * known. */
+static void explain_missing(const char *dir, Err *e)
+{
+    char path[IO_PATH_MAX];
+    Err ignored;
+    if (!io_is_directory(dir)) {
+        err_set(e, ERR_NO_INPUT,
+                "%s: there is no such directory; a model is a directory with config.json, "
+                "tokenizer.json and safetensors, or a GGUF file, and is not downloaded here",
+                dir);
+        return;
+    }
+    if (!io_path(path, sizeof path, dir, "vocab.json", &ignored) && io_exists(path))
+        err_set(e, ERR_NO_INPUT,
+                "%s: has vocab.json, but no tokenizer.json: python3 -c \"from transformers import "
+                "AutoTokenizer as T; T.from_pretrained('DIR').save_pretrained('DIR')\" writes it",
+                dir);
+}
+
 const char *tokenizer_file(const char *dir, Err *e)
 {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", TEKKEN_FILE};
     char path[IO_PATH_MAX];
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 3; i++) {
         if (io_path(path, sizeof path, dir, names[i], e)) return NULL;
         if (io_exists(path)) return names[i];
     }
@@ -819,22 +979,91 @@ const char *tokenizer_file(const char *dir, Err *e)
 
 const char *const tokenizer_files[TOKENIZER_FILES] = {
     "tokenizer.json",      "tokenizer.model",         "tokenizer_config.json",
-    "chat_template.jinja", "special_tokens_map.json", "generation_config.json"};
+    "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
+    "added_tokens.json",   TEKKEN_FILE};
+const char tokenizer_more_templates[] = "additional_chat_templates";
 
-int tokenizer_hash(const char *dir, char hex[65], Err *e)
+static int hash_file(Sha256 *s, const char *dir, const char *name, Err *e)
 {
     char path[IO_PATH_MAX], file[65];
+    if (io_path(path, sizeof path, dir, name, e)) return -1;
+    if (!io_exists(path)) return 0;
+    if (sha256_file(path, file, e)) return -1;
+    sha256_add(s, name, strlen(name));
+    sha256_add(s, file, strlen(file));
+    return 0;
+}
+
+/* The names in additional_chat_templates that end in .jinja, sorted; none where it is no folder. */
+static int more_templates(const char *dir, Pool *pool, char ***names, size_t *count, Err *e)
+{
+    char path[IO_PATH_MAX];
+    size_t n = 0, kept = 0;
+    *count = 0;
+    if (io_path(path, sizeof path, dir, tokenizer_more_templates, e)) return -1;
+    if (!io_exists(path)) return 0;
+    if (io_list(path, pool, names, &n, e)) return -1;
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strlen((*names)[i]);
+        if (len > 6 && !strcmp((*names)[i] + len - 6, ".jinja")) (*names)[kept++] = (*names)[i];
+    }
+    if (kept > TEMPLATES_MAX)
+        return err_set(e, ERR_DATA, "%s: %zu chat templates; allowed are %d", path, kept,
+                       TEMPLATES_MAX);
+    *count = kept;
+    return 0;
+}
+
+/* The two texts that a GGUF file stands for. */
+static int gguf_texts(const char *path, Text *tokenizer, Text *config, Err *e)
+{
+    Gguf g;
+    if (gguf_open(&g, path, 1, e)) return -1;
+    int status = tokenizer_of_gguf(&g, tokenizer, config, e);
+    gguf_close(&g);
+    return status;
+}
+
+static int gguf_hash(const char *path, char hex[65], Err *e)
+{
+    Text tokenizer = {0}, config = {0};
     Sha256 s;
+    int status = gguf_texts(path, &tokenizer, &config, e);
     sha256_begin(&s);
-    for (size_t i = 0; i < TOKENIZER_FILES; i++) {
-        if (io_path(path, sizeof path, dir, tokenizer_files[i], e)) return -1;
-        if (!io_exists(path)) continue;
-        if (sha256_file(path, file, e)) return -1;
-        sha256_add(&s, tokenizer_files[i], strlen(tokenizer_files[i]));
-        sha256_add(&s, file, strlen(file));
+    if (!status) {
+        sha256_add(&s, tokenizer.data, tokenizer.len);
+        sha256_add(&s, config.data, config.len);
     }
     sha256_end(&s, hex);
-    return 0;
+    text_free(&tokenizer);
+    text_free(&config);
+    return status;
+}
+
+int tokenizer_hash(const char *model, char hex[65], Err *e)
+{
+    char dir[IO_PATH_MAX], name[IO_PATH_MAX];
+    char **names;
+    size_t n;
+    Pool pool = {0};
+    Sha256 s;
+    if (io_model_path(dir, model, e)) return -1;
+    if (gguf_is(dir)) return gguf_hash(dir, hex, e);
+    const char *used = tokenizer_file(dir, e);
+    if (!used) return -1;
+    sha256_begin(&s);
+    int status = 0;
+    for (size_t i = 0; i < TOKENIZER_FILES && !status; i++) {
+        int idle = !strcmp(tokenizer_files[i], TEKKEN_FILE) && strcmp(used, TEKKEN_FILE);
+        if (!idle) status = hash_file(&s, dir, tokenizer_files[i], e); /* else it is not read */
+    }
+    if (!status) status = more_templates(dir, &pool, &names, &n, e);
+    for (size_t i = 0; !status && i < n; i++)
+        status = io_path(name, sizeof name, tokenizer_more_templates, names[i], e) ||
+                 hash_file(&s, dir, name, e);
+    sha256_end(&s, hex);
+    pool_free(&pool);
+    return status ? -1 : 0;
 }
 
 /* Reads a file that may be absent: *data NULL then. */
@@ -847,35 +1076,81 @@ static int read_optional(const char *dir, const char *name, char **data, size_t 
     return io_exists(path) ? io_read_file(path, TOKENIZER_MAX_FILE, data, len, e) : 0;
 }
 
-/* chat_template.jinja beside tokenizer.json goes before the template in tokenizer_config.json. */
-static int template_file_load(Tokenizer *t, const char *dir, Err *e)
+static int template_file(Tokenizer *t, const char *dir, const char *file, const char *name,
+                         size_t name_len, Err *e)
 {
     char *text;
     size_t len;
-    if (read_optional(dir, "chat_template.jinja", &text, &len, e)) return -1;
-    if (!text) return 0;
-    t->chat_template.text = pool_strndup(&t->pool, text, len, e);
-    t->chat_template.len = len;
+    if (read_optional(dir, file, &text, &len, e)) return -1;
+    int failed = text && add_template(t, name, name_len, text, len, e);
     mem_free(text);
-    return t->chat_template.text ? 0 : -1;
+    return failed ? -1 : 0;
 }
 
-Tokenizer *tokenizer_load(const char *dir, const Log *log, Err *e)
+/* chat_template.jinja and additional_chat_templates/NAME.jinja: where there is any, those of
+ * tokenizer_config.json count no more. */
+static int template_files_load(Tokenizer *t, const char *dir, Err *e)
 {
     char path[IO_PATH_MAX];
-    char *bytes, *config = NULL;
-    size_t len, config_len;
-    const char *name = tokenizer_file(dir, e);
-    if (!name || io_path(path, sizeof path, dir, name, e) ||
-        io_read_file(path, TOKENIZER_MAX_FILE, &bytes, &len, e))
-        return NULL;
+    char **names;
+    size_t n;
+    Pool pool = {0};
+    int status = io_path(path, sizeof path, dir, "chat_template.jinja", e) ||
+                 more_templates(dir, &pool, &names, &n, e);
+    if (!status && (n || io_exists(path))) t->n_templates = 0;
+    if (!status) status = template_file(t, dir, "chat_template.jinja", "default", 7, e);
+    for (size_t i = 0; !status && i < n; i++)
+        status = io_path(path, sizeof path, tokenizer_more_templates, names[i], e) ||
+                 template_file(t, dir, path, names[i], strlen(names[i]) - 6, e);
+    pool_free(&pool);
+    return status ? -1 : 0;
+}
+
+static Tokenizer *load_gguf(const char *path, const Log *log, Err *e)
+{
+    Text json = {0}, config = {0};
     Tokenizer *t = NULL;
-    if (!read_optional(dir, "tokenizer_config.json", &config, &config_len, e))
-        t = (!strcmp(name, "tokenizer.model") ? tokenizer_parse_model : tokenizer_parse)(
-            bytes, len, path, config, config_len, log, e);
+    if (!gguf_texts(path, &json, &config, e)) {
+        SideFiles files = {.config = {config.data, config.len}};
+        t = parse_json(json.data, json.len, path, &files, 1, log, e);
+    }
+    text_free(&json);
+    text_free(&config);
+    return t;
+}
+
+Tokenizer *tokenizer_load(const char *model, const Log *log, Err *e)
+{
+    char path[IO_PATH_MAX], dir[IO_PATH_MAX];
+    char *bytes, *side[4] = {0};
+    size_t len, side_len[4];
+    if (io_model_path(dir, model, e)) return NULL;
+    if (gguf_is(dir)) return load_gguf(dir, log, e);
+    const char *name = tokenizer_file(dir, e);
+    if (!name || io_path(path, sizeof path, dir, name, e)) return NULL;
+    if (io_read_file(path, TOKENIZER_MAX_FILE, &bytes, &len, e)) {
+        if (!io_exists(path)) explain_missing(dir, e);
+        return NULL;
+    }
+    Tokenizer *t = NULL;
+    static const char *const sides[] = {"tokenizer_config.json", "special_tokens_map.json",
+                                        "added_tokens.json", "config.json"};
+    int status = 0;
+    for (size_t i = 0; i < 4 && !status; i++)
+        status = read_optional(dir, sides[i], &side[i], &side_len[i], e);
+    if (!status) {
+        SideFiles files = {{side[0], side_len[0]}, {side[1], side_len[1]}, {side[2], side_len[2]},
+                           {side[3], side_len[3]}};
+        if (!strcmp(name, "tokenizer.model"))
+            t = parse_model(bytes, len, path, &files, log, e);
+        else if (!strcmp(name, TEKKEN_FILE))
+            t = parse_tekken(bytes, len, path, &files, log, e);
+        else
+            t = parse_json(bytes, len, path, &files, 0, log, e);
+    }
     mem_free(bytes);
-    mem_free(config);
-    if (t && template_file_load(t, dir, e)) {
+    for (size_t i = 0; i < 4; i++) mem_free(side[i]);
+    if (t && template_files_load(t, dir, e)) {
         tokenizer_free(t);
         return NULL;
     }
@@ -887,6 +1162,7 @@ void tokenizer_free(Tokenizer *t)
     if (!t) return;
     ids_free(&t->prefix);
     ids_free(&t->suffix);
+    for (size_t i = 0; i < t->n_split; i++) regex_free(t->split[i].regex);
     mem_free(t->joins);
     pool_free(&t->pool);
     mem_free(t);

@@ -1,4 +1,5 @@
-/* tokenizer_sentencepiece.c - a SentencePiece tokenizer.model as the tokenizer.json it stands for.
+/* tokenizer_sentencepiece.c - turns a SentencePiece tokenizer.model into the equivalent
+ * tokenizer.json.
  *
  * The file is a protobuf message (ModelProto of sentencepiece_model.proto): pieces with scores, and
  * how the text is prepared. BPE with scores joins the pair whose result scores highest, the
@@ -35,22 +36,6 @@ enum {
 };
 enum { NORMALIZER_CHARSMAP = 2, NORMALIZER_PREFIX = 3, NORMALIZER_TRIM = 4, NORMALIZER_ESCAPE = 5 };
 enum { TYPE_UNIGRAM = 1, TYPE_BPE, TYPE_WORD, TYPE_CHAR };
-typedef enum {
-    KIND_NORMAL = 1,
-    KIND_UNKNOWN,
-    KIND_CONTROL,
-    KIND_USER,
-    KIND_UNUSED,
-    KIND_BYTE
-} Kind;
-
-typedef struct {
-    Bytes text;
-    float score;
-    uint32_t id;
-    Kind kind;
-} SpPiece;
-
 typedef struct {
     const char *name;
     SpPiece *pieces; /* by id */
@@ -59,6 +44,7 @@ typedef struct {
     uint32_t unk;
     uint64_t type, bos, eos; /* ids: -1 (none) is a varint of ten bytes */
     int fallback, suffix, prefix, trim, escape, charsmap;
+    int unused_allowed; /* pieces that no text has, which keep an id */
     Err *e;
 } SpModel;
 
@@ -161,7 +147,8 @@ static int check_piece(const SpModel *s, const SpPiece *p)
         return err_set(s->e, ERR_DATA, "%s: piece %lu is not UTF-8", s->name, id);
     if (!isfinite(p->score))
         return err_set(s->e, ERR_DATA, "%s: piece %lu has a score that is not finite", s->name, id);
-    if (p->kind < KIND_NORMAL || p->kind > KIND_BYTE || p->kind == KIND_UNUSED)
+    if (p->kind < KIND_NORMAL || p->kind > KIND_BYTE ||
+        (p->kind == KIND_UNUSED && !s->unused_allowed))
         return err_set(s->e, ERR_DATA,
                        "%s: piece %lu has type %d; known are normal, unknown, "
                        "control, user-defined and byte (1 2 3 4 6)",
@@ -195,7 +182,7 @@ static int read_piece(SpModel *s, Message m)
         else if (f.number == PIECE_SCORE && f.wire == WIRE_FIXED32)
             memcpy(&p.score, &bits, sizeof bits);
         else if (f.number == PIECE_TYPE && f.wire == WIRE_VARINT)
-            p.kind = (Kind)(f.value > KIND_BYTE ? 0 : f.value);
+            p.kind = (SpKind)(f.value > KIND_BYTE ? 0 : f.value);
     }
     s->pieces[s->count++] = p;
     return more ? -1 : check_piece(s, &p);
@@ -276,7 +263,7 @@ static const SpPiece **sorted(const SpModel *s, int (*order)(const void *, const
     return list;
 }
 
-/* What this file wants of a tokenizer, and we (or a tokenizer.json) cannot give. */
+/* Refuses what this file requires of a tokenizer and we (or a tokenizer.json) cannot do. */
 static int check_options(const SpModel *s)
 {
     static const char *const types[] = {"?", "unigram", "BPE", "word", "char"};
@@ -401,7 +388,9 @@ static int put_added(const SpModel *s, Text *out)
         if (p->kind != KIND_UNKNOWN && p->kind != KIND_CONTROL && p->kind != KIND_USER) continue;
         if (text_addf(out, s->e, "%s{\"id\":%zu,\"content\":", first ? "" : ",", i) ||
             put_piece(out, p, s->e) ||
-            text_addf(out, s->e, ",\"special\":%s}", p->kind == KIND_USER ? "false" : "true"))
+            text_addf(out, s->e, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+                      "\"normalized\":false,\"special\":%s}",
+                      p->kind == KIND_USER ? "false" : "true"))
             return -1;
         first = 0;
     }
@@ -414,40 +403,86 @@ static int put_end(const SpModel *s, Text *out, uint64_t id)
     return text_addf(out, s->e, "{\"SpecialToken\":{\"id\":") ||
                    put_piece(out, &s->pieces[id], s->e)
                ? -1
-               : text_addf(out, s->e, "}}");
+               : text_addf(out, s->e, ",\"type_id\":0}}");
 }
 
-static int put_steps(const SpModel *s, int add_bos, int add_eos, Text *out)
+static int put_steps(const SpModel *s, const SentencePieceOptions *o, Text *out)
 {
-    const char *prepend = s->prefix ? "{\"type\":\"Prepend\",\"prepend\":\"" SPACE "\"}," : "";
+    int prefix = s->prefix && !o->no_prefix, add_bos = o->add_bos, add_eos = o->add_eos;
+    const char *prepend = prefix ? "{\"type\":\"Prepend\",\"prepend\":\"" SPACE "\"}," : "";
     const char *strip =
-        s->prefix ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}" : "";
+        prefix ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}" : "";
+    int first = prefix && o->prefix_first;
+    if (first
+            ? text_addf(out, s->e,
+                        "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" SPACE
+                        "\",\"prepend_scheme\":\"first\",\"split\":false},")
+            : text_addf(out, s->e,
+                        "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[%s{\"type\":"
+                        "\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" SPACE "\"}]},",
+                        prepend))
+        return -1;
     if (text_addf(out, s->e,
-                  "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[%s{\"type\":\"Replace\","
-                  "\"pattern\":{\"String\":\" \"},\"content\":\"" SPACE "\"}]},"
                   "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","
                   "\"pattern\":{\"String\":\"" SPACE "\"},\"content\":\" \"},"
                   "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}%s]},"
                   "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[",
-                  prepend, strip))
+                  strip))
         return -1;
     if (add_bos && (put_end(s, out, s->bos) || text_addf(out, s->e, ","))) return -1;
-    if (text_addf(out, s->e, "{\"Sequence\":{\"id\":\"A\"}}")) return -1;
+    if (text_addf(out, s->e, "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}")) return -1;
     if (add_eos && (text_addf(out, s->e, ",") || put_end(s, out, s->eos))) return -1;
-    if (text_addf(out, s->e, "],\"special_tokens\":{")) return -1;
+    if (text_addf(out, s->e, "]," TEMPLATE_PAIR "\"special_tokens\":{")) return -1;
     for (int end = 0; end < 2; end++) {
         uint64_t id = end ? s->eos : s->bos;
         if (!(end ? add_eos && !(add_bos && s->eos == s->bos) : add_bos)) continue;
         if (text_addf(out, s->e, end && add_bos ? "," : "") ||
+            put_piece(out, &s->pieces[id], s->e) || text_addf(out, s->e, ":{\"id\":") ||
             put_piece(out, &s->pieces[id], s->e) ||
-            text_addf(out, s->e, ":{\"ids\":[%lu]}", (unsigned long)id))
+            text_addf(out, s->e, ",\"ids\":[%lu],\"tokens\":[", (unsigned long)id) ||
+            put_piece(out, &s->pieces[id], s->e) || text_addf(out, s->e, "]}"))
             return -1;
     }
     return text_addf(out, s->e, "}},");
 }
 
-int sentencepiece_json(const char *bytes, size_t len, const char *name, int add_bos, int add_eos,
-                       SentencePiece *info, Text *out, Err *e)
+/* The tokenizer.json of pieces that were read. */
+static int put_all(SpModel *s, const SentencePieceOptions *o, SentencePiece *info, Text *out)
+{
+    if (check_pieces(s)) return -1;
+    info->bos = s->bos < s->count ? (int32_t)s->bos : -1;
+    info->eos = s->eos < s->count ? (int32_t)s->eos : -1;
+    SentencePieceOptions known = *o;
+    if (info->bos < 0) known.add_bos = 0;
+    if (info->eos < 0) known.add_eos = 0;
+    return put_added(s, out) || put_steps(s, &known, out) || put_model(s, out) ? -1 : 0;
+}
+
+int sentencepiece_pieces_json(SpPiece *pieces, size_t count, const char *name,
+                              const SentencePieceOptions *o, SentencePiece *ends, Text *out, Err *e)
+{
+    SpModel s = {.name = name,
+                 .pieces = pieces,
+                 .count = count,
+                 .bos = ends->bos < 0 ? UINT64_MAX : (uint64_t)ends->bos,
+                 .eos = ends->eos < 0 ? UINT64_MAX : (uint64_t)ends->eos,
+                 .prefix = 1,
+                 .unused_allowed = 1,
+                 .e = e};
+    int failed = 0;
+    if (count > PIECES_MAX)
+        return err_set(e, ERR_DATA, "%s: more than %zu pieces", name, PIECES_MAX);
+    for (size_t i = 0; i < count && !failed; i++) {
+        failed = check_piece(&s, &pieces[i]);
+        if (pieces[i].kind == KIND_BYTE) s.fallback = 1;
+    }
+    failed = failed || put_all(&s, o, ends, out);
+    mem_free(s.by_text);
+    return failed ? -1 : 0;
+}
+
+int sentencepiece_json(const char *bytes, size_t len, const char *name,
+                       const SentencePieceOptions *o, SentencePiece *info, Text *out, Err *e)
 {
     SpModel s = {.name = name,
                  .type = TYPE_UNIGRAM,
@@ -459,14 +494,7 @@ int sentencepiece_json(const char *bytes, size_t len, const char *name, int add_
                  .e = e};
     Message m = {(const unsigned char *)bytes, len, 0, name, e};
     int failed = read_model(&s, m) || (!s.count && broken(&m, "no pieces")) || check_options(&s) ||
-                 check_pieces(&s);
-    if (!failed) {
-        info->bos = s.bos < s.count ? (int32_t)s.bos : -1;
-        info->eos = s.eos < s.count ? (int32_t)s.eos : -1;
-        failed = put_added(&s, out) ||
-                 put_steps(&s, add_bos && info->bos >= 0, add_eos && info->eos >= 0, out) ||
-                 put_model(&s, out);
-    }
+                 put_all(&s, o, info, out);
     mem_free(s.pieces);
     mem_free(s.by_text);
     return failed ? -1 : 0;

@@ -1,7 +1,7 @@
 /* tokenizer_split.c - the pre-tokenizer: cuts text into the words that BPE works on.
  *
- * Regular expressions of tokenizer.json are not interpreted: the few in use are known by their
- * exact text and hand-coded, each as a function from a position to the end of the word there.
+ * The regular expressions in common use are known by their exact text and hand-coded, each as a
+ * function from a position to the end of the word there; tokenizer_regex.c matches others.
  */
 #include "tokenizer_inner.h"
 #include "tokenizer_unicode.h"
@@ -29,12 +29,12 @@ static Char char_at(const char *text, size_t len, size_t at)
 
 static int is_letter(Char c) /* \p{L} */
 {
-    return c.class == UNICODE_UPPER || c.class == UNICODE_LOWER || c.class == UNICODE_LETTER;
+    return c.class >= UNICODE_UPPER && c.class <= UNICODE_LETTER;
 }
 
 static int is_number(Char c) /* \p{N} */
 {
-    return c.class == UNICODE_NUMBER;
+    return c.class == UNICODE_DIGIT || c.class == UNICODE_NUMBER;
 }
 
 static int is_space(Char c) /* \s */
@@ -44,7 +44,7 @@ static int is_space(Char c) /* \s */
 
 static int is_other(Char c) /* [^\s\p{L}\p{N}] */
 {
-    return c.class == UNICODE_OTHER || c.class == UNICODE_MARK;
+    return c.class != CLASS_END && !is_space(c) && !is_letter(c) && !is_number(c);
 }
 
 static int is_newline(Char c) /* [\r\n] */
@@ -68,8 +68,8 @@ static size_t letters_end(const char *text, size_t len, size_t at)
     return run_end(text, len, at, is_letter, SIZE_MAX);
 }
 
-/* 's|'t|'re|'ve|'m|'ll|'d at `at`: its end, or `at` where there is none. any_case: (?i:...), which
- * by Unicode's rules also takes U+017F (long s) for s. */
+/* 's|'t|'re|'ve|'m|'ll|'d at `at`: its end, or `at` if there is none. any_case: (?i:...), which by
+ * Unicode's rules also takes U+017F (long s) for s. */
 static size_t contraction_end(const char *text, size_t len, size_t at, int any_case)
 {
     if (at >= len || text[at] != '\'') return at;
@@ -180,12 +180,12 @@ static size_t digit_runs_end(const char *text, size_t len, size_t at)
  */
 static int is_tekken_upper(Char c)
 {
-    return c.class == UNICODE_UPPER || c.class == UNICODE_LETTER || c.class == UNICODE_MARK;
+    return (is_letter(c) && c.class != UNICODE_LOWER) || c.class == UNICODE_MARK;
 }
 
 static int is_tekken_lower(Char c)
 {
-    return c.class == UNICODE_LOWER || c.class == UNICODE_LETTER || c.class == UNICODE_MARK;
+    return (c.class >= UNICODE_LOWER && c.class <= UNICODE_LETTER) || c.class == UNICODE_MARK;
 }
 
 static int is_tekken_break(Char c) /* [\r\n/] */
@@ -231,29 +231,42 @@ typedef size_t (*PatternEnd)(const char *text, size_t len, size_t at);
 static const PatternEnd pattern_ends[] = {NULL,       gpt2_end,       llama3_end, qwen2_end,
                                           digits_end, digit_runs_end, tekken_end};
 
+size_t split_word_end(Pattern p, const char *text, size_t len, size_t at)
+{
+    return pattern_ends[p](text, len, at);
+}
+
+static const struct {
+    Pattern pattern;
+    const char *regex;
+} known[] = {
+    {PATTERN_GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
+                   "|\\s+(?!\\S)|\\s+"},
+    {PATTERN_LLAMA3, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+                     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {PATTERN_QWEN2, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+                    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {PATTERN_TEKKEN,
+     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+     "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+     "*"
+     "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+};
+
 Pattern split_pattern(const char *regex, size_t len)
 {
-    static const struct {
-        Pattern pattern;
-        const char *regex;
-    } known[] = {
-        {PATTERN_GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                       "|\\s+(?!\\S)|\\s+"},
-        {PATTERN_LLAMA3, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-                         "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-        {PATTERN_QWEN2, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
-                        "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-        {PATTERN_TEKKEN,
-         "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-         "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-         "*"
-         "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-    };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strlen(known[i].regex) == len && !memcmp(known[i].regex, regex, len))
             return known[i].pattern;
     }
     return PATTERN_NONE;
+}
+
+const char *split_regex(Pattern p)
+{
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (known[i].pattern == p) return known[i].regex;
+    return NULL;
 }
 
 /* ---- the steps ----------------------------------------------------------------------------- */
@@ -265,11 +278,28 @@ static int split_by_pattern(Encoder *n, size_t step, Pattern p, const char *text
                             int at_start)
 {
     for (size_t at = 0; at < len;) {
-        size_t end = pattern_ends[p](text, len, at);
+        size_t end = split_word_end(p, text, len, at);
         if (split_from(n, step + 1, text + at, end - at, at_start && at == 0)) return -1;
         at = end;
     }
     return 0;
+}
+
+/* The same for an expression: each match is a word, and so is what lies between two matches. */
+static int split_by_regex(Encoder *n, size_t step, const Regex *r, const char *text, size_t len,
+                          int at_start)
+{
+    RegexWork *w = regex_work(r, n->e);
+    int failed = !w;
+    for (size_t at = 0; !failed && at < len;) {
+        size_t begin = len, end = len;
+        if (!regex_find(r, w, text, len, at, &begin, &end)) begin = end = len;
+        failed = split_from(n, step + 1, text + at, begin - at, at_start && at == 0) ||
+                 split_from(n, step + 1, text + begin, end - begin, at_start && begin == 0);
+        at = end;
+    }
+    regex_work_free(w);
+    return failed ? -1 : 0;
 }
 
 /* Spells a word in the byte-level alphabet and hands it on. */
@@ -285,7 +315,7 @@ static int split_bytes(Encoder *n, size_t step, const char *text, size_t len, in
     return split_from(n, step + 1, spelled->data, spelled->len, at_start);
 }
 
-/* ByteLevel: a leading space where the file wants one, GPT-2's pattern, then bytes as characters.
+/* ByteLevel: a leading space if the file asks for one, GPT-2's pattern, then bytes as characters.
  */
 static int split_byte_level(Encoder *n, size_t step, const SplitStep *s, const char *text,
                             size_t len, int at_start)
@@ -343,6 +373,7 @@ static int split_from(Encoder *n, size_t step, const char *text, size_t len, int
     const SplitStep *s = &n->t->split[step];
     switch (s->kind) {
     case SPLIT_PATTERN: return split_by_pattern(n, step, s->pattern, text, len, at_start);
+    case SPLIT_REGEX: return split_by_regex(n, step, s->regex, text, len, at_start);
     case SPLIT_BYTE_LEVEL: return split_byte_level(n, step, s, text, len, at_start);
     case SPLIT_METASPACE: return split_metaspace(n, step, s, text, len, at_start);
     }

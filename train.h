@@ -30,13 +30,13 @@ typedef enum { TRAIN_DPO, TRAIN_KTO, TRAIN_SFT } TrainMethod;
 extern const char *const train_method_names[]; /* "dpo" "kto" "sft" */
 
 typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_COUNT } Schedule;
-extern const char *const train_schedule_names[SCHEDULE_COUNT];
 
 /* What the policy is compared with. */
 typedef enum {
     REFERENCE_BASE, /* the base model, adapter off */
     REFERENCE_INIT, /* the policy as it was at step 0 */
-    REFERENCE_DIR   /* the base model with the adapter in reference_dir */
+    REFERENCE_DIR,  /* the base model with the adapter in reference_dir */
+    REFERENCE_AUTO  /* TRL's rule: REFERENCE_INIT with init_adapter, else REFERENCE_BASE */
 } TrainReference;
 
 /* Every choice of a run, with the names of the command line. Paths are borrowed. */
@@ -47,9 +47,7 @@ typedef struct {
     DataOptions rows;                      /* kind follows from the method */
 
     DpoConfig dpo;
-    double ld_alpha; /* 1 = off */
     KtoConfig kto;
-    int auto_desirable, auto_undesirable; /* the weight balances the classes */
     KtoPairing kl_pairing;
 
     LoraConfig lora;          /* of a fresh adapter; dropout holds for a loaded one too */
@@ -78,28 +76,49 @@ typedef struct {
     const char *dump_gradients; /* FILE, or NULL */
 
     uint64_t memory; /* bytes; 0 = what the machine has available */
-    int force;       /* go on where the plan does not fit */
+    int force;       /* continue even if the plan does not fit */
     const char *kernel;
     Precision precision;
+    size_t plan_batches; /* micro-batches whose memory is planned at once; 0 = 200,000 */
+    const char *model_sha256; /* what model_hash must give; NULL or "" = any */
     int dry_run; /* plan and report, write nothing */
 } TrainConfig;
 
+/* The options of a run, by the groups in which help shows them, of TrainConfig; those of its parts
+ * are with the parts (dpo.h, kto.h, lora.h, data.h, model.h). */
+extern const OptionGroup train_data_options, train_run_options, train_start_options;
+extern const OptionGroup train_pairing_options, train_reference_options, train_optimiser_options;
+extern const OptionGroup train_saving_options, train_measuring_options;
+
 /* All defaults for a method; most are TRL's. */
 TrainConfig train_config_default(TrainMethod method);
-/* Refuses values and combinations that mean nothing: ERR_USAGE naming the option. */
+/* What a command line says, by those of all these groups that its table has. ERR_USAGE for options
+ * that contradict each other. */
+int train_config_fill(TrainConfig *c, const Options *o, Err *e);
+/* The i-th of these groups, and where in TrainConfig its settings lie; NULL beyond the last. */
+const OptionGroup *train_config_part(size_t i, size_t *at);
+/* May the member of config.json differ between a run and its resumption? It changes no bit of the
+ * results then (paths count by the hashes in inputs.json). */
+int train_config_free(const char *key);
+/* Refuses values and combinations without meaning: ERR_USAGE naming the option. */
 int train_config_check(const TrainConfig *c, Err *e);
-/* The resolved configuration as one JSON object, keys named like the options: config.json. */
+/* Returns the learning rate that lr = 0 stands for. */
+double train_default_lr(const TrainConfig *c);
+/* Replaces REFERENCE_AUTO by what it stands for. */
+void train_config_resolve_reference(TrainConfig *c);
+/* Writes the resolved configuration as one JSON object, keys named like the options:
+ * config.json. */
 int train_config_json(const TrainConfig *c, Text *out, Err *e);
 
 /* ---- what a run tells while it goes -------------------------------------------------------- */
 
-/* Memory in bytes, and what made it so. */
+/* Memory in bytes, and what decided it. */
 typedef struct {
     size_t rows, eval_rows, epoch_steps, steps;
     size_t tokens, scores; /* of the heaviest micro-batch: rows of the batch, scored tokens */
     int keep;              /* activations of all layers are kept; else computed twice */
     uint64_t weights;      /* mapped from files */
-    uint64_t trained;      /* parameters, their gradients, AdamW's two moments */
+    uint64_t trained;      /* parameters, kept ones, gradients, AdamW's two moments */
     uint64_t activations;  /* of a micro-batch, without the head */
     uint64_t head;         /* of the scored tokens */
     uint64_t other;        /* rows, batch lists, reference log-probs, tokenizer, scratch */
@@ -120,6 +139,8 @@ typedef struct {
     void (*plan)(void *ctx, const TrainPlan *plan);
     void (*progress)(void *ctx, const TrainProgress *p);
     void (*metrics)(void *ctx, const char *line, size_t len); /* a line of metrics.jsonl */
+    /* On a dry run: the first row as tokens, with its `sides` completions. */
+    int (*row)(void *ctx, const Tokenizer *t, const Row *row, size_t sides, Err *e);
 } TrainEvents;
 
 typedef struct {
@@ -131,22 +152,26 @@ typedef struct {
     double eval_loss;    /* of the last evaluation, NAN without */
     double seconds;
     TrainPlan plan;
+    uint64_t used; /* of plan.activations + plan.head: all of it after a run that was not resumed */
 } TrainResult;
 
-/* The whole run. Writes into c->run: config.json, inputs.json (hashes), metrics.jsonl,
+/* Runs the training. Writes into c->run: config.json, inputs.json (hashes), metrics.jsonl,
  * reference.jsonl (with eval rows reference-eval.jsonl), checkpoints/, diverged/step-N.json for
  * steps whose numbers were not finite, LOCK while it runs, and at the end adapter/ (or model/ with
- * full).
- * Errors: those of loading; ERR_CREATE where run exists and resume is not given; ERR_DATA where a
- * run to be resumed is not this one (its differences are listed); ERR_MEMORY before the first step
- * where the plan does not fit; ERR_INTERRUPTED after a checkpoint when stop_requested is set;
- * ERR_DIVERGED after three steps in a row whose numbers were not finite. */
+ * full). Errors: those of loading; ERR_CREATE if run exists and resume is not given; ERR_DATA if a
+ * run to be resumed is not this one (the differences are listed); ERR_MEMORY before the first step
+ * if the plan does not fit; ERR_INTERRUPTED after a checkpoint when stop_requested is set;
+ * ERR_DIVERGED after three steps in a row whose numbers were not finite, or if those of the last
+ * step, of the evaluation or of the final weights were not: then diverged/adapter (or
+ * diverged/model) holds the weights that gave the last finite loss. */
 int train_run(const TrainConfig *c, const TrainEvents *events, TrainResult *result, Err *e);
+/* Did a run fail because its rows cannot be used (none is left, all have one prompt, ...)? */
+int train_rows_fail(const TrainConfig *c, const Err *e);
 
 /* ---- one row as a lesson ------------------------------------------------------------------- */
 
-/* A completion under policy and reference, token by token; log-probs in nats. A token with nothing
- * before it has NAN and takes no part. */
+/* A completion under policy and reference, token by token; log-probs in nats. The first token of a
+ * text has NAN and does not count. */
 typedef struct {
     const int32_t *token_ids;
     size_t n;
@@ -174,25 +199,27 @@ typedef struct {
     Pool pool;
 } TrainExplain;
 
-/* Row `row` (from 0, of the file) under the policy (c->init_adapter, or the base) and the
- * reference. ERR_USAGE where there is no such row, ERR_DATA where it was dropped. */
+/* Explains row `row` (from 0, of the file) under the policy (c->init_adapter, or the base) and the
+ * reference. ERR_USAGE if there is no such row, ERR_DATA if it was dropped. */
 int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log *log, Err *e);
 void train_explain_close(TrainExplain *x);
 
 /* ---- one step again and again, for measuring ------------------------------------------------ */
 
 /* A run without files: a model and rows that are in memory, a fresh adapter, the base as reference.
- * Both are the trial's until train_trial_close, then the caller's again. */
+ * The trial owns both until train_trial_close, then the caller again. */
 typedef struct TrainTrial TrainTrial;
-/* c: method, loss, adapter, optimiser, kernel and precision count. All rows are one micro-batch; a
- * row of KTO borrows the completion of the one after it. Plans and takes the memory of a step.
- * NULL with *e filled on error; model and rows are then the caller's. */
+/* Opens a trial. Of c, method, loss, adapter, optimiser, kernel and precision count. All rows are
+ * one micro-batch; a row of KTO borrows the completion of the one after it. Plans and takes the
+ * memory of a step. NULL with *e filled on error; model and rows are then the caller's. */
 TrainTrial *train_trial_open(const TrainConfig *c, Model *m, Dataset *rows, Err *e);
-/* Log-probs of all rows under the reference: once, before the first step. */
+/* Computes log-probs of all rows under the reference: call it once, before the first step. */
 int train_trial_reference(TrainTrial *t, Err *e);
-/* An optimiser step as train_run makes it: loss, gradients, their norm, clipping, AdamW. */
+/* Makes an optimiser step as train_run does: loss, gradients, their norm, clipping, AdamW. */
 int train_trial_step(TrainTrial *t, double *loss, Err *e);
 const TrainPlan *train_trial_plan(const TrainTrial *t);
+/* Returns the bytes that its passes took so far, of plan->activations + plan->head. */
+uint64_t train_trial_used(const TrainTrial *t);
 void train_trial_close(TrainTrial *t);
 
 #endif

@@ -1,4 +1,5 @@
-/* train_checkpoint.c - checkpoints that survive kill -9 at any instant, and going on from them.
+/* train_checkpoint.c - writes checkpoints that survive kill -9 at any instant, and resumes from
+ * them.
  *
  * A checkpoint is built in checkpoints/step-XXXXXXXX.tmp, its manifest last, every file and the
  * directory synced, and then renamed: it is there whole or not at all. What is believed on resume
@@ -23,6 +24,17 @@ static size_t file_list(const Run *r, const char *const **files)
     *files = r->c.full ? checkpoint_files_full : checkpoint_files;
     return r->c.full ? sizeof checkpoint_files_full / sizeof *checkpoint_files_full
                      : sizeof checkpoint_files / sizeof *checkpoint_files;
+}
+
+static Json *read_json(const char *dir, const char *name, Pool *pool, Err *e)
+{
+    char path[IO_PATH_MAX], *data;
+    size_t len;
+    if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &data, &len, e))
+        return NULL;
+    Json *j = json_parse(pool, data, len, name, 0, e);
+    mem_free(data);
+    return j;
 }
 
 /* ---- whose run is this? -------------------------------------------------------------------- */
@@ -60,17 +72,47 @@ static int put_set(Text *out, const TrainSet *set, const char *prefix, Err *e)
                      set->rows.sha256, prefix, ids);
 }
 
-/* inputs.json: the method, and the hash of everything that is read. */
+/* Does the run's own inputs.json, if there is one, have this member? Older versions did not write
+ * "chat-template" or "date". */
+static int has_input(const Run *r, const char *name)
+{
+    char path[IO_PATH_MAX];
+    Pool pool = {0};
+    Err ignored;
+    if (io_path(path, sizeof path, r->c.run, "inputs.json", &ignored) || !io_exists(path)) return 1;
+    const Json *before = read_json(r->c.run, "inputs.json", &pool, &ignored);
+    int has = !before || json_get(before, name);
+    pool_free(&pool);
+    return has;
+}
+
+/* inputs.json: the method, and the hash of everything that is read. The template that rendered the
+ * rows is told to those who use the adapter (chat_check_adapter): the hash of tokens binds it. */
 static int put_inputs(Run *r, Text *out, Err *e)
 {
     const TrainConfig *c = &r->c;
     const char *config = "adapter_config.json", *weights = "adapter_model.safetensors";
-    const char *tokenizer = tokenizer_file(c->model, e);
-    if (!tokenizer ||
+    const char *model = r->engine.model.path, *tokenizer = tokenizer_file(model, e);
+    char texts[65]; /* of a GGUF file, which holds the tokenizer, too */
+    int one_file = r->engine.model.gguf.n_parts > 0;
+    if (!tokenizer || (one_file && tokenizer_hash(model, texts, e)) ||
         text_addf(out, e, "{\n  \"method\": \"%s\",\n  \"model\": \"%s\"",
                   train_method_names[c->method], r->model_sha256) ||
-        put_file_hash(out, "tokenizer", c->model, tokenizer, NULL, e) ||
+        (one_file ? text_addf(out, e, ",\n  \"tokenizer\": \"%s\"", texts)
+                  : put_file_hash(out, "tokenizer", model, tokenizer, NULL, e)) ||
         put_set(out, &r->train, "", e) || put_set(out, &r->eval, "eval-", e))
+        return -1;
+    /* 0.1.0 gave each micro-batch the same weight, so a run that it began is not continued by this
+     * rule. */
+    if (c->method == TRAIN_SFT && c->accumulate > 1 &&
+        text_addf(out, e, ",\n  \"loss\": \"mean over the tokens of a step\""))
+        return -1;
+    const Dataset *rows = &r->train.rows;
+    if (rows->chat && has_input(r, "chat-template") &&
+        text_addf(out, e, ",\n  \"chat-template\": \"%s\"", chat_name(rows->chat)))
+        return -1;
+    if (*rows->report.date && has_input(r, "date") &&
+        text_addf(out, e, ",\n  \"date\": \"%s\"", rows->report.date))
         return -1;
     if (c->init_adapter && put_file_hash(out, "init-adapter", c->init_adapter, config, weights, e))
         return -1;
@@ -83,17 +125,6 @@ static int put_inputs(Run *r, Text *out, Err *e)
     return text_add(out, "\n}\n", 3, e);
 }
 
-/* Options that may change between a run and its resumption: they change no bit of its results
- * (paths count by the hashes in inputs.json). */
-static int may_differ(const char *key)
-{
-    static const char *const free_keys[] = {"model",     "data",       "eval", "init-adapter",
-                                            "reference", "save-every", "keep", "kernel"};
-    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++)
-        if (!strcmp(key, free_keys[i])) return 1;
-    return 0;
-}
-
 /* Adds "key now (was before), " for every member of `a` that `b` has not, or has otherwise. */
 static int list_differences(Text *out, const Json *a, const Json *b, int skip, int reversed, Err *e)
 {
@@ -102,7 +133,7 @@ static int list_differences(Text *out, const Json *a, const Json *b, int skip, i
     for (const Json *x = a->child; x && !failed; x = x->next) {
         const Json *y = json_get(b, x->key);
         va.len = vb.len = 0;
-        if ((skip && may_differ(x->key)) || (reversed && y)) continue;
+        if ((skip && train_config_free(x->key)) || (reversed && y)) continue;
         failed =
             json_put(&va, x, e) || (y ? json_put(&vb, y, e) : text_addf(&vb, e, "%s", "absent"));
         if (failed || !strcmp(va.data, vb.data)) continue;
@@ -150,6 +181,48 @@ int checkpoint_identity(Run *r, Err *e)
     text_free(&inputs);
     text_free(&differences);
     return failed ? -1 : 0;
+}
+
+int checkpoint_has_identity(const Run *r)
+{
+    char config[IO_PATH_MAX], inputs[IO_PATH_MAX];
+    Err ignored;
+    return !io_path(config, sizeof config, r->c.run, "config.json", &ignored) &&
+           !io_path(inputs, sizeof inputs, r->c.run, "inputs.json", &ignored) &&
+           io_exists(config) && io_exists(inputs);
+}
+
+int checkpoint_reference(Run *r, Err *e)
+{
+    TrainConfig *c = &r->c;
+    Pool pool = {0};
+    char path[IO_PATH_MAX];
+    if (!c->resume || !c->run || c->reference != REFERENCE_AUTO) return 0;
+    if (io_path(path, sizeof path, c->run, "inputs.json", e)) return -1;
+    if (!io_exists(path)) return 0;
+    const Json *inputs = read_json(c->run, "inputs.json", &pool, e);
+    const Json *reference = inputs ? json_get(inputs, "reference") : NULL;
+    if (json_is(reference, "base")) c->reference = REFERENCE_BASE;
+    if (json_is(reference, "init")) c->reference = REFERENCE_INIT;
+    pool_free(&pool);
+    return inputs ? 0 : -1;
+}
+
+int checkpoint_day(Run *r, Err *e)
+{
+    /* What runs were told that wrote no day down. */
+    static const char before[] = "2024-07-26";
+    Pool pool = {0};
+    char path[IO_PATH_MAX];
+    if (!r->c.resume || !r->c.run || r->c.rows.date) return 0;
+    if (io_path(path, sizeof path, r->c.run, "inputs.json", e)) return -1;
+    if (!io_exists(path)) return 0;
+    const Json *inputs = read_json(r->c.run, "inputs.json", &pool, e);
+    const Json *day = inputs ? json_get(inputs, "date") : NULL;
+    snprintf(r->day, sizeof r->day, "%s",
+             day && day->type == JSON_STRING ? day->text : before);
+    pool_free(&pool);
+    return inputs ? 0 : -1;
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -361,17 +434,6 @@ static int file_holds(const char *dir, const Json *file, Err *e)
     return 0;
 }
 
-static Json *read_json(const char *dir, const char *name, Pool *pool, Err *e)
-{
-    char path[IO_PATH_MAX], *data;
-    size_t len;
-    if (io_path(path, sizeof path, dir, name, e) || io_read_file(path, 0, &data, &len, e))
-        return NULL;
-    Json *j = json_parse(pool, data, len, name, 0, e);
-    mem_free(data);
-    return j;
-}
-
 /* The format number of a manifest; *newer = 1 where it is not of this program's time. */
 static int check_format(const Json *manifest, int *newer, Err *e)
 {
@@ -574,18 +636,17 @@ void checkpoint_sweep(const Run *r)
     if (!io_path(path, sizeof path, r->c.run, "diverged", &ignored)) sweep_directory(path);
 }
 
-int checkpoint_finish(Run *r, Err *e)
+/* The weights into dir/adapter or dir/model, which is there whole or not at all. */
+static int write_product(Run *r, const char *dir, Err *e)
 {
     char temp[IO_PATH_MAX], final[IO_PATH_MAX];
     const char *name = r->c.full ? "model" : "adapter";
     const char *temp_name = r->c.full ? "model.tmp" : "adapter.tmp";
-    const char *bad = params_find_nonfinite(&r->params);
-    if (bad) return err_set(e, ERR_DIVERGED, "%s: a weight is not finite; nothing is written", bad);
-    if (io_path(temp, sizeof temp, r->c.run, temp_name, e) ||
-        io_path(final, sizeof final, r->c.run, name, e))
+    if (io_path(temp, sizeof temp, dir, temp_name, e) ||
+        io_path(final, sizeof final, dir, name, e))
         return -1;
     int failed = io_remove_tree(temp, e) ||
-                 (r->c.full ? model_save(&r->model, NULL, temp, &r->events->log, e)
+                 (r->c.full ? model_save(&r->engine.model, NULL, temp, &r->events->log, e)
                             : lora_save(&r->policy, temp, e)) ||
                  io_sync_directory(temp, e) || io_rename(temp, final, e);
     if (!failed) return 0;
@@ -593,4 +654,22 @@ int checkpoint_finish(Run *r, Err *e)
     io_remove_tree(temp, &ignored);
     io_remove_tree(final, &ignored);
     return -1;
+}
+
+int checkpoint_finish(Run *r, Err *e)
+{
+    const char *bad = params_find_nonfinite(&r->params);
+    if (bad) return err_set(e, ERR_DIVERGED, "%s: a weight is not finite; nothing is written", bad);
+    return write_product(r, r->c.run, e);
+}
+
+int checkpoint_rescue(Run *r, Err *e)
+{
+    char dir[IO_PATH_MAX], old[IO_PATH_MAX];
+    params_return(&r->params);
+    return io_path(dir, sizeof dir, r->c.run, "diverged", e) || io_make_directory(dir, 0, e) ||
+                   io_path(old, sizeof old, dir, r->c.full ? "model" : "adapter", e) ||
+                   io_remove_tree(old, e) || write_product(r, dir, e)
+               ? -1
+               : 0;
 }

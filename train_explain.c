@@ -1,44 +1,51 @@
-/* train_explain.c - one row as a lesson: every number of its loss, token by token. */
+/* train_explain.c - explains one row: computes every number of its loss, token by token. */
 #include "train_parts.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Log-probs of the scored tokens of n items (their scored[] is filled), in memory of their own.
- * With square also log sum_v p_v^2 of each. Plans and runs one pass without a walk back. */
-static real *score_items(Run *r, const Lora *lora, Item *items, size_t n, real **square, Err *e)
+typedef struct {
+    Run *r;
+    PassKind pass;
+    real *square;
+} Explained;
+
+/* Runs a pass of the packed items, without a walk back. */
+static Var *explained_pass(Tape *t, void *ctx)
+{
+    const Explained *x = ctx;
+    return run_forward(x->r, t, x->pass, 0, x->square);
+}
+
+/* Computes log-probs of the scored tokens of n items (and fills their scored[]), in separate
+ * memory. With square also log sum_v p_v^2 of each. */
+static real *score_items(Run *r, PassKind pass, Item *items, size_t n, real **square, Err *e)
 {
     const Batch *b = &r->packer.batch;
-    size_t longest = 0, bytes;
+    size_t longest = 0;
+    Tape tape = {0};
     if (items_pack(&r->packer, items, n, e)) return NULL;
     for (size_t i = 0; i < b->n_segments; i++)
         if (b->segments[i].pos + b->segments[i].count > longest)
             longest = b->segments[i].pos + b->segments[i].count;
-    if (model_reserve_positions(&r->model, longest, e)) return NULL;
+    if (model_reserve_positions(&r->engine.model, longest, e)) return NULL;
 
     real *logp = mem_calloc(b->n_scores, sizeof *logp, e);
     if (square) *square = logp ? mem_calloc(b->n_scores, sizeof **square, e) : NULL;
-    int failed = !logp || (square && !*square);
-    for (int counting = 1; counting >= 0 && !failed; counting--) {
-        bytes = counting ? 0 : tape_peak(&r->tape);
-        if (!counting) tape_close(&r->tape);
-        r->taping = !tape_open(&r->tape, &r->compute, bytes, model_node_bytes(&r->model, b), e);
-        if (!r->taping)
-            failed = 1;
-        else {
-            Var *y = run_forward(r, lora, 0, square ? *square : NULL);
-            failed = tape_check(&r->tape, e);
-            if (!failed && !counting) memcpy(logp, y->x, b->n_scores * sizeof *logp);
-        }
+    const Var *y = NULL;
+    if (logp && (!square || *square)) {
+        Explained x = {r, pass, square ? *square : NULL};
+        y = tape_run(&tape, &r->engine.compute, model_node_bytes(&r->engine.model, b),
+                     explained_pass, &x, e);
     }
-    if (r->taping) tape_close(&r->tape);
-    r->taping = 0;
-    if (!failed) return logp;
+    if (y) memcpy(logp, y->x, b->n_scores * sizeof *logp);
+    tape_close(&tape);
+    if (y) return logp;
     mem_free(logp);
     return NULL;
 }
 
-/* The row of the file, dropped ones counted. */
+/* Finds the row of the file, counting dropped rows. */
 static int find_row(const Run *r, size_t row, size_t *at, Err *e)
 {
     const Dataset *d = &r->train.rows;
@@ -53,7 +60,7 @@ static int find_row(const Run *r, size_t row, size_t *at, Err *e)
                    d->report.lines - 1);
 }
 
-/* One number a token of the completion; those that are not scored stay NAN. */
+/* Allocates one number for each token of the completion; NAN for those that are not scored. */
 static double *per_token(TrainExplain *x, const Item *item, size_t k, const real *logp, Err *e)
 {
     size_t n = item->n_completion[k], unscored = n - item->scored[k].count;
@@ -68,7 +75,7 @@ static int fill_side(const Run *r, TrainExplain *x, const Item *item, size_t k, 
 {
     ExplainSide *s = &x->side[k];
     double sums[2][2];
-    double ld_alpha = x->method == TRAIN_DPO ? r->c.ld_alpha : 1;
+    double ld_alpha = x->method == TRAIN_DPO ? r->c.dpo.ld_alpha : 1;
     item_sums(item, policy, ld_alpha, sums[0]);
     item_sums(item, reference, ld_alpha, sums[1]);
     *s = (ExplainSide){.token_ids = item->completion[k],
@@ -91,15 +98,15 @@ static double sum_of(const real *x, const Scored *s)
     return sum;
 }
 
-/* What the loss is called, and whether the lesson may write out its equation. */
+/* Sets the name of the loss, and whether its equation may be written out. */
 static int name_loss(const Run *r, TrainExplain *x, Err *e)
 {
     const DpoConfig *c = &r->c.dpo;
     Text names = {0};
-    int failed = train_loss_names(c, &names, e);
+    int failed = dpo_losses_form.show(c, &names, e);
     x->loss_name = failed ? NULL : pool_strndup(&x->pool, names.data, names.len, e);
     x->plain = c->n_losses == 1 && c->loss[0] == DPO_SIGMOID && c->weight[0] == 1 &&
-               c->f == F_REVERSE_KL && !c->wpo && r->c.ld_alpha == 1;
+               c->f == F_REVERSE_KL && !c->wpo && r->c.dpo.ld_alpha == 1;
     text_free(&names);
     return x->loss_name ? 0 : -1;
 }
@@ -130,7 +137,7 @@ static int explain_dpo(const Run *r, TrainExplain *x, const Item *item, const re
         double by_sum = k ? result.d_rejected : result.d_chosen, plain = k ? 0 : result.d_nll;
         for (size_t t = unscored; t < x->side[k].n; t++)
             x->side[k].gradient[t] =
-                by_sum * dpo_ld_weight(t - unscored, shared, r->c.ld_alpha) + plain;
+                by_sum * dpo_ld_weight(t - unscored, shared, r->c.dpo.ld_alpha) + plain;
     }
     x->beta = r->c.dpo.beta;
     x->margin = x->beta * (chosen->logratio - rejected->logratio);
@@ -140,7 +147,7 @@ static int explain_dpo(const Run *r, TrainExplain *x, const Item *item, const re
 
 /* ---- kto ----------------------------------------------------------------------------------- */
 
-/* z0 of the block of rows, in the order of the file, that row `at` lies in. */
+/* Computes z0 of the block that contains row `at`, in the order of the file. */
 static int block_kl(Run *r, size_t at, double *kl, Err *e)
 {
     const Dataset *d = &r->train.rows;
@@ -155,8 +162,7 @@ static int block_kl(Run *r, size_t at, double *kl, Err *e)
         items[i] = item_partner(&d->rows[row], &d->rows[partner], r->c.rows.max_length);
     }
     for (size_t pass = 0; pass < 2 && !failed; pass++) {
-        const Lora *lora = pass ? run_reference_adapter(r) : &r->policy;
-        real *logp = score_items(r, lora, items, n, NULL, e);
+        real *logp = score_items(r, pass ? PASS_REFERENCE : PASS_POLICY, items, n, NULL, e);
         failed = !logp;
         for (size_t i = 0; i < n && !failed; i++) {
             double sum[2];
@@ -192,6 +198,27 @@ static int explain_kto(Run *r, TrainExplain *x, size_t at, const Item *item, Err
 
 /* ---- both ---------------------------------------------------------------------------------- */
 
+/* Checks that every number is finite. */
+static int check_finite(const TrainExplain *x, Err *e)
+{
+    double sum = x->loss + x->margin + x->sigmoid + x->kl + x->weight;
+    for (size_t k = 0; k < x->n_sides; k++) {
+        const ExplainSide *s = &x->side[k];
+        if (!isfinite(s->policy_logp) || !isfinite(s->reference_logp))
+            return err_set(e, ERR_DATA,
+                           "the %s's log-prob is not finite: the weights of the model or the "
+                           "adapter are damaged or too large (--check-tensors finds NaN)",
+                           isfinite(s->policy_logp) ? "reference" : "policy");
+        for (size_t t = 0; t < s->n; t++)
+            if (isfinite(s->policy[t])) sum += s->gradient[t]; /* the others are not scored */
+    }
+    if (isfinite(sum)) return 0;
+    return err_set(e, ERR_DATA,
+                   "the log-probs are finite, but the loss or its gradient is not; lower --beta "
+                   "(now %g)",
+                   x->beta);
+}
+
 static int explain(Run *r, size_t row, TrainExplain *x, Err *e)
 {
     size_t at;
@@ -207,8 +234,8 @@ static int explain(Run *r, size_t row, TrainExplain *x, Err *e)
     x->n_sides = r->c.method == TRAIN_DPO ? 2 : 1;
 
     Item item = item_own(source, x->n_sides);
-    real *policy = score_items(r, &r->policy, &item, 1, wpo ? &square : NULL, e);
-    real *reference = policy ? score_items(r, run_reference_adapter(r), &item, 1, NULL, e) : NULL;
+    real *policy = score_items(r, PASS_POLICY, &item, 1, wpo ? &square : NULL, e);
+    real *reference = policy ? score_items(r, PASS_REFERENCE, &item, 1, NULL, e) : NULL;
     int failed = !reference;
     for (size_t k = 0; k < x->n_sides && !failed; k++)
         failed = fill_side(r, x, &item, k, policy, reference, e);
@@ -217,6 +244,7 @@ static int explain(Run *r, size_t row, TrainExplain *x, Err *e)
     mem_free(policy);
     mem_free(reference);
     mem_free(square);
+    if (!failed) failed = check_finite(x, e);
     if (!failed) return 0;
     return e->code == ERR_DATA ? err_prefix(e, "%s: line %zu", r->c.data, x->line) : -1;
 }
@@ -237,6 +265,7 @@ int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log
     Run *r = mem_calloc(1, sizeof *r, e);
     if (!r) return -1;
     r->c = resolved;
+    train_config_resolve_reference(&r->c);
     r->events = &events;
     int failed = explain(r, row, out, e);
     out->data = r->train.rows; /* token ids live there */

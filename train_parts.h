@@ -1,7 +1,9 @@
-/* train_parts.h - what the train_*.c files share: a run and its parts. See train.h for the map. */
+/* train_parts.h - private declarations of the train_*.c files: a run and its parts. See train.h for
+ * the map. */
 #ifndef ALIGN_TRAIN_PARTS_H
 #define ALIGN_TRAIN_PARTS_H
 
+#include "engine.h"
 #include "train.h"
 
 /* ---- metrics (train_metrics.c) ------------------------------------------------------------- */
@@ -19,8 +21,8 @@ typedef enum {
 } Metric;
 extern const char *const metric_names[METRIC_COUNT]; /* "loss", "kl", "rewards/chosen", ... */
 
-/* Plain means: TRL's rule is one value a micro-batch, whatever its size. A key without values since
- * the last line is left out of it. */
+/* Plain means: TRL's rule is one value for each micro-batch of any size. A line leaves out a key
+ * that has had no value since the line before. */
 typedef struct {
     double sum[METRIC_COUNT];
     size_t count[METRIC_COUNT];
@@ -40,9 +42,10 @@ typedef struct {
     TrainParam *list;
     size_t n, count;
     real *m, *v; /* AdamW's moments */
+    real *good;  /* the weights under which the last finite loss was found, see params_keep */
 } Parameters;
 
-/* What a checkpoint holds beside weights and moments. */
+/* What a checkpoint holds besides weights and moments. */
 typedef struct {
     size_t step;     /* steps done */
     uint64_t update; /* AdamW's t: steps that changed the weights */
@@ -59,45 +62,45 @@ typedef struct {
     size_t first, count;
 } Scored;
 
-/* A prompt with the one or two completions scored after it, and what is found out about them. */
+/* A prompt with the one or two completions scored after it, and their results. */
 typedef struct {
     const int32_t *prompt;
     size_t n_prompt;
     const int32_t *completion[2];
     size_t n_completion[2];
-    size_t n;    /* completions */
+    const unsigned char *scored_tokens; /* of completion[0]; NULL = all */
+    size_t n;                           /* completions */
     int segment; /* of its prompt in the packed batch; -1 = the prompt is empty */
     Scored scored[2];
-    Scored partner; /* KTO: its partner's completion behind its prompt, only looked at */
+    Scored partner; /* KTO: its partner's completion after its prompt, without gradient */
     double policy[2], reference[2]; /* log-probs, summed over the completion's tokens */
     double gradient[2];             /* d loss / d policy[i] */
     double nll_gradient;            /* d loss / d plain sum of completion 0 (the sft term) */
     double loss;
 } Item;
 
-/* Rows with what belongs to each: the reference's log-probs, and KTO's partner. */
+/* The rows of a set, with the reference's log-probs and KTO's partner of each. */
 typedef struct {
     const char *name; /* "train" or "eval", for messages */
     Dataset rows;
     size_t *partner;        /* KTO: row i is also scored with the completion of this row */
     double (*reference)[2]; /* dpo: chosen, rejected; kto: own completion, partner's completion */
-    unsigned char *known;   /* is reference[i] there? */
+    unsigned char *known;   /* is reference[i] known? */
 } TrainSet;
 
 typedef struct {
     TrainConfig c; /* resolved */
     const TrainEvents *events;
     char model_sha256[65], config_sha256[65], inputs_sha256[65];
-    /* The run directory: LOCK is held; it was empty or absent; absent; it holds this very run;
+    char day[CHAT_DATE]; /* that the run is told by --date's default; "": today */
+    /* The run directory: LOCK is held; it was empty or absent; it was absent; it holds this run;
      * training began. */
+    IoLock lock;
     int locked, begun_empty, made, ours, started;
 
     /* Read, then fixed. */
-    Compute compute;
-    int computing;
-    Tokenizer *tokenizer;
-    Model model;
-    Lora policy, frozen;                      /* the adapter that is trained; the reference's */
+    Engine engine; /* without an adapter: those of a run follow */
+    Lora policy, frozen;                      /* the trained adapter; the reference's */
     int has_policy, has_frozen, starts_equal; /* policy and reference are one model at step 0 */
     TrainSet train, eval;
     Parameters params;
@@ -105,6 +108,8 @@ typedef struct {
 
     /* Memory of a step: allocated before the first. */
     TrainPlan plan;
+    struct Needs *needs; /* of the steps that are planned (train_plan.c), the first `planned` */
+    size_t planned;
     Tape tape;
     int taping;
     Packer packer;
@@ -116,6 +121,7 @@ typedef struct {
     KtoRow *kto_rows;
     KtoResult *kto_results;
     double *kl_policy, *kl_reference;
+    double (*sums)[2], (*first_sums)[2]; /* of the last micro-batch: now, and before step 1 */
     real *gradient; /* d loss / d log-prob of each score */
     real *square;   /* WPO: log sum_v p_v^2 of each score */
     uint32_t *order;
@@ -126,47 +132,68 @@ typedef struct {
     TrainState state;
     double began, step_began, margin; /* margin: mean reward margin of the last step */
     size_t idle, saturated;           /* steps in a row */
+    size_t updates, unchanged;        /* of this process; those that changed no weight */
+    size_t first_step;                /* of this process */
+    size_t changed_step, good_step;   /* the steps that made the weights, and params.good */
     uint64_t step_tokens, run_tokens;
+    size_t step_scores; /* sft: scored tokens of the step, in all micro-batches; 0 = one batch */
     double eval_loss;
 } Run;
 
-/* The item of a row itself: chosen and rejected, or its completion. */
+/* Makes the item of a row: chosen and rejected, or its completion. */
 Item item_own(const Row *row, size_t completions);
-/* Prompt of `row`, completion of `partner`, cut to max_length (0 = no limit). */
+/* Makes an item of the prompt of `row` and the completion of `partner`, cut to max_length (0 = no
+ * limit). */
 Item item_partner(const Row *row, const Row *partner, size_t max_length);
 /* Packs n items end to end, each prompt once; fills their scored[]. */
 int items_pack(Packer *p, Item *items, size_t n, Err *e);
-/* Packs the rows of a micro-batch; behind them, for KTO's z0, the completions of their partners. */
+/* Packs the rows of a micro-batch and after them, for KTO's z0, the completions of their
+ * partners. */
 int run_pack(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e);
-/* The same prompts with the partners' completions alone (halos: their reference comes now). */
+/* Packs the same prompts with only the partners' completions (halos: their reference is computed
+ * now). */
 int run_pack_partners(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e);
-/* The packed batch through the model: log-probs [n_scores,1]. record: for a walk back. */
-Var *run_forward(Run *r, const Lora *lora, int record, real *square);
+/* The passes of a run: the policy for a walk back, with dropout; the policy without; the
+ * reference. */
+typedef enum { PASS_TRAIN, PASS_POLICY, PASS_REFERENCE, PASS_COUNT } PassKind;
+/* Runs the packed batch through the model on tape t: log-probs [n_scores,1]. `step` and `k`
+ * (micro-batch) draw the dropout of PASS_TRAIN; square [n_scores] or NULL is filled as
+ * model_logprob does. The plan runs this on a counting tape, the step on the run's own: what is
+ * counted is what runs. */
+Var *run_forward(Run *r, Tape *t, PassKind pass, size_t k, real *square);
 /* sum_t w_t log p(y_t | x, y_<t) of each completion of an item; w_t = 1, or LD-DPO's weights. */
 void item_sums(const Item *item, const real *logp, double ld_alpha, double out[2]);
-/* The adapter of the reference; NULL = the base. */
+/* Returns the adapter of the reference; NULL = the base. */
 const Lora *run_reference_adapter(const Run *r);
 
-/* One micro-batch of a set: loss into *loss, metrics added. share > 0: d (share x loss) is added to
- * the gradients; 0: no gradient. `step`, `k`: of the run, for dropout. Non-finite numbers are no
- * error here: *loss is not finite then, and no gradient is added. */
+/* Runs one micro-batch of a set: writes the loss to *loss and adds to metrics. share > 0: d (share
+ * x loss) is added to the gradients; 0: no gradient. sft's loss in training is the micro-batch's
+ * part of the mean over the tokens of the step (step_scores). `step`, `k`: of the run, for dropout.
+ * Non-finite numbers are not an error here: *loss is then not finite, and no gradient is added. */
 int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, double share, size_t k,
                     Metrics *metrics, double *loss, Err *e);
-/* Loss and metrics over a whole set: *loss is the mean over rows. */
+/* Computes sums of the policy's log-probs over the completions of these training rows, as in
+ * evaluation. *finite: is each log-prob finite? */
+int run_policy_sums(Run *r, const uint32_t *rows, size_t n, double (*sums)[2], int *finite, Err *e);
+/* Computes loss and metrics over a whole set: *loss is the mean over rows, not finite if one of
+ * them is not. */
 int run_evaluate(Run *r, Metrics *metrics, double *loss, Err *e);
 
 /* ---- a run's inputs (train.c) -------------------------------------------------------------- */
 
-/* Tokenizer, model, rows, partners and adapters, as r->c says. */
+/* Opens tokenizer, model, rows, partners and adapters as r->c says. */
 int run_open(Run *r, Err *e);
+/* ERR_DATA if the model's files were changed since they were opened. Call it before numbers are
+ * kept. With --full the weights are copies. */
+int run_check_model(Run *r, Err *e);
 void run_free(Run *r);
 
-/* ---- the way through the rows (train.c) ---------------------------------------------------- */
+/* ---- the way through the rows (train_rows.c) ------------------------------------------------ */
 
 size_t run_window(const Run *r, size_t step); /* micro-batches of a step */
-/* Rows of micro-batch k of a step, in the epoch's order; their number. */
+/* Returns the number of rows of micro-batch k of a step, and the rows in the epoch's order. */
 size_t run_rows(Run *r, size_t step, size_t k, const uint32_t **rows);
-/* Rows of batch b of an epoch: *first of the order, and their number. */
+/* Returns the number of rows of batch b of an epoch, and *first, its place in the order. */
 size_t run_batch_size(const Run *r, size_t rows, size_t b, size_t *first);
 size_t run_batch_count(const Run *r, size_t rows);
 void run_progress(const Run *r, const char *phase, size_t done, size_t total, double began,
@@ -174,45 +201,64 @@ void run_progress(const Run *r, const char *phase, size_t done, size_t total, do
 
 /* ---- the others ---------------------------------------------------------------------------- */
 
-/* "sigmoid,sft": the losses of a sum, as --loss takes them. */
-int train_loss_names(const DpoConfig *c, Text *out, Err *e);
-
 int params_collect(Run *r, Err *e);
 void params_free(Parameters *p);
+/* Steps of warm-up: a warm-up below 1 is a share of all steps, rounded up. */
+double train_warmup_steps(const TrainConfig *c, size_t steps);
 double train_learning_rate(const TrainConfig *c, size_t step, size_t steps);
 void params_zero_gradients(Parameters *p);
 double params_gradient_norm(const Run *r);
+/* Returns "gradient" if it is not finite, "squared gradient" if AdamW's second moment would
+ * overflow, or NULL. */
+const char *params_check_gradient(const Run *r, double norm);
+/* Keeps the present weights, and returns to them. */
+void params_keep(Parameters *p);
+void params_return(Parameters *p);
+/* Do all weights still have the bits that were kept? */
+int params_unchanged(const Parameters *p);
 void params_update(Run *r, double lr, double norm);
-/* The name of the first parameter that is not finite, or NULL. */
+/* Returns the name of the first parameter that is not finite (including its moments), or NULL. */
 const char *params_find_nonfinite(const Parameters *p);
 int params_dump_gradients(const Run *r, const char *path, Err *e);
 
-/* A row as the reference must know it: all its completions, its partner's too. */
+/* Makes the items of a row that the reference must score: all its completions, and its
+ * partner's. */
 Item reference_item(const Run *r, const TrainSet *set, size_t i);
 /* `file` in the run directory keeps the numbers of a set; `needed` marks its rows (NULL = all). */
 int reference_prepare(Run *r, TrainSet *set, const unsigned char *needed, const char *file, Err *e);
 
-/* Memory: what the heaviest micro-batch of the run needs, and whether that fits; allocates the
- * memory of a step (not on a dry run). Marks the training rows that the run will visit. */
+/* Plans the memory: what the heaviest micro-batch of the run needs, and whether it fits; allocates
+ * the memory of a step (not on a dry run). Marks the training rows that the run will visit. */
 int plan_run(Run *r, unsigned char *needed, Err *e);
+/* Before a step that is not planned yet: plans the next ones, and takes more memory for them if
+ * they need it. */
+int plan_further(Run *r, Err *e);
 
-/* Writes a line to metrics.jsonl; eval NULL = without. synced: it is on the disk when we return. */
+/* Writes a line to metrics.jsonl; eval NULL = without evaluation. synced: the line is on the disk
+ * on return. */
 int metrics_write(Run *r, double lr, double norm, const Metrics *eval, double eval_loss, int synced,
                   Err *e);
-/* Leaves the lines of steps 1 .. step. */
+/* Keeps only the lines of steps 1 .. step. */
 int metrics_trim(const char *path, size_t step, Err *e);
-/* diverged/step-N.json: the rows and numbers of a step that was not finite. */
+/* Writes diverged/step-N.json: the rows and numbers of a step that was not finite. */
 int metrics_dump(Run *r, const char *what, const uint32_t *rows, size_t n, double lr, Err *e);
 
-/* config.json and inputs.json: written at the start; on resume compared, ERR_DATA listing what
- * differs. */
+/* Writes config.json and inputs.json at the start; on resume compares them, ERR_DATA listing the
+ * differences. */
 int checkpoint_identity(Run *r, Err *e);
+int checkpoint_has_identity(const Run *r); /* do both exist? */
+/* A resumed run keeps its reference: with REFERENCE_AUTO, what its inputs.json says. */
+int checkpoint_reference(Run *r, Err *e);
+/* Finds the day on which a run that is continued began, for chat templates. */
+int checkpoint_day(Run *r, Err *e);
 int checkpoint_save(Run *r, Err *e);
-/* The newest valid checkpoint into the run; *found = 0 where there is none at all. */
+/* Loads the newest valid checkpoint into the run; *found = 0 if there is none. */
 int checkpoint_load(Run *r, int *found, Err *e);
-/* Removes what a crash or an error left half-made (*.tmp). */
+/* Removes the unfinished files (*.tmp) of a crash or an error. */
 void checkpoint_sweep(const Run *r);
-/* adapter/ or model/, whole or not at all. */
+/* Writes adapter/ or model/, completely or not at all. */
 int checkpoint_finish(Run *r, Err *e);
+/* Writes the weights that gave the last finite loss, as diverged/adapter or diverged/model. */
+int checkpoint_rescue(Run *r, Err *e);
 
 #endif

@@ -1,17 +1,18 @@
-/* train_reference.c - the reference's log-probs: computed once, before the first step, and kept.
+/* train_reference.c - computes the reference's log-probs once, before the first step, and keeps
+ * them.
  *
- * The reference never changes, and a sequence's log-probs have the same bits alone and in company,
- * so one pass serves all epochs. The file in the run directory carries a key, the SHA-256 of all
- * that the numbers depend on; with another key, or damaged, it is not believed.
+ * The reference never changes, and a sequence's log-probs have the same bits alone and in a batch,
+ * so one pass serves all epochs. The file in the run directory carries a key, the SHA-256 of
+ * everything the numbers depend on; with another key, or damaged, it is not used.
  */
 #include "train_parts.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Changes when the file's form or the meaning of its numbers does. */
+/* Version of the file's format and of the meaning of its numbers. */
 #define REFERENCE_FORMAT 1
-/* Seconds of work that a killed run may lose. */
+/* Most seconds of work that a killed run may lose. */
 #define REFERENCE_SAVE_SECONDS 60
 
 /* ---- the key ------------------------------------------------------------------------------- */
@@ -42,7 +43,7 @@ static void add_double(Sha256 *s, double x)
     add_count(s, bits);
 }
 
-/* The adapter of the reference by its numbers; the base alone adds nothing. */
+/* Adds the numbers of the reference's adapter to the key; the base alone adds nothing. */
 static void add_adapter(Sha256 *s, const Lora *lora)
 {
     for (size_t i = 0; lora && i < lora_param_count(lora); i++) {
@@ -65,10 +66,10 @@ static void reference_key(const Run *r, const TrainSet *set, char key[65])
     add_count(&s, REFERENCE_FORMAT);
     add_text(&s, r->model_sha256);
     add_adapter(&s, run_reference_adapter(r));
-    add_text(&s, compute_name(&r->compute));
-    add_count(&s, r->compute.precision);
+    add_text(&s, compute_name(&r->engine.compute));
+    add_count(&s, r->engine.compute.precision);
     add_count(&s, r->c.rows.max_length);
-    add_double(&s, r->c.method == TRAIN_DPO ? r->c.ld_alpha : 1);
+    add_double(&s, r->c.method == TRAIN_DPO ? r->c.dpo.ld_alpha : 1);
     add_count(&s, set->rows.count);
     for (size_t i = 0; i < set->rows.count; i++) {
         const Row *row = &set->rows.rows[i];
@@ -107,7 +108,7 @@ static int write_file(const TrainSet *set, const char *path, const char *key, Er
     return failed ? -1 : 0;
 }
 
-/* 0 where the line is a row's and its number in range. */
+/* Reads a line; 0 if it is a row with its number in range. */
 static int take_row(TrainSet *set, const Json *row)
 {
     uint64_t i;
@@ -120,7 +121,7 @@ static int take_row(TrainSet *set, const Json *row)
     return 0;
 }
 
-/* Is the file, from byte `from` on, what its first line says? */
+/* Does the file, from byte `from` on, match its first line? */
 static int is_sound(const JsonLines *j, const Json *head, const char *key, size_t from)
 {
     char hash[65];
@@ -129,8 +130,8 @@ static int is_sound(const JsonLines *j, const Json *head, const char *key, size_
     return json_is(json_get(head, "sha256"), hash);
 }
 
-/* Fills what the file knows. Returns 0 where it is absent or good, -1 where it is not to be
- * believed (and nothing was taken). */
+/* Fills in what the file holds. Returns 0 if it is absent or valid, -1 if it is not (then nothing
+ * was taken). */
 static int read_file(TrainSet *set, const char *path, const char *key)
 {
     JsonLines j = {0};
@@ -165,8 +166,8 @@ Item reference_item(const Run *r, const TrainSet *set, size_t i)
     return item;
 }
 
-/* The rows of block b still to be computed: their numbers in r->eval_order. Blocks are fixed
- * stretches of the file, so no pass is larger than the one that was planned for. */
+/* Collects the rows of block b that must still be computed, their numbers in r->eval_order. Blocks
+ * are fixed stretches of the file, so no pass is larger than the one that was planned for. */
 static size_t block_rows(Run *r, const TrainSet *set, const unsigned char *needed, size_t b)
 {
     size_t n = 0, end = (b + 1) * r->c.batch;
@@ -179,16 +180,17 @@ static int reference_batch(Run *r, TrainSet *set, size_t n, Err *e)
 {
     for (size_t i = 0; i < n; i++) r->items[i] = reference_item(r, set, r->eval_order[i]);
     if (items_pack(&r->packer, r->items, n, e)) return -1;
-    Var *logp = run_forward(r, run_reference_adapter(r), 0, NULL);
+    Var *logp = run_forward(r, &r->tape, PASS_REFERENCE, 0, NULL);
     if (tape_check(&r->tape, e)) return -1;
     for (size_t i = 0; i < n; i++) {
         size_t row = r->eval_order[i];
         double sums[2] = {0, 0};
-        item_sums(&r->items[i], logp->x, r->c.method == TRAIN_DPO ? r->c.ld_alpha : 1, sums);
+        item_sums(&r->items[i], logp->x, r->c.method == TRAIN_DPO ? r->c.dpo.ld_alpha : 1, sums);
         if (!isfinite(sums[0]) || !isfinite(sums[1]))
             return err_set(e, ERR_DATA,
-                           "%s: line %zu: the reference's log-prob is not finite: the model's "
-                           "weights hold NaN or infinity (--check-tensors names the tensor)",
+                           "%s: line %zu: the reference's log-prob is not finite: the weights of "
+                           "the model or the adapter are damaged or too large (--check-tensors "
+                           "finds NaN)",
                            set == &r->eval ? r->c.eval : r->c.data, set->rows.rows[row].line);
         memcpy(set->reference[row], sums, sizeof sums);
         set->known[row] = 1;
@@ -218,12 +220,13 @@ int reference_prepare(Run *r, TrainSet *set, const unsigned char *needed, const 
         run_progress(r, "reference", done, total, began, tokens);
         int stop = stop_requested;
         if (stop || time_now() - saved > REFERENCE_SAVE_SECONDS) {
-            if (write_file(set, path, key, e)) return -1;
+            if (run_check_model(r, e) || write_file(set, path, key, e)) return -1;
             saved = time_now();
         }
         if (stop)
             return err_set(e, ERR_INTERRUPTED,
-                           "%s: stopped before the first step; --resume goes on", r->c.run);
+                           "%s: stopped before the first step%s", r->c.run,
+                           advice("resume", "; --resume goes on"));
     }
-    return write_file(set, path, key, e);
+    return run_check_model(r, e) || write_file(set, path, key, e) ? -1 : 0;
 }

@@ -1,4 +1,5 @@
-/* train_step.c - one micro-batch: rows to tokens, log-probs, loss, and the gradient of each token.
+/* train_step.c - runs one micro-batch: rows to tokens, log-probs, loss, and the gradient of each
+ * token.
  *
  * run_micro_batch reads like the list in MATH.md; the functions above it are its lines.
  */
@@ -11,7 +12,10 @@
 
 Item item_own(const Row *row, size_t completions)
 {
-    Item item = {.prompt = row->prompt, .n_prompt = row->n_prompt, .n = completions};
+    Item item = {.prompt = row->prompt,
+                 .n_prompt = row->n_prompt,
+                 .scored_tokens = row->scored,
+                 .n = completions};
     for (size_t i = 0; i < completions; i++) {
         item.completion[i] = row->completion[i];
         item.n_completion[i] = row->n_completion[i];
@@ -36,8 +40,9 @@ int items_pack(Packer *p, Item *items, size_t n, Err *e)
         if (packer_add_context(p, -1, item->prompt, item->n_prompt, &item->segment, e)) return -1;
         for (size_t k = 0; k < item->n; k++) {
             Scored *s = &item->scored[k];
-            if (packer_add_completion(p, item->segment, item->completion[k], item->n_completion[k],
-                                      &s->first, &s->count, e))
+            if (packer_add_scored(p, item->segment, item->completion[k],
+                                  k ? NULL : item->scored_tokens, item->n_completion[k], &s->first,
+                                  &s->count, e))
                 return -1;
         }
     }
@@ -54,8 +59,8 @@ static int needs_partners(const Run *r)
     return r->c.method == TRAIN_KTO && kto_needs_kl(r->c.kto.loss);
 }
 
-/* Row i of the micro-batch as an item with its partner's completion. HALOs takes the next row of
- * the micro-batch, the other rules have chosen for the whole data set. */
+/* Makes row i of the micro-batch an item with its partner's completion. HALOs takes the next row of
+ * the micro-batch; the other rules choose for the whole data set. */
 static Item partner_of(const Run *r, const TrainSet *set, const uint32_t *rows, size_t n, size_t i)
 {
     const Row *all = set->rows.rows;
@@ -93,18 +98,27 @@ const Lora *run_reference_adapter(const Run *r)
     return r->has_frozen ? &r->frozen : NULL;
 }
 
-Var *run_forward(Run *r, const Lora *lora, int record, real *square)
+/* Returns the key of the dropout of micro-batch k of this step; never 0, which means no dropout. */
+static uint64_t dropout_key(const Run *r, size_t k)
 {
-    Tape *t = &r->tape;
+    return rng_mix(rng_mix(r->c.seed, r->state.step), k) | 1;
+}
+
+Var *run_forward(Run *r, Tape *t, PassKind pass, size_t k, real *square)
+{
+    const Lora *lora = pass == PASS_REFERENCE ? run_reference_adapter(r)
+                       : r->has_policy        ? &r->policy
+                                              : NULL;
     tape_reset(t);
-    t->record = record;
-    if (!record) t->dropout_key = 0;
-    return model_logprob(t, &r->model, lora, &r->packer.batch, square);
+    t->record = pass == PASS_TRAIN;
+    t->dropout_key = pass == PASS_TRAIN ? dropout_key(r, k) : 0;
+    return model_logprob(t, &r->engine.model, lora, &r->packer.batch, square);
 }
 
 /* ---- 3. sums over tokens ------------------------------------------------------------------- */
 
-/* The completion tokens that both sides of a pair have; all of a single completion. */
+/* Returns the number of completion tokens that both sides of a pair have; of a single completion,
+ * all. */
 static size_t shared_length(const Item *item)
 {
     size_t a = item->scored[0].count, b = item->n > 1 ? item->scored[1].count : a;
@@ -131,7 +145,8 @@ static double plain_sum(const real *x, const Scored *s)
     return sum;
 }
 
-/* WPO's weight of a pair: w_chosen w_rejected, each from log p - log sum_v p_v^2 of its tokens. */
+/* Returns WPO's weight of a pair: w_chosen w_rejected, each from log p - log sum_v p_v^2 of its
+ * tokens. */
 static double wpo_weight(const Item *item, const real *logp, const real *square)
 {
     double weight = 1;
@@ -211,11 +226,12 @@ static double kto_step(Run *r, const TrainSet *set, const uint32_t *rows, size_t
     return loss;
 }
 
-/* Cross-entropy, the mean over all completion tokens of the micro-batch:
+/* Cross-entropy: the micro-batch's part of the mean over the N completion tokens of the step, so
+ * that a token has the same weight for any division into micro-batches:
  *   loss = -1/N sum_i sum_t log p(y_it);   d loss / d log p = -1/N */
-static double sft_step(Run *r, size_t n)
+static double sft_step(Run *r, size_t n, size_t step_tokens)
 {
-    double tokens = (double)r->packer.batch.n_scores, sum = 0;
+    double tokens = (double)(step_tokens ? step_tokens : 1), sum = 0;
     for (size_t i = 0; i < n; i++) {
         Item *item = &r->items[i];
         item->gradient[0] = -1 / tokens;
@@ -225,21 +241,21 @@ static double sft_step(Run *r, size_t n)
     return -sum / tokens;
 }
 
-/* The reference's log-probs of the partners' completions: computed beforehand, but for HALOs'
- * pairing, whose partners change with the order of rows. */
+/* Computes the reference's log-probs of the partners' completions for HALOs' pairing, whose
+ * partners change with the order of rows; for the others they are already known. */
 static int partner_reference(Run *r, const TrainSet *set, const uint32_t *rows, size_t n, Err *e)
 {
     if (!needs_partners(r)) return 0;
     for (size_t i = 0; set->partner && i < n; i++) r->kl_reference[i] = set->reference[rows[i]][1];
     if (set->partner) return 0;
     if (run_pack_partners(r, set, rows, n, e)) return -1;
-    const Var *logp = run_forward(r, run_reference_adapter(r), 0, NULL);
+    const Var *logp = run_forward(r, &r->tape, PASS_REFERENCE, 0, NULL);
     if (tape_check(&r->tape, e)) return -1;
     for (size_t i = 0; i < n; i++) r->kl_reference[i] = plain_sum(logp->x, &r->items[i].scored[0]);
     return 0;
 }
 
-/* KTO's z0, from the rows with the completion of their partner; 0 for other losses. */
+/* Returns KTO's z0, from the rows with the completion of their partner; 0 for other losses. */
 static double estimate_kl(Run *r, const real *logp, size_t n)
 {
     if (!needs_partners(r)) return 0;
@@ -252,7 +268,7 @@ static double estimate_kl(Run *r, const real *logp, size_t n)
 /* d (share x loss) / d log p of each scored token: its completion's gradient times its weight. */
 static void token_gradients(Run *r, size_t n, double share)
 {
-    double ld_alpha = r->c.method == TRAIN_DPO ? r->c.ld_alpha : 1;
+    double ld_alpha = r->c.method == TRAIN_DPO ? r->c.dpo.ld_alpha : 1;
     memset(r->gradient, 0, r->packer.batch.n_scores * sizeof *r->gradient);
     for (size_t i = 0; i < n; i++) {
         const Item *item = &r->items[i];
@@ -270,8 +286,9 @@ static void token_gradients(Run *r, size_t n, double share)
 
 /* ---- what must hold ------------------------------------------------------------------------ */
 
-/* At step 0 with B = 0 the policy is the reference, to the bit: every log-ratio is 0 and the loss
- * has its closed form. Anything else is a mistake of ours, and training must not start on it. */
+/* Checks step 0: with B = 0 the policy is the reference, to the bit, so every log-ratio is 0 and
+ * the loss has its closed form. Anything else is our own mistake, and training must not start with
+ * it. */
 static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, size_t n, double kl,
                        double loss, Err *e)
 {
@@ -292,12 +309,25 @@ static int check_start(const Run *r, const TrainSet *set, const uint32_t *rows, 
         return 0;
     double scale = fabs(expected) > 1 ? fabs(expected) : 1;
     if (r->c.method == TRAIN_DPO && r->c.dpo.label_smoothing < 0.5)
-        scale /= 1 - 2 * r->c.dpo.label_smoothing; /* robust's terms are so much larger */
+        scale /= 1 - 2 * r->c.dpo.label_smoothing; /* robust's terms are larger by this */
     if (fabs(loss - expected) <= rounding * scale) return 0;
     return err_set(e, ERR_INTERNAL, "step 0: the loss must be %.17g, found %.17g", expected, loss);
 }
 
 /* ---- a micro-batch ------------------------------------------------------------------------- */
+
+/* Are the numbers finite from which the loss was computed? */
+static int sums_finite(const Run *r, size_t n, double kl)
+{
+    int finite = isfinite(kl);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t side = 0; side < r->items[i].n; side++)
+            finite = finite && isfinite(r->items[i].policy[side]);
+        if (needs_partners(r))
+            finite = finite && isfinite(r->kl_policy[i]) && isfinite(r->kl_reference[i]);
+    }
+    return finite;
+}
 
 int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, double share, size_t k,
                     Metrics *metrics, double *loss, Err *e)
@@ -309,14 +339,13 @@ int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, doubl
     if (run_pack(r, set, rows, n, e)) return -1;
 
     /* 2. log p(y_t | x, y_<t) of every completion token. */
-    r->tape.dropout_key = share > 0 ? rng_mix(rng_mix(r->c.seed, r->state.step), k) | 1 : 0;
     real *square = method == TRAIN_DPO && r->c.dpo.wpo ? r->square : NULL;
-    Var *logp = run_forward(r, r->has_policy ? &r->policy : NULL, share > 0, square);
+    Var *logp = run_forward(r, &r->tape, share > 0 ? PASS_TRAIN : PASS_POLICY, k, square);
     if (tape_check(&r->tape, e)) return -1;
 
     /* 3. Sums over tokens, beside the reference's. */
     for (size_t i = 0; i < n; i++) {
-        item_sums(&r->items[i], logp->x, method == TRAIN_DPO ? r->c.ld_alpha : 1,
+        item_sums(&r->items[i], logp->x, method == TRAIN_DPO ? r->c.dpo.ld_alpha : 1,
                   r->items[i].policy);
         if (method != TRAIN_SFT)
             memcpy(r->items[i].reference, set->reference[rows[i]], sizeof r->items[i].reference);
@@ -324,12 +353,11 @@ int run_micro_batch(Run *r, TrainSet *set, const uint32_t *rows, size_t n, doubl
 
     /* 4. Loss, and its gradient by log pi. */
     double kl = estimate_kl(r, logp->x, n);
+    size_t sft_tokens = share > 0 && r->step_scores ? r->step_scores : r->packer.batch.n_scores;
     *loss = method == TRAIN_DPO   ? dpo_step(r, n, logp->x, metrics)
             : method == TRAIN_KTO ? kto_step(r, set, rows, n, kl, metrics)
-                                  : sft_step(r, n);
-    for (size_t i = 0; i < n; i++) /* a loss may be finite where a log-prob is not: hinge, say */
-        for (size_t side = 0; side < r->items[i].n; side++)
-            if (!isfinite(r->items[i].policy[side])) *loss = NAN;
+                                  : sft_step(r, n, sft_tokens);
+    if (!sums_finite(r, n, kl)) *loss = NAN; /* hinge, say, is finite where a log-prob is not */
     if (!isfinite(*loss) || share <= 0) return 0;
     if (r->starts_equal && r->state.step == 0 && method != TRAIN_SFT &&
         check_start(r, set, rows, n, kl, *loss, e))
@@ -357,10 +385,23 @@ int run_evaluate(Run *r, Metrics *metrics, double *loss, Err *e)
         if (run_micro_batch(r, set, r->eval_order, n, 0, 0, metrics, &batch_loss, e)) return -1;
         tokens += r->packer.batch.T;
         run_progress(r, "evaluate", b + 1, batches, began, tokens);
-        if (!isfinite(batch_loss)) continue;
         sum += batch_loss * (double)n;
         counted += n;
     }
     *loss = counted ? sum / (double)counted : NAN;
+    return 0;
+}
+
+/* ---- what a run leaves --------------------------------------------------------------------- */
+
+int run_policy_sums(Run *r, const uint32_t *rows, size_t n, double (*sums)[2], int *finite, Err *e)
+{
+    if (run_pack(r, &r->train, rows, n, e)) return -1;
+    const Var *logp = run_forward(r, &r->tape, PASS_POLICY, 0, NULL);
+    if (tape_check(&r->tape, e)) return -1;
+    *finite = 1;
+    for (size_t i = 0; i < r->packer.batch.n_scores; i++)
+        *finite = *finite && isfinite((double)logp->x[i]);
+    for (size_t i = 0; i < n; i++) item_sums(&r->items[i], logp->x, 1, sums[i]);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* train_trial.c - one step again and again, on a model and rows in memory: `align bench` times it.
+/* train_trial.c - repeats one step on a model and rows in memory, for the timing of `align bench`.
  *
  * The parts are those of a run (run_micro_batch, params_update, the plan), so what is measured is
  * what a run does; only files, metrics and checkpoints are left out.
@@ -14,13 +14,13 @@ struct TrainTrial {
     Dataset *rows;
 };
 
-/* Gives model and rows back, then frees what was the run's own. */
+/* Returns model and rows to the caller, then frees the rest of the run. */
 void train_trial_close(TrainTrial *t)
 {
     if (!t) return;
-    *t->model = t->run->model;
+    *t->model = t->run->engine.model;
     *t->rows = t->run->train.rows;
-    memset(&t->run->model, 0, sizeof t->run->model);
+    memset(&t->run->engine.model, 0, sizeof t->run->engine.model);
     memset(&t->run->train.rows, 0, sizeof t->run->train.rows);
     run_free(t->run);
     mem_free(t);
@@ -35,15 +35,15 @@ static int borrow_from_next(TrainSet *set, Err *e)
     return set->partner ? 0 : -1;
 }
 
-/* Everything up to the first step. */
+/* Prepares everything up to the first step. */
 static int prepare(Run *r, Err *e)
 {
     LoraShape shape;
     TrainSet *set = &r->train;
     size_t n = set->rows.count;
-    model_lora_shape(&r->model, &shape);
-    if (compute_open(&r->compute, r->c.kernel, r->c.precision, e)) return -1;
-    r->computing = 1;
+    model_lora_shape(&r->engine.model, &shape);
+    if (compute_open(&r->engine.compute, r->c.kernel, r->c.precision, e)) return -1;
+    r->engine.compute_open = 1;
     if (lora_create(&r->policy, &r->c.lora, &shape, r->c.seed, 1, e)) return -1;
     r->has_policy = r->starts_equal = 1;
     set->reference = mem_calloc(n, sizeof *set->reference, e);
@@ -76,7 +76,7 @@ TrainTrial *train_trial_open(const TrainConfig *c, Model *m, Dataset *rows, Err 
     r->events = &silent;
     r->steps = r->epoch_steps = r->epoch_batches = 1;
     r->state.loss = NAN;
-    r->model = *m;
+    r->engine.model = *m;
     r->train.rows = *rows;
     memset(m, 0, sizeof *m);
     memset(rows, 0, sizeof *rows);
@@ -92,10 +92,10 @@ int train_trial_reference(TrainTrial *t, Err *e)
     size_t n = set->rows.count;
     for (size_t i = 0; i < n; i++) r->items[i] = reference_item(r, set, i);
     if (items_pack(&r->packer, r->items, n, e)) return -1;
-    Var *logp = run_forward(r, run_reference_adapter(r), 0, NULL);
+    Var *logp = run_forward(r, &r->tape, PASS_REFERENCE, 0, NULL);
     if (tape_check(&r->tape, e)) return -1;
     for (size_t i = 0; i < n; i++)
-        item_sums(&r->items[i], logp->x, r->c.ld_alpha, set->reference[i]);
+        item_sums(&r->items[i], logp->x, r->c.dpo.ld_alpha, set->reference[i]);
     return 0;
 }
 
@@ -108,9 +108,9 @@ int train_trial_step(TrainTrial *t, double *loss, Err *e)
     params_zero_gradients(&r->params);
     if (run_micro_batch(r, &r->train, rows, n, 1, 0, &metrics, loss, e)) return -1;
     double norm = params_gradient_norm(r);
-    if (!isfinite(*loss) || !isfinite(norm))
-        return err_set(e, ERR_DIVERGED, "step %zu: the %s is not finite", r->state.step + 1,
-                       isfinite(*loss) ? "gradient" : "loss");
+    const char *found = isfinite(*loss) ? params_check_gradient(r, norm) : "loss";
+    if (found)
+        return err_set(e, ERR_DIVERGED, "step %zu: the %s is not finite", r->state.step + 1, found);
     params_update(r, r->c.lr, norm);
     r->state.step++;
     if (!params_find_nonfinite(&r->params)) return 0;
@@ -120,4 +120,9 @@ int train_trial_step(TrainTrial *t, double *loss, Err *e)
 const TrainPlan *train_trial_plan(const TrainTrial *t)
 {
     return &t->run->plan;
+}
+
+uint64_t train_trial_used(const TrainTrial *t)
+{
+    return tape_peak(&t->run->tape);
 }

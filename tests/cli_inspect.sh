@@ -9,6 +9,14 @@ if command -v sha256sum >/dev/null; then
     hash=$(sha256sum <"$MODEL/model.safetensors" | cut -d ' ' -f 1)
     has "model: hash of the weights" "$hash +130216 +model.safetensors" "$T/out"
 fi
+has "model: what ends an answer" '^stops +257 <\|end\|>$' "$T/out"
+# What the template writes behind an answer ends it as well: ChatML's end, which is no token here.
+mkdir "$T/turns" && cp "$MODEL"/* "$T/turns"
+cat >"$T/turns/chat_template.jinja" <<'END'
+{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+END
+gives "model with a template" 0 align inspect "$T/turns"
+has "model: what ends a turn" '^stops +257 <\|end\|>, the text <\|im_end\|>$' "$T/out"
 gives "model as JSON" 0 align inspect "$MODEL" --json
 has "model as JSON" '^\{"kind":"model",.*"tied embeddings":false,.*"files":\[\{"name":"config' \
     "$T/out"
@@ -50,4 +58,14 @@ refuses "damaged safetensors" 65 "bad.safetensors" align inspect "$T/bad.safeten
 printf '{"a":1}\n{' >"$T/bad.jsonl"
 refuses "damaged rows" 65 "bad.jsonl:2" align inspect "$T/bad.jsonl"
 
+# A name as long as its column is followed by a space, all the same.
+mkdir "$T/names"
+sed 's/"base_model_name_or_path":[^,]*/"base_model_name_or_path":"somewhere"/' \
+    "$T/run/adapter/adapter_config.json" >"$T/names/adapter_config.json"
+cp "$T/run/adapter/adapter_model.safetensors" "$T/names/"
+gives "a long name" 0 align inspect "$T/names"
+has "a long name" '^base_model_name_or_path somewhere$' "$T/out"
+echo '{"a_column_of_a_very_long_name":1}' >"$T/long.jsonl"
+gives "a long column" 0 align inspect "$T/long.jsonl"
+has "a long column" 'a_column_of_a_very_long_name numbers' "$T/out"
 finish

@@ -64,6 +64,13 @@ teach="sft -m $MODEL --judge-data $T/taught.jsonl --max-length 1500 --steps 3 --
 sed 's/"human"/"label"/' "$T/answers.jsonl" >"$T/taught.jsonl"
 # shellcheck disable=SC2086
 gives "sft --judge-data" 0 align $teach -o "$T/run"
+sed 's/^{/{"x":1,/' "$T/taught.jsonl" >"$T/more.jsonl"
+gives "sft --judge-data with a column more" 0 align sft -m "$MODEL" --max-length 1500 \
+    --judge-data "$T/more.jsonl" -o "$T/more" --dry-run
+has "sft --judge-data: what is not read" 'more.jsonl: not read: "x" .4 rows, first: line 1., "extra" .1 rows' \
+    "$T/err"
+# shellcheck disable=SC2086
+gives "sft --judge-data" 0 align $teach -o "$T/run" --resume
 has "sft --judge-data says what it teaches" \
     "4 rows that teach a judge .accept 1, caution 1, refuse 2." "$T/err"
 has "the rows are there" '^\{"prompt":"You judge .*Judgment:","completion":" Refuse"\}$' \
@@ -77,6 +84,8 @@ cp "$T/run.rows.jsonl" "$T/rows.kept"
 sed 's/"label":"accept"/"label":"caution"/' "$T/taught.jsonl" >"$T/other.jsonl"
 refuses "other labels for a run" 73 "run.rows.jsonl: exists with other rows" align sft -m "$MODEL" \
     --judge-data "$T/other.jsonl" --max-length 1500 -o "$T/run" --resume
+refuses "a plan with other labels for a run" 73 "run.rows.jsonl: exists with other rows" align sft \
+    -m "$MODEL" --judge-data "$T/other.jsonl" --max-length 1500 -o "$T/run" --resume --dry-run
 same "other labels for a run: its rows stay" "$T/run.rows.jsonl" "$T/rows.kept"
 cp "$T/taught.jsonl" "$T/z.rows.jsonl"
 refuses "labels where the rows go" 73 "z.rows.jsonl: exists" align sft -m "$MODEL" \
@@ -87,7 +96,10 @@ gives "a plan of sft --judge-data" 0 align $teach -o "$T/dry" --dry-run
 check "a plan of sft --judge-data writes nothing" sh -c "! ls $T | grep -q '^dry'"
 # shellcheck disable=SC2086
 refuses "two kinds of data" 64 "give one of them" align $teach --data "$T/answers.jsonl" -o "$T/y"
-refuses "no data" 64 "--data" align sft -m "$MODEL" -o "$T/y"
+refuses "no data" 64 "--data FILE or --judge-data FILE" align sft -m "$MODEL" -o "$T/y"
+# shellcheck disable=SC2086
+refuses "other columns of labelled answers" 64 "--map .* --judge-data" align $teach -o "$T/y" \
+    --map prompt=question
 refuses "no labels" 65 "answers.jsonl: no row has a label" align sft -m "$MODEL" \
     --judge-data "$T/answers.jsonl" -o "$T/y" --max-length 1500
 check "nothing is left of a fault" test ! -e "$T/x" -a ! -e "$T/y" -a ! -e "$T/y.rows.jsonl"

@@ -129,7 +129,7 @@ ln -s ../theirs "$T/loop/link"
 gives "a link in a run" 65 align cycle $loop -o "$T/loop" --cycles 2 --test 0.25 \
     --validation 0.25 --resume
 check "a link in a run is not followed" test -e "$T/theirs/notes.tmp.md"
-refuses "a report onto the ledger" 64 "no .html page" align report "$T/loop" \
+refuses "a report onto the ledger" 64 "not an .html page" align report "$T/loop" \
     -o "$T/loop/cycle-0/results.json"
 
 prompts 3 no >"$T/few.jsonl"

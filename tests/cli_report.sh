@@ -23,10 +23,40 @@ check "texts are left out" sh -c "! grep -q 'ask [0-9]' '$T/redacted.html'"
 check "for its owner only" test "$(find "$T/page.html" -perm 600)" = "$T/page.html"
 gives "the run still verifies" 0 align inspect "$T/loop" --verify
 
+# What a run wrote down of itself: a training run's is a file of options, a loop's says what to do.
+gives "a training run's config.json" 0 align dpo --config "$T/loop/cycle-1/dpo/config.json" \
+    -o "$T/again"
+refuses "a loop's config.json" 64 'loop/config.json: is what a run of align cycle recorded of itself, not a file of options: --resume .*--print-config makes' \
+    align cycle --config "$T/loop/config.json" -o "$T/again2"
+refuses "a loop's config.json for dpo" 64 'recorded of itself, not a file of options$' \
+    align dpo --config "$T/loop/config.json" -o "$T/again2"
+
 gives "report of a training run" 0 align report "$T/loop/cycle-1/dpo" -o "$T/dpo.html"
 has "curves" '2 optimiser steps' "$T/dpo.html"
 gives "report into the run" 0 align report "$T/loop/cycle-1/dpo"
 same "report into the run" "$T/dpo.html" "$T/loop/cycle-1/dpo/report.html"
+
+mkdir "$T/skips" && cp "$T/loop/cycle-1/dpo/config.json" "$T/skips"
+sed '2s/"seconds"/"skipped":1,"seconds"/' "$T/loop/cycle-1/dpo/metrics.jsonl" \
+    >"$T/skips/metrics.jsonl"
+gives "report of a run with a skipped step" 0 align report "$T/skips" -o "$T/skips.html"
+has "skipped steps" '2 optimiser steps; loss .*; 1 skipped, for their numbers' "$T/skips.html"
+check "no skipped step is told of others" sh -c "! grep -q skipped, '$T/dpo.html'"
+
+# A run that was killed while it wrote a line: its page shows the entries before.
+cp "$T/loop/ledger.jsonl" "$T/ledger.kept"
+head -c -9 "$T/ledger.kept" >"$T/loop/ledger.jsonl"
+gives "report of a torn ledger" 0 align report "$T/loop" -o "$T/torn.html"
+has "report says so" 'loop/ledger.jsonl: the last line is cut off, and left out' "$T/err"
+has "the page says so" 'The last line of the file is cut off, and left out' "$T/torn.html"
+has "the page has the rest" "$(($(wc -l <"$T/ledger.kept") - 1)) entries, whose chain" "$T/torn.html"
+sed 's/"event":"split"/"event":"spill"/' "$T/ledger.kept" | head -c -9 >"$T/loop/ledger.jsonl"
+refuses "a torn ledger that was changed, too" 65 "ledger.jsonl .entry 1 was changed" \
+    align report "$T/loop" -o "$T/x.html"
+head -c 50 "$T/ledger.kept" >"$T/loop/ledger.jsonl"
+refuses "a ledger without a whole line" 65 "ledger.jsonl .entry 0 is not complete" \
+    align report "$T/loop" -o "$T/x.html"
+cp "$T/ledger.kept" "$T/loop/ledger.jsonl"
 
 refuses "no run" 66 "no run" align report "$T" -o "$T/x.html"
 refuses "nowhere to write" 73 "none" align report "$T/loop" -o "$T/none/x.html"

@@ -48,6 +48,52 @@ kill -CONT $pid
 ended "a second signal ends at once" 130
 exec 9>&-
 
+# The weights are overwritten in place, with as many bytes.
+overwrite() { # FILE BYTE
+    printf '%b' "$2" | dd of="$1" bs=1 seek=$(($(wc -c <"$1") - 3)) conv=notrunc 2>/dev/null
+}
+cp -r "$MODEL" "$T/overwritten"
+chat "$T/overwritten"
+overwrite "$T/overwritten/model.safetensors" '\177'
+echo "hello" >&9
+ended "a mapped file that is overwritten ends a chat" 65
+has "a mapped file that is overwritten" 'model.safetensors: was written to while it was in use' \
+    "$T/err"
+exec 9>&-
+
+# The same in a loop, between two stages: a judge's program does it. Back in its place, the model is
+# that of the run again.
+cp "$MODEL/model.safetensors" "$T/overwritten"
+cat >"$T/judge.sh" <<'END'
+while IFS= read -r line; do
+    id=${line#*:}
+    id=${id%%,*} action=refuse
+    [ $((id % 2)) -eq 0 ] || action=accept
+    echo "{\"id\":$id,\"action\":\"$action\"}"
+done
+[ ! -e "$1" ] || cat "$1" >"$2"
+END
+prompts 40 no >"$T/prompts.jsonl"
+cp "$T/overwritten/model.safetensors" "$T/other.weights"
+overwrite "$T/other.weights" '\177'
+loop="-m $T/overwritten --data $T/prompts.jsonl -o $T/loop --cycles 1 --samples 2 -n 3 --steps 1
+    --rank 2 --validation 0.4 --prompts-per-cycle 4 --judge command --allow-external"
+# shellcheck disable=SC2086
+refuses "a model overwritten before training" 65 \
+    '/kto: .*overwritten: is another model now than when the run began; put it back, then --resume' \
+    align cycle $loop \
+    --judge-command "sh $T/judge.sh $T/other.weights $T/overwritten/model.safetensors"
+check "nothing of it is recorded" sh -c "! grep '\"event\":\"train\"' '$T/loop/ledger.jsonl'"
+# shellcheck disable=SC2086
+refuses "a loop goes on with another model" 65 'overwritten: was changed since .*loop began' \
+    align cycle $loop --resume \
+    --judge-command "sh $T/judge.sh $T/other.weights $T/overwritten/model.safetensors"
+cat "$MODEL/model.safetensors" >"$T/overwritten/model.safetensors"
+mv "$T/other.weights" "$T/other.gone"
+# shellcheck disable=SC2086
+gives "a loop goes on with its model" 0 align cycle $loop --resume \
+    --judge-command "sh $T/judge.sh $T/other.weights $T/overwritten/model.safetensors"
+
 # The weights shrink while they are mapped.
 cp -r "$MODEL" "$T/shrinks"
 chat "$T/shrinks"
@@ -58,6 +104,25 @@ has "a mapped file that shrinks" '^align chat: file changed or disk error' "$T/e
 exec 9>&-
 cp "$MODEL/model.safetensors" "$T/shrinks"
 gives "weights that were read do not mind" 0 align generate -m "$T/shrinks" -p a -n 2 --no-mmap
+
+# The same in the middle of an output: nothing of it stays.
+: >"$T/many.jsonl"
+while [ "$(wc -l <"$T/many.jsonl")" -lt 2000 ]; do
+    echo '{"prompt":"ab"}' >>"$T/many.jsonl"
+done
+$ALIGN generate -m "$T/shrinks" --data "$T/many.jsonl" -n 200 -o "$T/written" 2>"$T/err" &
+pid=$!
+n=0
+while ! grep -q 'lines' "$T/err" && [ $n -lt 6000 ]; do # its rows are read, the model before them
+    sleep 0.01
+    n=$((n + 1))
+done
+: >"$T/shrinks/model.safetensors"
+wait $pid
+status=$?
+check "a mapped file that shrinks ends an output (exit $status)" test $status -eq 74
+check "a mapped file that shrinks leaves nothing" sh -c "! ls '$T' | grep -q '^written'"
+cp "$MODEL/model.safetensors" "$T/shrinks"
 
 # A file-size limit (SIGXFSZ is ignored) and a full device.
 echo '{"text":"old"}' >"$T/ids.jsonl"

@@ -6,7 +6,7 @@
 gives "print-config" 0 align cycle --print-config
 cp "$T/out" "$T/plain.json"
 has "print-config: an option is explained" \
-    '^  "//cycles": "times through the loop \[\[1,1000\]; default 1\]",$' \
+    '^  "//cycles": "number of cycles \[\[1,1000\]; default 1\]",$' \
     "$T/plain.json"
 gives "print-config of choices" 0 align cycle -m "$MODEL" --data "a \"b\".jsonl" \
     --seed 18446744073709551615 --methods dpo --confidence 0.9 --system "Be kind." --raw --dpo-loss sigmoid,sft --print-config
@@ -18,6 +18,13 @@ for key in '"seed": 18446744073709551615' '"methods": \["dpo"\]' '"raw": true' \
     '"system": "Be kind."'; do
     has "print-config: $key" "^  $key,\$" "$T/config.json"
 done
+# What was not given is not given by the file either, where that makes a difference.
+gives "print-config of steps" 0 align cycle --steps 2 --judges rules --print-config
+cp "$T/out" "$T/steps.json"
+gives "print-config: steps, and no epochs" 0 \
+    align cycle --config "$T/steps.json" --print-config
+same "print-config: steps, and no epochs" "$T/steps.json" "$T/out"
+has "print-config: one run of a grid for both methods" '^  "methods": null,$' "$T/steps.json"
 check "no action is part of a configuration" \
     sh -c "! grep -q '\"approve\"\|\"resume\"' '$T/config.json'"
 sed 's/"cycles"/"cycels"/' "$T/plain.json" >"$T/typo.json"
@@ -71,6 +78,38 @@ refuses "a run with a changed file" 65 "nothing is signed: .*cycle-1/judged.json
     align cycle "$T/changed" --approve "Dr A" --reason x
 check "a run with a changed file" test ! -e "$T/changed/deployed.json"
 
+# ---- a link, or another name, where the program would write: nothing is signed, its target stays
+echo precious >"$T/precious"
+for file in ledger.jsonl deployed.json report.html LOCK; do
+    rm -rf "$T/linked"
+    cp -R "$T/run" "$T/linked"
+    target="$T/precious"
+    if [ $file = ledger.jsonl ]; then
+        mv "$T/linked/$file" "$T/moved.jsonl"
+        target="$T/moved.jsonl"
+    fi
+    rm -f "$T/linked/$file"
+    ln -s "$target" "$T/linked/$file"
+    cp "$target" "$T/before"
+    refuses "a link at $file" 73 "linked/$file: .*is a symbolic link" \
+        align cycle "$T/linked" --approve "Dr A" --reason x
+    same "a link at $file" "$T/before" "$target"
+    check "a link at $file" test -h "$T/linked/$file"
+    [ $file = deployed.json ] || check "a link at $file" test ! -e "$T/linked/deployed.json"
+    [ $file = ledger.jsonl ] || same "a link at $file" "$T/run/ledger.jsonl" "$T/linked/ledger.jsonl"
+done
+rm -rf "$T/linked"
+cp -R "$T/run" "$T/linked"
+cp "$T/linked/ledger.jsonl" "$T/before"
+ln "$T/linked/ledger.jsonl" "$T/backup.jsonl"
+gives "a ledger of two names" 0 align cycle "$T/linked" --approve "Dr A" --reason x
+same "a ledger of two names" "$T/before" "$T/backup.jsonl"
+gives "a ledger of two names" 0 align inspect "$T/linked" --verify
+mv "$T/linked/report.html" "$T/page.html"
+ln -s ../page.html "$T/linked/report.html"
+refuses "a report over a link" 73 "report.html: is a symbolic link" align report "$T/linked"
+rm -rf "$T/linked"
+
 gives "approve" 0 align cycle "$T/run" --approve "Dr \"A\"" --reason "read 200 answers"
 has "approve" '^approved: the policy after cycle 1 is deployed, signed by Dr "A", entry [0-9]+$' \
     "$T/out"
@@ -88,6 +127,7 @@ check "deployed.json is for its owner only" \
     sh -c "ls -l '$T/run/deployed.json' | grep -q '^-rw-------'"
 gives "a signed run verifies" 0 align inspect "$T/run" --verify
 has "a signed run verifies" "^ledger head +$head\$" "$T/out"
+cp "$T/out" "$T/verified"
 has "inspect: who approved what" '^  approved +cycle 1, by Dr "A", 2.*Z: read 200 answers$' "$T/out"
 gives "inspect: who approved what, for machines" 0 align inspect "$T/run" --json
 has "inspect: who approved what, for machines" \
@@ -96,6 +136,49 @@ has "inspect: who approved what, for machines" \
 sed -i.bak 's/"cycle":1/"cycle":7/' "$T/run/deployed.json"
 refuses "a changed deployed.json shows" 65 "deployed.json" align inspect "$T/run" --verify
 mv "$T/run/deployed.json.bak" "$T/run/deployed.json"
+
+# ---- what the run began with and does not hold itself
+has "what it began with" '^what it began with +5 the same, 0 not looked at$' "$T/verified"
+cp -R "$MODEL" "$T/kept"
+back() { rm -rf "$MODEL" && cp -R "$T/kept" "$MODEL"; }
+size=$(wc -c <"$MODEL/model.safetensors")
+{ head -c $((size - 4)) "$T/kept/model.safetensors"; printf '\000\000\000\077'; } \
+    >"$MODEL/model.safetensors"
+changed() { # NAME PATTERN: the model is another; neither verified nor signed
+    refuses "$1, verified" 65 "$2" align inspect "$T/run" --verify
+    cp "$T/run/deployed.json" "$T/before"
+    refuses "$1, signed" 65 "nothing is signed: $2" align cycle "$T/run" --approve "Dr B" --reason x
+    same "$1, signed" "$T/before" "$T/run/deployed.json"
+    back
+}
+changed "a changed weight" 'model .*/model: was changed since the run began'
+sed 's/"rope_theta":10000/"rope_theta":10001/' "$T/kept/config.json" >"$MODEL/config.json"
+changed "a changed setting" 'model .*/model: was changed'
+sed 's/"normalizer":null/"normalizer":{"type":"NFC"}/' "$T/kept/tokenizer.json" \
+    >"$MODEL/tokenizer.json"
+changed "a changed tokenizer" 'tokenizer.* .*/model: was changed'
+head -c 5000 "$T/kept/model.safetensors" >"$MODEL/model.safetensors"
+changed "a model cut short" 'model .*model.safetensors: '
+mv "$MODEL" "$T/away"
+gives "a model that is away" 0 align inspect "$T/run" --verify
+has "a model that is away is named" 'model .*/model was not looked at: is not there' "$T/err"
+has "a model that is away is counted" '^what it began with +3 the same, 2 not looked at$' "$T/out"
+cp -R "$T/run" "$T/signed"
+gives "a model that is away, signed" 0 align cycle "$T/signed" --approve "Dr B" --reason x
+has "a model that is away, signed" 'warning: model .*/model was not looked at' "$T/err"
+rm -rf "$T/signed"
+mv "$T/away" "$MODEL"
+for file in prompts rules; do
+    cp "$T/$file.jsonl" "$T/before"
+    sed 1d "$T/before" >"$T/$file.jsonl"
+    refuses "changed $file, verified" 65 "$file.jsonl: was changed since the run began" \
+        align inspect "$T/run" --verify
+    cp -R "$T/run" "$T/signed"
+    gives "changed $file, signed" 0 align cycle "$T/signed" --approve "Dr B" --reason x
+    has "changed $file, signed" "warning: .*$file.jsonl: was changed" "$T/err"
+    rm -rf "$T/signed"
+    cp "$T/before" "$T/$file.jsonl"
+done
 
 refuses "a rollback to what is deployed" 64 "found 1, allowed 0 to 0" \
     align cycle "$T/run" --rollback 1 --approve "Dr B" --reason x

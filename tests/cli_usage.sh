@@ -13,6 +13,15 @@ for c in $commands; do
     cp "$T/out" "$T/long"
     gives "align help $c" 0 align help "$c"
     same "align help $c is align $c --help" "$T/out" "$T/long"
+    check "help of $c fits a screen" test "$(wc -l <"$T/long")" -le 48
+    gives "all of $c" 0 align "$c" --help-all
+    sed -n 's/^  .\{3\} --\([a-z0-9-]*\).*/\1/p' "$T/out" | sort >"$T/all"
+    sed -n 's/^  .\{3\} --\([a-z0-9-]*\).*/\1/p' "$T/long" | sort >"$T/first"
+    check "help of $c: at most 15 options, or all" \
+        test "$(grep -vcx 'config\|help\|help-all' "$T/first")" -le 15
+    comm -23 "$T/all" "$T/first" >"$T/rest"
+    [ ! -s "$T/rest" ] || has "help of $c names the rest" "^align $c --help-all" "$T/long"
+    [ "$c" != cycle ] || check "help of cycle leaves some out" grep -qx undesirable-weight "$T/rest"
 done
 for c in score tokenize inspect; do
     has "help lists $c" "^  $c  " "$T/help"

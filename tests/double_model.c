@@ -24,14 +24,14 @@ static void begin(const char *name, int trainable_adapter)
     snprintf(file, sizeof file, "%s/expected.json", name);
     snprintf(expected_file, sizeof expected_file, "%s/expected.safetensors", name);
     expected = golden_json(file);
-    CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
+    CHECK_OK(compute_open(&compute, "ref", PRECISION_F32, &e), &e);
     if (model_load(&model, golden_path(name), 0, NULL, &e)) printf("%s\n", e.text), exit(1);
-    CHECK(!model_reserve_positions(&model, MOST, &e));
+    CHECK_OK(model_reserve_positions(&model, MOST, &e), &e);
     model_lora_shape(&model, &shape);
     snprintf(file, sizeof file, "%s/adapter", name);
     if (lora_load(&lora, golden_path(file), &shape, trainable_adapter, &e))
         printf("%s\n", e.text), exit(1);
-    CHECK(!tape_open(&tape, &compute, 1 << 24, 1 << 20, &e));
+    CHECK_OK(tape_open(&tape, &compute, 1 << 24, 1 << 20, &e), &e);
 }
 
 static void end(void)
@@ -55,13 +55,13 @@ static void check_logp(const Json *sequence, const char *key, const Lora *with)
     size_t first, count, n = golden_ids(json_get(sequence, "ids"), ids, MOST);
     size_t wanted = golden_numbers(json_get(sequence, key), want, MOST);
     packer_begin(&p);
-    CHECK(!packer_add_context(&p, -1, ids, 1, &segment, &e));
-    CHECK(!packer_add_completion(&p, segment, ids + 1, n - 1, &first, &count, &e));
-    CHECK(count == wanted);
+    CHECK_OK(packer_add_context(&p, -1, ids, 1, &segment, &e), &e);
+    CHECK_OK(packer_add_completion(&p, segment, ids + 1, n - 1, &first, &count, &e), &e);
+    CHECK_INT(count, wanted);
     tape_reset(&tape);
     tape.record = 0;
     Var *logp = model_logprob(&tape, &model, with, &p.batch, NULL);
-    CHECK(!tape_check(&tape, &e));
+    CHECK_OK(tape_check(&tape, &e), &e);
     for (size_t i = 0; i < count; i++) CHECK_NEAR(logp->x[i], want[i], tight * fabs(want[i]));
     packer_free(&p);
 }
@@ -76,11 +76,11 @@ static void check_logits(const Json *sequence)
     size_t n = golden_ids(json_get(sequence, "ids"), ids, MOST);
     size_t V = golden_numbers(json_get(sequence, "logits"), want, MOST);
     packer_begin(&p);
-    CHECK(!packer_add_context(&p, -1, ids, n, &segment, &e));
+    CHECK_OK(packer_add_context(&p, -1, ids, n, &segment, &e), &e);
     uint32_t last = (uint32_t)(n - 1);
     tape_reset(&tape);
     Var *z = model_logits(&tape, &model, &lora, &p.batch, &last, 1);
-    CHECK(z->cols == V);
+    CHECK_INT(z->cols, V);
     for (size_t i = 0; i < V; i++) CHECK_NEAR(z->x[i], want[i], tight);
     packer_free(&p);
 }
@@ -138,7 +138,7 @@ static void pack_pairs(Pairs *b, int shared)
         size_t n = golden_ids(json_get(pair, "prompt"), ids, MOST);
         for (int side = 0; side < 2; side++) {
             if (side == 0 || !shared)
-                CHECK(!packer_add_context(&b->packer, -1, ids, n, &prompt, &e));
+                CHECK_OK(packer_add_context(&b->packer, -1, ids, n, &prompt, &e), &e);
             pack_side(b, pair, i, side, prompt);
         }
     }
@@ -214,7 +214,7 @@ static void check_adapter(const char *group, int weights)
 {
     Safetensors st;
     Err e;
-    CHECK(!safetensors_open(&st, golden_path(expected_file), 0, &e));
+    CHECK_OK(safetensors_open(&st, golden_path(expected_file), 0, &e), &e);
     for (size_t i = 0; i < lora_param_count(&lora); i++) {
         NamedParam p;
         lora_param(&lora, i, &p);
@@ -272,9 +272,10 @@ static void looked_at(const char *name)
         pack_pairs(&b, 1);
         packer_seal(&b.packer);
         for (int k = 0; k < 2; k++) /* behind the prompts of the first two pairs */
-            CHECK(!packer_add_completion(&b.packer, 3 * k, ids, LENGTH, &first[k], &count[k], &e));
+            CHECK_OK(packer_add_completion(&b.packer, 3 * k, ids, LENGTH, &first[k], &count[k], &e),
+                     &e);
         pairs_loss(&b, &lora, 1);
-        CHECK(!tape_check(&tape, &e));
+        CHECK_OK(tape_check(&tape, &e), &e);
         CHECK(!memcmp(alone, lora.gradients, lora.count * sizeof *alone));
     }
     tape_reset(&tape);
@@ -287,8 +288,8 @@ static void looked_at(const char *name)
     int segment;
     size_t n = golden_ids(json_get(pair, "prompt"), prompt, MOST);
     packer_begin(&p);
-    CHECK(!packer_add_context(&p, -1, prompt, n, &segment, &e));
-    CHECK(!packer_add_completion(&p, segment, ids, LENGTH, &first[0], &count[0], &e));
+    CHECK_OK(packer_add_context(&p, -1, prompt, n, &segment, &e), &e);
+    CHECK_OK(packer_add_completion(&p, segment, ids, LENGTH, &first[0], &count[0], &e), &e);
     tape_reset(&tape);
     logp = model_logprob(&tape, &model, &lora, &p.batch, NULL);
     CHECK(count[0] == count[1] && !memcmp(seen, logp->x, count[0] * sizeof *seen));
@@ -318,11 +319,11 @@ static void full_gradients(const char *name)
     begin(name, 0);
     pack_pairs(&b, 1);
     take_reference(&b, &lora);
-    CHECK(!model_make_trainable(&model, &e));
+    CHECK_OK(model_make_trainable(&model, &e), &e);
     double loss = pairs_loss(&b, NULL, 1);
     CHECK_NEAR(loss, golden_number(json_get(expected, "full"), "loss"), tight);
-    CHECK(!safetensors_open(&st, golden_path(expected_file), 0, &e));
-    for (size_t i = 0; i < model_param_count(&model); i++) {
+    CHECK_OK(safetensors_open(&st, golden_path(expected_file), 0, &e), &e);
+    for (size_t i = 0; i < model_weight_count(&model); i++) {
         NamedParam p;
         model_param(&model, i, &p);
         check_tensor(&st, "full", p.name, p.d, p.rows * p.cols);
@@ -361,7 +362,7 @@ static double half_loss(const Pairs *all, size_t first, size_t count, double sha
         int prompt;
         if (i < first) continue;
         size_t n = golden_ids(json_get(pair, "prompt"), ids, MOST);
-        CHECK(!packer_add_context(&b.packer, -1, ids, n, &prompt, &e));
+        CHECK_OK(packer_add_context(&b.packer, -1, ids, n, &prompt, &e), &e);
         for (int side = 0; side < 2; side++) pack_side(&b, pair, i, side, prompt);
     }
     tape_reset(&tape);

@@ -35,7 +35,7 @@ static Param *add_param(Program *p, size_t rows, size_t cols)
     Param *q = &p->param[p->n++];
     real *w = malloc(rows * cols * sizeof *w);
     for (size_t i = 0; i < rows * cols; i++) w[i] = draw();
-    *q = (Param){{w, DTYPE_REAL, rows, cols}, calloc(rows * cols, sizeof(real))};
+    *q = (Param){{w, FORMAT_REAL, rows, cols, 0}, calloc(rows * cols, sizeof(real))};
     return q;
 }
 
@@ -68,8 +68,8 @@ static void check_gradients(Program *p)
     Err e;
     static double weight[T * V * H];
     for (size_t i = 0; i < sizeof weight / sizeof *weight; i++) weight[i] = draw();
-    CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
-    CHECK(!tape_open(&tape, &compute, 1 << 22, 1 << 20, &e));
+    CHECK_OK(compute_open(&compute, "ref", PRECISION_F32, &e), &e);
+    CHECK_OK(tape_open(&tape, &compute, 1 << 22, 1 << 20, &e), &e);
     for (size_t i = 0; i < p->n; i++)
         memset(p->param[i].d, 0, p->param[i].w.rows * p->param[i].w.cols * sizeof(real));
     tape.record = 1;
@@ -77,7 +77,7 @@ static void check_gradients(Program *p)
     tape.dropout_key = p->dropout_key;
     Var *y = p->run(&tape, p);
     tape_backward(&tape, y, weight);
-    CHECK(!tape_check(&tape, &e));
+    CHECK_OK(tape_check(&tape, &e), &e);
     for (size_t i = 0; i < p->n; i++) {
         real *w = (real *)(uintptr_t)p->param[i].w.data;
         for (size_t j = 0; j < p->param[i].w.rows * p->param[i].w.cols; j++) {
@@ -120,6 +120,49 @@ static void rmsnorm(void)
     Program p = {.run = run_rmsnorm};
     add_param(&p, V, H);
     add_param(&p, 1, H);
+    check_gradients(&p);
+}
+
+/* A gain of half the width norms the halves of each row: as if they were rows. */
+static void rmsnorm_by_heads(void)
+{
+    enum { D2 = H / 2 };
+    Program p = {.run = run_rmsnorm};
+    Err e;
+    add_param(&p, V, H);
+    add_param(&p, 1, D2);
+    check_gradients(&p); /* and frees it */
+    p = (Program){.run = run_rmsnorm};
+    add_param(&p, V, H);
+    add_param(&p, 1, D2);
+    CHECK_OK(compute_open(&compute, "ref", PRECISION_F32, &e), &e);
+    CHECK_OK(tape_open(&tape, &compute, 1 << 20, 1 << 20, &e), &e);
+    const Var *x = source(&tape, &p), *y = run_rmsnorm(&tape, &p);
+    const real *g = p.param[1].w.data;
+    for (size_t row = 0; row < 2 * T; row++) {
+        double mean = 0;
+        for (size_t i = 0; i < D2; i++) mean += x->x[row * D2 + i] * x->x[row * D2 + i] / D2;
+        for (size_t i = 0; i < D2; i++)
+            CHECK_NEAR(y->x[row * D2 + i], g[i] * x->x[row * D2 + i] / sqrt(mean + 1e-5), 1e-12);
+    }
+    tape_close(&tape);
+    compute_close(&compute);
+    free_program(&p);
+}
+
+static Var *run_bias(Tape *t, Program *p)
+{
+    Var *x = tape_rmsnorm(t, source(t, p), &p->param[1], 1e-5);
+    return tape_bias(t, tape_linear(t, x, &p->param[2], NULL), &p->param[3]);
+}
+
+static void bias(void)
+{
+    Program p = {.run = run_bias};
+    add_param(&p, V, H);
+    add_param(&p, 1, H);
+    add_param(&p, 5, H);
+    add_param(&p, 1, 5);
     check_gradients(&p);
 }
 
@@ -283,7 +326,7 @@ static void logprob_adapted_head(void)
 static Var *run_frozen_head(Tape *t, Program *p)
 {
     static real head[V * H];
-    static Param frozen = {{head, DTYPE_REAL, V, H}, NULL};
+    static Param frozen = {{head, FORMAT_REAL, V, H, 0}, NULL};
     for (size_t i = 0; i < V * H; i++) head[i] = sin(1.3 * (double)i);
     return tape_logprob(t, source(t, p), &frozen, NULL, targets, NULL);
 }
@@ -342,26 +385,26 @@ static void layers_same_bits(void)
     Err e;
     for (size_t i = 0; i < T * H; i++) weight[i] = draw();
     uint64_t from = draws;
-    CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
+    CHECK_OK(compute_open(&compute, "ref", PRECISION_F32, &e), &e);
     size_t peak[2];
     for (int keep = 0; keep < 2; keep++) {
         draws = from;
         build_layers(&p[keep], keep);
-        CHECK(!tape_open(&tape, &compute, 1 << 20, 1 << 20, &e));
+        CHECK_OK(tape_open(&tape, &compute, 1 << 20, 1 << 20, &e), &e);
         tape.record = 1;
         tape.keep = keep;
         tape.dropout_key = 3;
         tape_backward(&tape, run_layers(&tape, &p[keep]), weight);
-        CHECK(!tape_check(&tape, &e));
+        CHECK_OK(tape_check(&tape, &e), &e);
         peak[keep] = tape_peak(&tape);
         tape_close(&tape);
         /* a counting tape measures exactly what the real one used */
-        CHECK(!tape_open(&tape, &compute, 0, 1 << 20, &e));
+        CHECK_OK(tape_open(&tape, &compute, 0, 1 << 20, &e), &e);
         tape.record = 1;
         tape.keep = keep;
         tape.dropout_key = 3;
         tape_backward(&tape, run_layers(&tape, &p[keep]), weight);
-        CHECK(tape_peak(&tape) == peak[keep]);
+        CHECK_INT(tape_peak(&tape), peak[keep]);
         tape_close(&tape);
     }
     CHECK(peak[0] < peak[1]);
@@ -383,8 +426,8 @@ static void frozen_below(void)
     add_param(&p, 1, H);
     real *d = p.param[0].d;
     p.param[0].d = NULL;
-    CHECK(!compute_open(&compute, "ref", PRECISION_F32, &e));
-    CHECK(!tape_open(&tape, &compute, 1 << 20, 1 << 20, &e));
+    CHECK_OK(compute_open(&compute, "ref", PRECISION_F32, &e), &e);
+    CHECK_OK(tape_open(&tape, &compute, 1 << 20, 1 << 20, &e), &e);
     tape.record = 1;
     Var *x = source(&tape, &p);
     CHECK(!x->wants);
@@ -393,7 +436,7 @@ static void frozen_below(void)
     tape_backward(&tape, y, weight);
     CHECK(x->d == NULL);
     tape_close(&tape);
-    CHECK(!tape_open(&tape, &compute, 64, 1 << 20, &e));
+    CHECK_OK(tape_open(&tape, &compute, 64, 1 << 20, &e), &e);
     tape.record = 1;
     tape_backward(&tape, run_rmsnorm(&tape, &p), weight);
     CHECK(tape_check(&tape, &e) && e.code == ERR_INTERNAL);
@@ -403,8 +446,63 @@ static void frozen_below(void)
     free_program(&p);
 }
 
+typedef struct {
+    size_t rows;    /* of the program's value */
+    size_t more;    /* of another one, while kernels run */
+    size_t less;    /* of another one, while it is counted */
+    size_t records; /* bytes, while kernels run */
+    int times;      /* it was called */
+} Uneven;
+
+static Var *run_uneven(Tape *t, void *ctx)
+{
+    Uneven *u = ctx;
+    u->times++;
+    Var *y = tape_value(t, u->rows, H);
+    if (t->counting ? u->less : u->more) tape_value(t, t->counting ? u->less : u->more, H);
+    if (u->records && !t->counting) tape_memory(t, u->records);
+    return y;
+}
+
+/* What a program is counted at is what it takes, or the run fails: with less, and with more. */
+static void counted_is_used(void)
+{
+    Err e = {0};
+    Tape t = {0};
+    TapeNeed need;
+    CHECK_OK(compute_open(&compute, "ref", PRECISION_F32, &e), &e);
+    for (size_t rows = 1; rows < 200; rows += 33) { /* the tape grows with its programs */
+        Uneven u = {.rows = rows};
+        const Var *y = tape_run(&t, &compute, 1 << 12, run_uneven, &u, &e);
+        CHECK(y && y->rows == rows && u.times == 2 && y->x[rows * H - 1] == 0);
+        CHECK_OK(tape_count(&compute, 1 << 12, run_uneven, &u, &need, &e), &e);
+        CHECK(need.bytes >= rows * H * sizeof(real) && need.bytes < (rows * H + 8) * sizeof(real));
+        CHECK_INT(tape_peak(&t), need.bytes);
+        CHECK_INT(t.arena.size, need.bytes);
+    }
+    size_t grown = t.arena.size;
+    Uneven small = {.rows = 2}; /* fits in the same memory, and is compared with its own count */
+    CHECK(tape_run(&t, &compute, 1 << 12, run_uneven, &small, &e) && t.arena.size == grown);
+    CHECK(tape_peak(&t) < grown);
+    static const Uneven bad[] = {
+        {.rows = 2, .more = 1}, {.rows = 2, .less = 1}, {.rows = 2, .records = 1}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        Uneven u = bad[i];
+        e = (Err){0};
+        CHECK(!tape_run(&t, &compute, 1 << 12, run_uneven, &u, &e));
+        CHECK_INT(e.code, ERR_INTERNAL);
+    }
+    Uneven records = {.rows = 1};
+    CHECK(!tape_run(&t, &compute, 1, run_uneven, &records, &e));
+    CHECK_INT(e.code, ERR_INTERNAL);
+    tape_close(&t);
+    compute_close(&compute);
+}
+
 const Test tests[] = {{"embed", embed},
                       {"rmsnorm", rmsnorm},
+                      {"rmsnorm_by_heads", rmsnorm_by_heads},
+                      {"bias", bias},
                       {"linear", linear},
                       {"linear_with_adapter", linear_with_adapter},
                       {"linear_with_dropout", linear_with_dropout},
@@ -419,5 +517,6 @@ const Test tests[] = {{"embed", embed},
                       {"layers_kept", layers_kept},
                       {"layers_recomputed", layers_recomputed},
                       {"layers_same_bits", layers_same_bits},
-                      {"frozen_below", frozen_below}};
+                      {"frozen_below", frozen_below},
+                      {"counted_is_used", counted_is_used}};
 TEST_MAIN(tests)

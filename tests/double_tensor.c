@@ -57,7 +57,7 @@ static double x[MOST], w[MOST], y[MOST], start[MOST], weight[MOST];
 
 static double linear_loss(void)
 {
-    Mat m = {w, DTYPE_F64, N, K};
+    Mat m = {w, &format_f64, N, K, 0};
     memcpy(y, start, T * N * sizeof *y);
     tensor_linear(&compute, y, x, &m, T, 1);
     return weigh(y, weight, T * N);
@@ -67,7 +67,7 @@ static void linear(void)
 {
     double dx[T * K], dw[N * K] = {0};
     fill(x, T * K, 1), fill(w, N * K, 2), fill(start, T * N, 3), fill(weight, T * N, 4);
-    Mat m = {w, DTYPE_F64, N, K};
+    Mat m = {w, &format_f64, N, K, 0};
     tensor_linear_dx(&compute, dx, weight, &m, T, 0);
     tensor_linear_dw(&compute, dw, weight, x, T, N, K);
     check_gradient("linear dx", x, T * K, dx, linear_loss);
@@ -86,7 +86,7 @@ static const uint32_t rows[T] = {2, 0, 2, 3, 2};
 
 static double embed_loss(void)
 {
-    Mat m = {w, DTYPE_F64, 4, K};
+    Mat m = {w, &format_f64, 4, K, 0};
     tensor_embed(&compute, y, &m, ids, T);
     return weigh(y, weight, T * K);
 }
@@ -113,7 +113,7 @@ enum { H = 300 };     /* more than one piece of gains */
 static double rmsnorm_loss(void)
 {
     double r[T];
-    Mat g = {w, DTYPE_F64, 1, H};
+    Mat g = {w, &format_f64, 1, H, 0};
     tensor_rmsnorm(&compute, y, r, x, &g, NORM_EPS, T);
     return weigh(y, weight, T * H);
 }
@@ -122,7 +122,7 @@ static void rmsnorm(void)
 {
     static double dx[T * H], dg[H], r[T];
     fill(x, T * H, 7), fill(w, H, 8), fill(weight, T * H, 9);
-    Mat g = {w, DTYPE_F64, 1, H};
+    Mat g = {w, &format_f64, 1, H, 0};
     tensor_rmsnorm(&compute, y, r, x, &g, NORM_EPS, T);
     tensor_rmsnorm_backward(&compute, dx, dg, weight, x, &g, r, T);
     check_gradient("rmsnorm dx", x, T * H, dx, rmsnorm_loss);
@@ -246,7 +246,7 @@ static unsigned char scratch[1 << 19];
 
 static double logprob_loss(void)
 {
-    Mat m = {w, DTYPE_F64, V, WIDE};
+    Mat m = {w, &format_f64, V, WIDE, 0};
     tensor_logprob(&compute, y, NULL, NULL, x, &m, target, T, scratch);
     return weigh(y, weight, T);
 }
@@ -257,7 +257,7 @@ static void logprob(void)
     CHECK(tensor_logprob_scratch(T, 1) <= sizeof scratch);
     fill(x, T * WIDE, 21), fill(w, V * WIDE, 22), fill(weight, T, 23);
     for (size_t i = 0; i < T * WIDE; i++) x[i] *= 3;
-    Mat m = {w, DTYPE_F64, V, WIDE};
+    Mat m = {w, &format_f64, V, WIDE, 0};
     tensor_logprob(&compute, y, square, direction, x, &m, target, T, scratch);
     for (size_t i = 0; i < T * WIDE; i++) direction[i] *= weight[i / WIDE];
     check_gradient("logprob", x, T * WIDE, direction, logprob_loss);

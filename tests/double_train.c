@@ -116,7 +116,7 @@ static void check_gradient(TrainConfig c)
     Metrics metrics = {0};
     double loss;
     params_zero_gradients(&r->params);
-    CHECK(!run_micro_batch(r, &r->train, rows, 3, 1, 0, &metrics, &loss, &err));
+    CHECK_OK(run_micro_batch(r, &r->train, rows, 3, 1, 0, &metrics, &loss, &err), &err);
     CHECK_NEAR(loss, loss_of(r, rows, 3), 0);
     for (uint64_t direction = 1; direction <= 4; direction++) {
         move(r, direction, h);
@@ -129,7 +129,7 @@ static void check_gradient(TrainConfig c)
     }
     check_coordinates(r, rows, 3);
     double whole = along(r, 1);
-    CHECK(!run_micro_batch(r, &r->train, rows, 3, 0.5, 1, &metrics, &loss, &err));
+    CHECK_OK(run_micro_batch(r, &r->train, rows, 3, 0.5, 1, &metrics, &loss, &err), &err);
     CHECK_NEAR(along(r, 1), 1.5 * whole, 1e-9 * fabs(whole));
     run_free(r);
 }
@@ -142,7 +142,7 @@ static void dpo_sigmoid(void)
 static void dpo_desensitised(void)
 {
     TrainConfig c = config(TRAIN_DPO);
-    c.ld_alpha = 0.3;
+    c.dpo.ld_alpha = 0.3;
     check_gradient(c);
 }
 
@@ -154,7 +154,7 @@ static void dpo_mixed(void)
     c.dpo.loss[0] = DPO_SIGMOID_NORM, c.dpo.weight[0] = 0.8;
     c.dpo.loss[1] = DPO_BCO_PAIR, c.dpo.weight[1] = 0.2;
     c.dpo.loss[2] = DPO_SFT, c.dpo.weight[2] = 1;
-    c.ld_alpha = 0.5;
+    c.dpo.ld_alpha = 0.5;
     check_gradient(c);
 }
 
@@ -200,7 +200,7 @@ static void kto_held_kl(void)
     Metrics metrics = {0};
     double loss, kl, sides[2];
     params_zero_gradients(&r->params);
-    CHECK(!run_micro_batch(r, &r->train, rows, 6, 1, 0, &metrics, &loss, &err));
+    CHECK_OK(run_micro_batch(r, &r->train, rows, 6, 1, 0, &metrics, &loss, &err), &err);
     kl = metrics_mean(&metrics, METRIC_KL);
     CHECK(kl > 0);
     for (int side = 0; side < 2; side++) {

@@ -80,13 +80,14 @@ static int directory_scenario(Err *e)
     Pool pool = {0};
     char **names;
     size_t n = 0;
-    int r = io_make_directory(in_dir("run"), 0, e) || io_lock(in_dir("run"), e);
+    IoLock lock;
+    int r = io_make_directory(in_dir("run"), 0, e) || io_lock(&lock, in_dir("run"), e);
     if (r == 0) {
         r = io_append_line(in_dir("run/log"), "{\"step\":1}", 10, 1, e) ||
             io_rename(in_dir("run/log"), in_dir("run/log2"), e) ||
             io_list(in_dir("run"), &pool, &names, &n, e);
         if (r == 0 && n != 2) r = err_set(e, ERR_CHECK, "%zu names", n);
-        io_unlock(in_dir("run"));
+        io_unlock(&lock);
     }
     if (r == 0) r = io_remove_tree(in_dir("run"), e);
     pool_free(&pool);
@@ -105,9 +106,9 @@ static void prepare(void)
         for (int k = 0; k < 20; k++) text_addf(&rows, &e, "%s\"k%d\":\"v\\n\"", k ? "," : "", k);
         text_add(&rows, "}\n", 2, &e);
     }
-    CHECK(io_remove_tree(in_dir("run"), &e) == 0);
-    CHECK(io_write_file(in_dir("out"), "old", 3, &e) == 0);
-    CHECK(io_write_file(in_dir("rows"), rows.data, rows.len, &e) == 0);
+    CHECK_OK(io_remove_tree(in_dir("run"), &e), &e);
+    CHECK_OK(io_write_file(in_dir("out"), "old", 3, &e), &e);
+    CHECK_OK(io_write_file(in_dir("rows"), rows.data, rows.len, &e), &e);
     text_free(&rows);
 }
 
@@ -138,7 +139,7 @@ static size_t temporary_files(void)
     Pool pool = {0};
     char **names;
     size_t n = 0, found = 0;
-    CHECK(io_list(dir, &pool, &names, &n, &e) == 0);
+    CHECK_OK(io_list(dir, &pool, &names, &n, &e), &e);
     for (size_t i = 0; i < n; i++) found += strstr(names[i], ".tmp.") != NULL;
     pool_free(&pool);
     return found;
@@ -180,7 +181,7 @@ static int fail_each(const char *variable, const char *format, int (*is_right)(i
             1,       0,
             8};
         prepare();
-        CHECK(fault_child(at_work, NULL, NULL) == 0);
+        CHECK_INT(fault_child(at_work, NULL, NULL), 0);
         total += fault_each(&f);
     }
     return total;
@@ -217,7 +218,7 @@ static void interruptions_are_invisible(void)
             }
         }
         prepare();
-        CHECK(fault_child(scenarios[s].run, "FAULT_IO", "1+:SHORT") == 0); /* every call short */
+        CHECK_INT(fault_child(scenarios[s].run, "FAULT_IO", "1+:SHORT"), 0); /* every call short */
     }
 }
 

@@ -122,7 +122,7 @@ static void fail_each(Scenario scenario, const char *format, int (*is_right)(int
                       whole_or_nothing, 1,        0,      8};
     at_work = scenario;
     remove_outputs();
-    CHECK(fault_child(scenario, NULL, NULL) == 0);
+    CHECK_INT(fault_child(scenario, NULL, NULL), 0);
     CHECK(text_of(out, whole, sizeof whole) > 0);
     CHECK(fault_each(&f) > 10);
 }

@@ -55,17 +55,18 @@ static void first_signed(void)
 
 static int recorded_and_signed_again(int code)
 {
-    CycleVerification v;
+    LedgerVerification v;
     Err e;
     failed += code != 0;
     return deployed_is_recorded() && !sign_as("third", &e) &&
-           !cycle_verify(run, NULL, NULL, &v, &e);
+           !ledger_verify(run, NULL, NULL, &v, &e);
 }
 
 static void fail_each(const char *variable, const char *format, int (*is_right)(int code))
 {
     const Faults f = {
-        second_signs, variable, format, is_right, first_signed, recorded_and_signed_again, 1, 0, 3};
+        second_signs, variable, format, is_right, first_signed, recorded_and_signed_again, 1, 0,
+        FAULT_CLEAN};
     failed = 0;
     fault_each(&f);
     CHECK(failed > 10);

@@ -87,7 +87,7 @@ static size_t leftovers(const char *path)
 static void fresh(void)
 {
     Err e;
-    CHECK(!io_remove_tree(run_path, &e));
+    CHECK_OK(io_remove_tree(run_path, &e), &e);
 }
 
 /* Gone on with where it ended, it is whole, and nothing else is left. */
@@ -117,7 +117,7 @@ static int fail_each(const char *variable, const char *format, int step, int (*i
     const Faults f = {
         run_training, variable, format,
         is_right,     fresh,    is_right == fault_killed ? resumed_it_is_whole : nothing_half_made,
-        step,         0,        8};
+        step,         0,        FAULT_CLEAN};
     return fault_each(&f);
 }
 
@@ -181,7 +181,7 @@ static void resuming_fails(void)
                           .begin = stopped,
                           .ends_well = stays_resumable,
                           .step = kinds[i].step,
-                          .clean = 8};
+                          .clean = FAULT_CLEAN};
         CHECK(fault_each(&f) > 30);
     }
 }

@@ -50,16 +50,33 @@ static int metaspace_scenario(Err *e)
     return load_and_use(json_sentencepiece(METASPACE("first")), e);
 }
 
+/* A text whose marks are sorted and composed. */
+static int composed_scenario(Err *e)
+{
+    static const char json[] =
+        "{\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"model\":"
+        "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"\u00c3\":1,\"\u00a1\":2},\"merges\":[]}}";
+    Tokenizer *t = tokenizer_parse(json, strlen(json), "t.json", NULL, 0, NULL, e);
+    Ids ids = {0};
+    int r = !t || tokenizer_encode(t, "a\xcc\x81", 3, 0, &ids, e);
+    if (!r && ids.count != 2) r = err_set(e, ERR_CHECK, "%zu ids", ids.count);
+    ids_free(&ids);
+    tokenizer_free(t);
+    return r ? -1 : 0;
+}
+
 static int chat_scenario(Err *e)
 {
-    static const ChatMessage m[] = {{"system", "S", 1}, {"user", "ab", 2}, {"assistant", "b", 1}};
+    const ChatMessage m[] = {chat_message("system", "S", 1), chat_message("user", "ab", 2),
+                             chat_message("assistant", "b", 1)};
+    const Chat chat = {m, 3, 1, NULL};
     const char *json = json_sentencepiece(METASPACE("first"));
     Tokenizer *t = tokenizer_parse(json, strlen(json), "t.json", CONFIG, strlen(CONFIG), NULL, e);
-    const ChatTemplate *c = t ? chat_find(t, "mistral-v1", e) : NULL;
+    ChatTemplate *c = t ? chat_open(t, "mistral-v1", "2000-01-01", e) : NULL;
     Ids ids = {0};
     Text text = {0};
-    int r = !c || tokenizer_set_chat_date(t, "1 Jan 2000", e) ||
-            chat_encode(c, t, m, 3, 1, 0, &ids, e) || chat_render(c, t, m, 3, 1, &text, e);
+    int r = !c || chat_encode(c, t, &chat, 0, &ids, NULL, e) || chat_render(c, t, &chat, &text, e);
+    chat_close(c);
     ids_free(&ids);
     text_free(&text);
     tokenizer_free(t);
@@ -70,7 +87,7 @@ static int chat_scenario(Err *e)
 static void fail_each(Scenario scenario)
 {
     static const char *const variables[] = {"FAULT_ALLOC", "FAULT_ALLOC_FROM"};
-    CHECK(fault_child(scenario, NULL, NULL) == 0);
+    CHECK_INT(fault_child(scenario, NULL, NULL), 0);
     for (int v = 0; v < 2; v++) {
         const Faults f = {scenario, variables[v], "%d", fault_memory, NULL, NULL, 1, 0, 8};
         CHECK(fault_each(&f) > 20);
@@ -87,10 +104,18 @@ static void metaspace(void)
     fail_each(metaspace_scenario);
 }
 
+static void composed(void)
+{
+    fail_each(composed_scenario);
+}
+
 static void chat(void)
 {
     fail_each(chat_scenario);
 }
 
-const Test tests[] = {{"sentencepiece", sentencepiece}, {"metaspace", metaspace}, {"chat", chat}};
+const Test tests[] = {{"sentencepiece", sentencepiece},
+                      {"metaspace", metaspace},
+                      {"composed", composed},
+                      {"chat", chat}};
 TEST_MAIN(tests)

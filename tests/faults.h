@@ -49,6 +49,10 @@ static inline int fault_io(int code)
 }
 
 /* A kind of fault, and what must hold whatever call it meets. */
+/* So many runs without a fault in a row end the search: more than the calls, one behind the other,
+ * that a program lives without. A lock has eight, of the directory that it locks where it can. */
+enum { FAULT_CLEAN = 24 };
+
 typedef struct {
     Scenario scenario;
     const char *variable, *format; /* "FAULT_IO", "%d:KILL" */
@@ -56,7 +60,7 @@ typedef struct {
     void (*begin)(void);           /* makes what the scenario begins with; or NULL */
     int (*ends_well)(int code);    /* looks at what is there, may go on with it; or NULL */
     int step, slope;               /* from call n to call n + step (+ n / slope, unless 0) */
-    int clean;                     /* so many runs without a fault in a row end the search */
+    int clean;                     /* FAULT_CLEAN, or fewer where a step leaves calls out */
 } Faults;
 
 /* How many runs it took: about as many as there are calls. */

@@ -55,8 +55,25 @@ gives() {
     fi
 }
 
+# named_options FILE ARGUMENT...: the last line of FILE, "align COMMAND: ...", names no option that
+# the command lacks; what was typed may be named, whatever it is.
+named_options() {
+    command=$(tail -n 1 "$1" | sed -n 's/^align \([a-z]*\):.*/\1/p')
+    said=$(tail -n 1 "$1" | grep -o -- '[a-z-]*--[a-z][a-z-]*[a-z]' | grep '^--' | sort -u)
+    shift
+    [ -n "$command" ] && [ -n "$said" ] || return 0
+    [ -s "$T/options.table" ] || align --options >"$T/options.table"
+    for option in $said; do
+        case $option in --help | --help-all | --config | --options | --version) continue ;; esac
+        case " $* " in *"$option"*) continue ;; esac
+        grep -Eq "^\| .$option.[^|]*\|[^|]* $command " "$T/options.table" && continue
+        echo "align $command has no $option, but its message names it" >"$T/options.wrong"
+        return 1
+    done
+}
+
 # refuses NAME CODE PATTERN COMMAND...: ends with the code, and the last line of stderr begins with
-# "align" and matches the pattern (grep -E); nothing else counts.
+# "align" and matches the pattern (grep -E); it names no option that the command lacks.
 refuses() {
     name=$1 code=$2 pattern=$3
     shift 3
@@ -68,6 +85,8 @@ refuses() {
         fail "$name: the last line of stderr is not ours" "$T/err"
     elif ! tail -n 1 "$T/err" | grep -Eq -- "$pattern"; then
         fail "$name: the last line does not match $pattern" "$T/err"
+    elif ! named_options "$T/err" "$@"; then
+        fail "$name: advice that leads nowhere" "$T/options.wrong"
     else
         pass
     fi

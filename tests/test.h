@@ -1,6 +1,6 @@
 /* test.h - the whole test harness: a table of named tests, an exit status, no dependency.
  *
- *     static void adds(void) { CHECK(1 + 1 == 2); CHECK_NEAR(0.1 + 0.2, 0.3, 1e-15); }
+ *     static void adds(void) { CHECK_INT(1 + 1, 2); CHECK_NEAR(0.1 + 0.2, 0.3, 1e-15); }
  *     const Test tests[] = {{"adds", adds}};
  *     TEST_MAIN(tests)
  *
@@ -25,6 +25,7 @@ typedef struct {
 /* clang-format on */
 
 static int test_failures; /* of the running test */
+static int test_status;   /* of the call that CHECK_FAILS looks at */
 
 #define CHECK(condition) \
     ((condition) ? (void)0 \
@@ -37,9 +38,25 @@ static inline double test_patience(void)
     return runner && *runner ? 30 : 1;
 }
 
+/* Two integers, printed when they differ. `| 0` compiles for integers of any size, and for nothing
+ * else. */
+#define CHECK_INT(a, b) \
+    test_int((long long)((a) | 0), (long long)((b) | 0), #a, #b, __FILE__, __LINE__)
+
+/* A call that gives 0; else its Err says why. For tests that include base.h. */
+#define CHECK_OK(call, e) test_ok((call), (e)->text, #call, __FILE__, __LINE__)
+
+/* A call that fails with this code; else its result, the code and its Err are printed. */
+#define CHECK_FAILS(call, e, want) \
+    (test_hold(call), test_fails((int)(e)->code, (int)(want), (e)->text, #call, #want, __FILE__, \
+                                 __LINE__))
+
 /* Written so that NaN fails. */
 #define CHECK_NEAR(a, b, tolerance) test_near((a), (b), (tolerance), #a, #b, __FILE__, __LINE__)
 #define CHECK_TEXT(a, b) test_text((a), (b), #a, __FILE__, __LINE__)
+/* A text that has, or has not, this part in it. */
+#define CHECK_HAS(a, part) test_has((a), (part), 1, #a, __FILE__, __LINE__)
+#define CHECK_LACKS(a, part) test_has((a), (part), 0, #a, __FILE__, __LINE__)
 
 static inline void test_near(double a, double b, double tolerance, const char *at, const char *bt,
                              const char *file, int line)
@@ -51,6 +68,37 @@ static inline void test_near(double a, double b, double tolerance, const char *a
            tolerance);
 }
 
+static inline void test_int(long long a, long long b, const char *at, const char *bt,
+                            const char *file, int line)
+{
+    if (a == b) return;
+    test_failures++;
+    printf("%s:%d: %s = %lld, %s = %lld\n", file, line, at, a, bt, b);
+}
+
+static inline void test_ok(int status, const char *why, const char *call, const char *file,
+                           int line)
+{
+    if (status == 0) return;
+    test_failures++;
+    printf("%s:%d: %s gave %d: %s\n", file, line, call, status, why);
+}
+
+/* Its result is held so that the Err of the call is read after it and not before. */
+static inline void test_hold(int status)
+{
+    test_status = status;
+}
+
+static inline void test_fails(int code, int want, const char *why, const char *call,
+                              const char *want_text, const char *file, int line)
+{
+    if (test_status == -1 && code == want) return;
+    test_failures++;
+    printf("%s:%d: %s gave %d, code %d, expected -1 and %s (%d): %s\n", file, line, call,
+           test_status, code, want_text, want, why);
+}
+
 static inline void test_text(const char *a, const char *b, const char *at, const char *file,
                              int line)
 {
@@ -58,6 +106,15 @@ static inline void test_text(const char *a, const char *b, const char *at, const
     test_failures++;
     printf("%s:%d: %s = \"%s\", expected \"%s\"\n", file, line, at, a ? a : "(null)",
            b ? b : "(null)");
+}
+
+static inline void test_has(const char *a, const char *part, int wanted, const char *at,
+                            const char *file, int line)
+{
+    if (a && (strstr(a, part) != NULL) == wanted) return;
+    test_failures++;
+    printf("%s:%d: %s = \"%s\", expected %s\"%s\" in it\n", file, line, at, a ? a : "(null)",
+           wanted ? "" : "no ", part);
 }
 
 static inline int test_main(const Test *tests, size_t count, int argc, char **argv)

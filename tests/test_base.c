@@ -4,28 +4,81 @@
 
 #include <stdlib.h>
 
+/* Whole or in pieces of any size, the same is masked, and nothing else. */
+static void masks_what_drives_a_terminal(void)
+{
+    static const struct {
+        const char *text, *line, *lines;
+    } cases[] = {
+        {"a\tb\nc", "a?b?c", "a\tb\nc"},
+        {"\x1b]0;x\x07\r\x08\x7f", "?]0;x????", "?]0;x????"},
+        {"\xC2\x85\xC2\x9B\xC2\xA0", "????\xC2\xA0", "????\xC2\xA0"},
+        {"x\xE2\x80\xAEy\xE2\x81\xA6z\xE2\x80\x8F", "x???y???z???", "x???y???z???"},
+        {"\xD8\x9C\xE2\x80\xA8\xE2\x80\xA9\xE2\x80\x8B", "???????????", "???????????"},
+        {"\xF3\xA0\x81\xA1\xEF\xBB\xBF", "???????", "???????"},
+        {"\xFF\xC0\xAF\xED\xA0\x80", "??????", "??????"},
+        {"\xE2\x82;", "??;", "??;"},
+        /* writing that needs its joiners, right to left, and pictures */
+        {"\xD9\x85\xDB\x8C\xE2\x80\x8C\xD8\xAE \xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x92\xBB", NULL,
+         NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[64];
+        size_t len = strlen(cases[i].text);
+        for (int lines = 0; lines < 2; lines++) {
+            const char *right = lines ? cases[i].lines : cases[i].line;
+            snprintf(text, sizeof text, "%s", cases[i].text);
+            CHECK_INT(text_mask(text, len, lines), len);
+            CHECK_TEXT(text, right ? right : cases[i].text);
+            for (size_t piece = 1; piece <= len; piece++) {
+                char out[64] = "", held[8];
+                size_t n = 0, kept = 0;
+                for (size_t at = 0; at < len; at += piece) {
+                    char part[80];
+                    size_t more = len - at < piece ? len - at : piece;
+                    memcpy(part, held, kept);
+                    memcpy(part + kept, cases[i].text + at, more);
+                    size_t whole = text_mask(part, kept + more, lines);
+                    memcpy(out + n, part, whole);
+                    n += whole;
+                    kept = kept + more - whole;
+                    CHECK(kept < 4);
+                    memcpy(held, part + whole, kept);
+                }
+                out[n] = 0;
+                CHECK_INT(kept, 0);
+                CHECK_TEXT(out, right ? right : cases[i].text);
+            }
+        }
+    }
+    char cut[] = "\xF0\x9F\x98";
+    CHECK_INT(text_mask(cut, 3, 1), 0);
+    CHECK_INT(text_mask(cut, 2, 1), 0);
+    CHECK_INT(text_mask(cut, 1, 1), 0);
+}
+
 static void err_is_one_safe_line(void)
 {
     Err e;
-    CHECK(err_set(&e, ERR_DATA, "a\nb\x1b[31m%d\xC2\x9B\xFF\xC3\xA9", 7) == -1);
-    CHECK(e.code == ERR_DATA);
+    CHECK_INT(err_set(&e, ERR_DATA, "a\nb\x1b[31m%d\xC2\x9B\xFF\xC3\xA9", 7), -1);
+    CHECK_INT(e.code, ERR_DATA);
     CHECK_TEXT(e.text, "a?b?[31m7???\xC3\xA9");
-    CHECK(err_prefix(&e, "file %s", "x") == -1);
-    CHECK(e.code == ERR_DATA);
+    CHECK_INT(err_prefix(&e, "file %s", "x"), -1);
+    CHECK_INT(e.code, ERR_DATA);
     CHECK_TEXT(e.text, "file x: a?b?[31m7???\xC3\xA9");
-    CHECK(err_set(&e, ERR_DATA, "again: %s", e.text) == -1); /* its own text as an argument */
+    CHECK_INT(err_set(&e, ERR_DATA, "again: %s", e.text), -1); /* its own text as an argument */
     CHECK_TEXT(e.text, "again: file x: a?b?[31m7???\xC3\xA9");
     char longer[3000];
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = 0;
     err_set(&e, ERR_IO, "%s", longer);
-    CHECK(strlen(e.text) == sizeof e.text - 1);
+    CHECK_INT(strlen(e.text), sizeof e.text - 1);
     err_prefix(&e, "head");
-    CHECK(strlen(e.text) == sizeof e.text - 1);
+    CHECK_INT(strlen(e.text), sizeof e.text - 1);
     CHECK(!strncmp(e.text, "head: xxx", 9));
     err_prefix(&e, "%s", longer);
-    CHECK(strlen(e.text) == sizeof e.text - 1);
-    CHECK(err_set(NULL, ERR_IO, "nobody listens") == -1);
+    CHECK_INT(strlen(e.text), sizeof e.text - 1);
+    CHECK_INT(err_set(NULL, ERR_IO, "nobody listens"), -1);
 }
 
 static void utf8_steps(void)
@@ -44,9 +97,9 @@ static void utf8_steps(void)
     };
     /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        CHECK(utf8_step(cases[i].bytes, strlen(cases[i].bytes)) == cases[i].step);
+        CHECK_INT(utf8_step(cases[i].bytes, strlen(cases[i].bytes)), cases[i].step);
     }
-    CHECK(utf8_step("a", 0) == 0);
+    CHECK_INT(utf8_step("a", 0), 0);
 }
 
 static char last_level;
@@ -63,7 +116,7 @@ static void log_goes_where_it_is_sent(void)
 {
     Log log = {NULL, keep_line};
     log_note(&log, 'w', "%d rows\n", 3);
-    CHECK(last_level == 'w');
+    CHECK_INT(last_level, 'w');
     CHECK_TEXT(last_line, "3 rows?");
     log_note(NULL, 'w', "nowhere");
     log.line = NULL;
@@ -75,16 +128,22 @@ static void sizes_are_checked(void)
 {
     size_t s;
     uint64_t u;
-    CHECK(size_mul(SIZE_MAX, 1, &s) == 0 && s == SIZE_MAX);
-    CHECK(size_mul(SIZE_MAX / 2 + 1, 2, &s) == -1);
-    CHECK(size_mul(0, SIZE_MAX, &s) == 0 && s == 0);
-    CHECK(size_mul(SIZE_MAX, 0, &s) == 0 && s == 0);
-    CHECK(size_add(SIZE_MAX, 0, &s) == 0 && s == SIZE_MAX);
-    CHECK(size_add(SIZE_MAX, 1, &s) == -1);
-    CHECK(u64_mul(UINT64_MAX - 1, 2, &u) == -1);
-    CHECK(u64_mul(UINT64_MAX / 3, 3, &u) == 0 && u == UINT64_MAX);
-    CHECK(u64_add(UINT64_MAX - 1, 1, &u) == 0 && u == UINT64_MAX);
-    CHECK(u64_add(UINT64_MAX, UINT64_MAX, &u) == -1);
+    CHECK_INT(size_mul(SIZE_MAX, 1, &s), 0);
+    CHECK_INT(s, SIZE_MAX);
+    CHECK_INT(size_mul(SIZE_MAX / 2 + 1, 2, &s), -1);
+    CHECK_INT(size_mul(0, SIZE_MAX, &s), 0);
+    CHECK_INT(s, 0);
+    CHECK_INT(size_mul(SIZE_MAX, 0, &s), 0);
+    CHECK_INT(s, 0);
+    CHECK_INT(size_add(SIZE_MAX, 0, &s), 0);
+    CHECK_INT(s, SIZE_MAX);
+    CHECK_INT(size_add(SIZE_MAX, 1, &s), -1);
+    CHECK_INT(u64_mul(UINT64_MAX - 1, 2, &u), -1);
+    CHECK_INT(u64_mul(UINT64_MAX / 3, 3, &u), 0);
+    CHECK_INT(u, UINT64_MAX);
+    CHECK_INT(u64_add(UINT64_MAX - 1, 1, &u), 0);
+    CHECK_INT(u, UINT64_MAX);
+    CHECK_INT(u64_add(UINT64_MAX, UINT64_MAX, &u), -1);
 }
 
 static int u64_of(const char *text, uint64_t *v)
@@ -101,16 +160,21 @@ static void integers_are_strict(void)
 {
     uint64_t u = 7;
     int64_t i = 7;
-    CHECK(u64_of("18446744073709551615", &u) == 0 && u == UINT64_MAX);
-    CHECK(u64_of("18446744073709551616", &u) == -1);
-    CHECK(u64_of("0", &u) == 0 && u == 0);
+    CHECK_INT(u64_of("18446744073709551615", &u), 0);
+    CHECK_INT(u, UINT64_MAX);
+    CHECK_INT(u64_of("18446744073709551616", &u), -1);
+    CHECK_INT(u64_of("0", &u), 0);
+    CHECK_INT(u, 0);
     CHECK(u64_of("", &u) && u64_of("+1", &u) && u64_of("-1", &u) && u64_of(" 1", &u));
     CHECK(u64_of("1 ", &u) && u64_of("0x1", &u) && u64_of("1.0", &u));
-    CHECK(i64_of("-9223372036854775808", &i) == 0 && i == INT64_MIN);
-    CHECK(i64_of("-9223372036854775809", &i) == -1);
-    CHECK(i64_of("9223372036854775807", &i) == 0 && i == INT64_MAX);
-    CHECK(i64_of("9223372036854775808", &i) == -1);
-    CHECK(i64_of("-0", &i) == 0 && i == 0);
+    CHECK_INT(i64_of("-9223372036854775808", &i), 0);
+    CHECK_INT(i, INT64_MIN);
+    CHECK_INT(i64_of("-9223372036854775809", &i), -1);
+    CHECK_INT(i64_of("9223372036854775807", &i), 0);
+    CHECK_INT(i, INT64_MAX);
+    CHECK_INT(i64_of("9223372036854775808", &i), -1);
+    CHECK_INT(i64_of("-0", &i), 0);
+    CHECK_INT(i, 0);
     CHECK(i64_of("-", &i) && i64_of("--1", &i) && i64_of("", &i));
 }
 
@@ -129,14 +193,15 @@ static void decimals_are_strict(void)
     /* clang-format on */
     double v = 42;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        CHECK(f64_of(bad[i], &v) == -1);
+        CHECK_INT(f64_of(bad[i], &v), -1);
         if (v != 42) printf("  \"%s\"\n", bad[i]);
     }
     CHECK(v == 42);
     CHECK(f64_of("0.1", &v) == 0 && v == 0.1);
     CHECK(f64_of("+1.5", &v) == 0 && v == 1.5);
     CHECK(f64_of("-.5", &v) == 0 && v == -0.5);
-    CHECK(f64_of("5.", &v) == 0 && v == 5);
+    CHECK_INT(f64_of("5.", &v), 0);
+    CHECK(v == 5);
     CHECK(f64_of("-0", &v) == 0 && v == 0 && signbit(v));
     CHECK(f64_of("1e-400", &v) == 0 && v == 0);
     CHECK(f64_of("0e99999999999999999999", &v) == 0 && v == 0);
@@ -169,7 +234,7 @@ static void decimals_round_half_way(void)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         double v = -1;
-        CHECK(f64_of(cases[i].text, &v) == 0);
+        CHECK_INT(f64_of(cases[i].text, &v), 0);
         CHECK(v == cases[i].value);
         if (v != cases[i].value) printf("  %s gave %a\n", cases[i].text, v);
     }
@@ -207,7 +272,7 @@ static void decimals_match_strtod(void)
         int r = f64_of(text, &got);
         if (isfinite(want) ? r || memcmp(&got, &want, sizeof got) : r == 0) wrong++;
     }
-    CHECK(wrong == 0);
+    CHECK_INT(wrong, 0);
 }
 
 /* The exact decimal expansion of the point half-way between two doubles, and the same with one more
@@ -229,7 +294,7 @@ static void decimals_longest_half_way(void)
         want = bits_to_double(bits + 1);
         if (f64_of(text, &got) || got != want) wrong++;
     }
-    if (sizeof(long double) > sizeof(double)) CHECK(wrong == 0);
+    if (sizeof(long double) > sizeof(double)) CHECK_INT(wrong, 0);
 }
 
 static void memory_gives_and_refuses(void)
@@ -242,10 +307,10 @@ static void memory_gives_and_refuses(void)
     CHECK(z != NULL);
     size_t sum = 0;
     for (size_t i = 0; z && i < 3000; i++) sum += z[i];
-    CHECK(sum == 0);
+    CHECK_INT(sum, 0);
     mem_free(z);
     CHECK(mem_alloc(SIZE_MAX, &e) == NULL && e.code == ERR_MEMORY);
-    CHECK(strstr(e.text, "out of memory") != NULL);
+    CHECK_HAS(e.text, "out of memory");
     CHECK(mem_calloc(SIZE_MAX / 2, 3, NULL) == NULL);
     char *s = mem_strdup("text", &e);
     CHECK_TEXT(s, "text");
@@ -266,14 +331,17 @@ static void arrays_grow_and_stay(void)
         moves += cap != before;
         x[i] = (double)i;
     }
-    CHECK(moves == 5); /* 64, 128, ... 1024 */
+    CHECK_INT(moves, 5); /* 64, 128, ... 1024 */
     for (size_t i = 0; i < 1000; i++) CHECK(x[i] == (double)i);
     double *kept = x;
     size_t full = SIZE_MAX / 16 + 1; /* twice that many items of 8 bytes are too many */
-    CHECK(mem_grow(&x, &full, full, sizeof *x, &e) == -1 && e.code == ERR_MEMORY);
-    CHECK(x == kept && full == SIZE_MAX / 16 + 1);
+    CHECK_FAILS(mem_grow(&x, &full, full, sizeof *x, &e), &e, ERR_MEMORY);
+    CHECK(x == kept);
+    CHECK_INT(full, SIZE_MAX / 16 + 1);
     full = SIZE_MAX / 2 + 1;
-    CHECK(mem_grow(&x, &full, full, 1, &e) == -1 && e.code == ERR_MEMORY && x == kept);
+    CHECK_INT(mem_grow(&x, &full, full, 1, &e), -1);
+    CHECK_INT(e.code, ERR_MEMORY);
+    CHECK(x == kept);
     mem_free(x);
 }
 
@@ -281,7 +349,7 @@ static void arena_plans_as_it_serves(void)
 {
     Arena real_one, count;
     Err e;
-    CHECK(arena_open(&real_one, 1024, &e) == 0);
+    CHECK_OK(arena_open(&real_one, 1024, &e), &e);
     arena_open_counting(&count);
     Arena *both[] = {&real_one, &count};
     for (int i = 0; i < 2; i++) {
@@ -290,15 +358,17 @@ static void arena_plans_as_it_serves(void)
         size_t mark = arena_mark(a);
         unsigned char *second = arena_alloc(a, 65);
         CHECK(first && second && (uintptr_t)first % ARENA_ALIGN == 0);
-        CHECK(second - first == 64);
-        CHECK(a->used == 192 && a->peak == 192);
+        CHECK_INT(second - first, 64);
+        CHECK_INT(a->used, 192);
+        CHECK_INT(a->peak, 192);
         arena_release(a, mark);
-        CHECK(a->used == 64 && a->peak == 192);
+        CHECK_INT(a->used, 64);
+        CHECK_INT(a->peak, 192);
         CHECK(arena_alloc(a, 0) != NULL && a->used == 64);
         CHECK(!a->failed);
     }
     memset(arena_alloc(&real_one, 900), 1, 900); /* 64 + 960 bytes: full to the last one */
-    CHECK(real_one.used == real_one.size);
+    CHECK_INT(real_one.used, real_one.size);
     arena_close(&real_one);
     arena_close(&count);
 }
@@ -307,13 +377,13 @@ static void arena_says_when_it_is_full(void)
 {
     Arena a;
     Err e;
-    CHECK(arena_open(&a, 128, &e) == 0);
+    CHECK_OK(arena_open(&a, 128, &e), &e);
     CHECK(arena_alloc(&a, 128) != NULL);
     CHECK(arena_alloc(&a, 1) == NULL && a.failed);
     arena_release(&a, 0);
     CHECK(!a.failed && arena_alloc(&a, SIZE_MAX) == NULL && a.failed);
     arena_close(&a);
-    CHECK(arena_open(&a, SIZE_MAX - 3, &e) == -1 && e.code == ERR_MEMORY);
+    CHECK_FAILS(arena_open(&a, SIZE_MAX - 3, &e), &e, ERR_MEMORY);
     arena_open_counting(&a);
     CHECK(arena_alloc(&a, SIZE_MAX / 2 - 100) != NULL);
     CHECK(arena_alloc(&a, SIZE_MAX / 2) == NULL && a.failed);
@@ -330,7 +400,7 @@ static void pool_keeps_everything(void)
         parts[i] = pool_alloc(&p, bytes, &e);
         CHECK(parts[i] && (uintptr_t)parts[i] % 16 == 0);
         for (size_t k = 0; k < bytes; k++) {
-            CHECK(parts[i][k] == 0);
+            CHECK_INT(parts[i][k], 0);
         }
         memset(parts[i], (int)(i + 1) & 0xFF, bytes);
         char *s = pool_strndup(&p, "abcdef", i % 7, &e);
@@ -339,7 +409,7 @@ static void pool_keeps_everything(void)
     for (size_t i = 0; i < 300; i++) {
         size_t bytes = i % 7 == 0 ? 5000 : i;
         for (size_t k = 0; k < bytes; k++) {
-            CHECK(parts[i][k] == ((i + 1) & 0xFF));
+            CHECK_INT(parts[i][k], ((i + 1) & 0xFF));
         }
     }
     CHECK(pool_alloc(&p, SIZE_MAX - 5, &e) == NULL && e.code == ERR_MEMORY);
@@ -356,7 +426,7 @@ static void pool_takes_large_requests(void)
     unsigned char *large = pool_alloc(&p, 100000, &e);
     char *second = pool_strndup(&p, "second", 6, &e);
     CHECK(first && large && second && second == first + 6);
-    CHECK(p.total == 6 + 100000 + 7);
+    CHECK_INT(p.total, 6 + 100000 + 7);
     memset(large, 1, 100000);
     CHECK_TEXT(first, "first");
     CHECK_TEXT(second, "second");
@@ -367,12 +437,13 @@ static void text_grows(void)
 {
     Text t = {0};
     Err e;
-    CHECK(text_add(&t, "", 0, &e) == 0);
+    CHECK_OK(text_add(&t, "", 0, &e), &e);
     CHECK_TEXT(t.data, "");
-    for (int i = 0; i < 1000; i++) CHECK(text_addf(&t, &e, "%d,", i % 10) == 0);
-    CHECK(t.len == 2000 && strlen(t.data) == 2000);
+    for (int i = 0; i < 1000; i++) CHECK_INT(text_addf(&t, &e, "%d,", i % 10), 0);
+    CHECK_INT(t.len, 2000);
+    CHECK_INT(strlen(t.data), 2000);
     CHECK(!strncmp(t.data, "0,1,2,", 6) && !strcmp(t.data + 1994, "7,8,9,"));
-    CHECK(text_add(&t, t.data, SIZE_MAX - 10, &e) == -1 && e.code == ERR_MEMORY);
+    CHECK_FAILS(text_add(&t, t.data, SIZE_MAX - 10, &e), &e, ERR_MEMORY);
     text_free(&t);
     CHECK(t.data == NULL);
 }
@@ -391,7 +462,7 @@ static void sort_sorts(void)
         for (size_t i = 0; i < n; i++) sum += v[i] = (int)(rng_u64(9, n, i) % 100);
         sort_items(v, n, sizeof v[0], int_compare);
         for (size_t i = 0; i < n; i++) sum -= v[i];
-        CHECK(sum == 0);
+        CHECK_INT(sum, 0);
         for (size_t i = 1; i < n; i++) CHECK(v[i - 1] <= v[i]);
     }
     struct {
@@ -476,10 +547,10 @@ static void twister_is_pytorchs(void)
     mt_seed(&m, 5489);
     uint32_t last = 0;
     for (int i = 0; i < 10000; i++) last = mt_next(&m);
-    CHECK(last == 4123659995u);
+    CHECK_INT(last, 4123659995u);
     mt_randperm(&m, order, 0);
     mt_randperm(&m, order, 1);
-    CHECK(order[0] == 0);
+    CHECK_INT(order[0], 0);
 }
 
 typedef struct {
@@ -516,19 +587,19 @@ static void threads_run_each_task_once(void)
         threads_set(counts[c]);
         CHECK(threads_count() >= 1);
 #ifdef _OPENMP
-        if (counts[c]) CHECK(threads_count() == counts[c]);
+        if (counts[c]) CHECK_INT(threads_count(), counts[c]);
 #endif
         for (size_t n = 0; n < 20; n++) {
             int count[20] = {0}, index[20] = {0};
             Job job = {count, index, n > 1};
             threads_run(count_one, &job, n);
             for (size_t i = 0; i < 20; i++) {
-                CHECK(count[i] == (i < n));
+                CHECK_INT(count[i], (i < n));
                 CHECK(index[i] >= 0 && index[i] < threads_count());
             }
             memset(count, 0, sizeof count);
             threads_run(nested, &job, n);
-            for (size_t i = 0; i < n; i++) CHECK(count[i] == 5);
+            for (size_t i = 0; i < n; i++) CHECK_INT(count[i], 5);
         }
     }
     threads_set(0);
@@ -539,11 +610,25 @@ static void time_moves_forward(void)
     double before = time_now(), after = before;
     for (long i = 0; i < 100000000 && after <= before; i++) after = time_now();
     CHECK(after > before && before > 0);
-    CHECK(stop_requested == 0);
+    CHECK_INT(stop_requested, 0);
+}
+
+/* What fits is kept; the sanitizers see that nothing is written behind it. */
+static void lines_are_cut_at_their_end(void)
+{
+    char out[8] = "ab";
+    line_addf(out, sizeof out, "%d", 34);
+    CHECK_TEXT(out, "ab34");
+    line_addf(out, sizeof out, "%s", "56789");
+    CHECK_TEXT(out, "ab34567");
+    line_addf(out, sizeof out, "%s", "0");
+    CHECK_TEXT(out, "ab34567");
 }
 
 static const Test tests[] = {
+    {"lines_are_cut_at_their_end", lines_are_cut_at_their_end},
     {"err_is_one_safe_line", err_is_one_safe_line},
+    {"masks_what_drives_a_terminal", masks_what_drives_a_terminal},
     {"utf8_steps", utf8_steps},
     {"log_goes_where_it_is_sent", log_goes_where_it_is_sent},
     {"sizes_are_checked", sizes_are_checked},

@@ -13,7 +13,7 @@ static Bench small_bench(void)
 {
     Bench b;
     Err e;
-    CHECK(!bench_open(&b, "tinystories", 1, "auto", PRECISION_F32, 1, &e));
+    CHECK_OK(bench_open(&b, "tinystories", 1, "auto", PRECISION_F32, 1, &e), &e);
     b.peaks.f32_gflops = 100;
     b.peaks.bf16_gflops = 200;
     b.peaks.read_gbs = 10;
@@ -27,7 +27,7 @@ static void shapes_have_their_parameters(void)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         Bench b;
         Err e;
-        CHECK(!bench_open(&b, names[i], 0, "auto", PRECISION_F32, 1, &e));
+        CHECK_OK(bench_open(&b, names[i], 0, "auto", PRECISION_F32, 1, &e), &e);
         const ModelConfig *c = &b.config;
         double ends = bench_head_weights(&b) * (c->tied ? 1 : 2);
         double norms = (double)((2 * c->layers + 1) * c->H);
@@ -40,9 +40,9 @@ static void refusals(void)
     Bench b;
     Err e;
     CHECK(bench_open(&b, "llama-9", 0, "auto", PRECISION_F32, 1, &e) && e.code == ERR_USAGE);
-    CHECK(strstr(e.text, "mistral-7b") != NULL);
+    CHECK_HAS(e.text, "mistral-7b");
     CHECK(bench_open(&b, "tinystories", 3, "auto", PRECISION_F32, 1, &e) && e.code == ERR_USAGE);
-    CHECK(strstr(e.text, "has 2") != NULL);
+    CHECK_HAS(e.text, "has 2");
     CHECK(bench_open(&b, "tinystories", 2, "none", PRECISION_F32, 1, &e) && e.code == ERR_USAGE);
 }
 
@@ -51,19 +51,24 @@ static void every_weight_has_its_shape(void)
     BenchWeight w[BENCH_MAX_WEIGHTS];
     Bench b;
     Err e;
-    CHECK(!bench_open(&b, "llama-3.2-3b", 2, "auto", PRECISION_BF16, 1, &e));
-    CHECK(b.config.layers == 2);
-    CHECK(bench_weights(&b, w) == 5);
+    CHECK_OK(bench_open(&b, "llama-3.2-3b", 2, "auto", PRECISION_BF16, 1, &e), &e);
+    CHECK_INT(b.config.layers, 2);
+    CHECK_INT(bench_weights(&b, w), 5);
     CHECK_TEXT(w[0].names, "q_proj,o_proj");
-    CHECK(w[0].N == 3072 && w[0].K == 3072);
+    CHECK_INT(w[0].N, 3072);
+    CHECK_INT(w[0].K, 3072);
     CHECK_TEXT(w[1].names, "k_proj,v_proj");
-    CHECK(w[1].N == 1024 && w[1].K == 3072);
+    CHECK_INT(w[1].N, 1024);
+    CHECK_INT(w[1].K, 3072);
     CHECK_TEXT(w[2].names, "gate_proj,up_proj");
-    CHECK(w[2].N == 8192 && w[2].K == 3072);
+    CHECK_INT(w[2].N, 8192);
+    CHECK_INT(w[2].K, 3072);
     CHECK_TEXT(w[3].names, "down_proj");
-    CHECK(w[3].N == 3072 && w[3].K == 8192);
+    CHECK_INT(w[3].N, 3072);
+    CHECK_INT(w[3].K, 8192);
     CHECK_TEXT(w[4].names, "lm_head");
-    CHECK(w[4].N == 128256 && w[4].K == 3072);
+    CHECK_INT(w[4].N, 128256);
+    CHECK_INT(w[4].K, 3072);
 }
 
 static void medians(void)
@@ -87,14 +92,14 @@ static void the_clock(void)
 {
     size_t calls = 0;
     double seconds = bench_time(sleeper, &calls, 9, 0);
-    CHECK(calls == 9);
+    CHECK_INT(calls, 9);
     CHECK(seconds >= 0.002 && seconds < 0.05); /* the median passes over the slow first call */
     calls = 0;
     bench_time(sleeper, &calls, 1, 0.5);
     CHECK(calls > 1);
     calls = 0;
     bench_time(sleeper, &calls, 1, 0);
-    CHECK(calls == 1);
+    CHECK_INT(calls, 1);
 }
 
 static void peaks(void)
@@ -103,7 +108,7 @@ static void peaks(void)
     Err e;
     double f32 = 0;
     char cpu[64] = "";
-    CHECK(!bench_peaks(&b, &e));
+    CHECK_OK(bench_peaks(&b, &e), &e);
     CHECK(b.peaks.n_rates >= 1);
     for (size_t i = 0; i < b.peaks.n_rates; i++) {
         const BenchRate *r = &b.peaks.rates[i];
@@ -125,8 +130,8 @@ static void stopping(void)
     size_t n;
     Err e;
     stop_requested = 1;
-    CHECK(bench_gemm(&b, &w, DTYPE_F32, rows, &n, &e) == -1 && e.code == ERR_INTERRUPTED);
-    CHECK(bench_peaks(&b, &e) == -1 && e.code == ERR_INTERRUPTED);
+    CHECK_FAILS(bench_gemm(&b, &w, DTYPE_F32, rows, &n, &e), &e, ERR_INTERRUPTED);
+    CHECK_FAILS(bench_peaks(&b, &e), &e, ERR_INTERRUPTED);
     stop_requested = 0;
 }
 
@@ -139,8 +144,8 @@ static void products(void)
         BenchGemm rows[BENCH_MAX_GEMM];
         size_t n;
         Err e;
-        CHECK(!bench_gemm(&b, &w, bf16 ? DTYPE_BF16 : DTYPE_F32, rows, &n, &e));
-        CHECK(n == 6);
+        CHECK_OK(bench_gemm(&b, &w, bf16 ? DTYPE_BF16 : DTYPE_F32, rows, &n, &e), &e);
+        CHECK_INT(n, 6);
         for (size_t i = 0; i < n; i++) {
             const BenchGemm *g = &rows[i];
             double flops = 2.0 * 24 * 40 * (double)T[i], bytes = 24.0 * 40 * (bf16 ? 2 : 4);
@@ -159,8 +164,8 @@ static void attention(void)
     BenchAttention rows[BENCH_MAX_ATTENTION];
     size_t n;
     Err e;
-    CHECK(!bench_attention(&b, rows, &n, &e));
-    CHECK(n == 4);
+    CHECK_OK(bench_attention(&b, rows, &n, &e), &e);
+    CHECK_INT(n, 4);
     for (size_t i = 0; i < n; i++) {
         double length = (double)rows[i].length, pairs = length * (length + 1) / 2 * 8;
         double flops = (i % 2 ? 10 : 4) * 16 * pairs; /* 8 heads of width 16 */
@@ -178,7 +183,7 @@ static void check_numbers(const Mat *w)
     double sum = 0, squares = 0, n = (double)(w->rows * w->cols);
     for (size_t at = 0; at < w->rows * w->cols; at += 64) {
         const unsigned char *p = w->data;
-        dtype_to_float(x, p + at * dtype_size(w->dtype), w->dtype, 64);
+        format_unpack(w->format, x, p, at, 64);
         for (int i = 0; i < 64; i++) {
             sum += (double)x[i];
             squares += (double)x[i] * (double)x[i];
@@ -195,27 +200,29 @@ static void random_model(void)
     char hex[65], hex_same[65], hex_other[65];
     Err e;
     threads_set(1);
-    CHECK(!model_create_random(&m, &b.config, DTYPE_BF16, 5, &e));
+    CHECK_OK(model_create_random(&m, &b.config, DTYPE_BF16, 5, &e), &e);
     threads_set(3);
-    CHECK(!model_create_random(&same, &b.config, DTYPE_BF16, 5, &e));
-    CHECK(!model_create_random(&other, &b.config, DTYPE_BF16, 6, &e));
+    CHECK_OK(model_create_random(&same, &b.config, DTYPE_BF16, 5, &e), &e);
+    CHECK_OK(model_create_random(&other, &b.config, DTYPE_BF16, 6, &e), &e);
     threads_set(0);
-    CHECK(!model_hash(&m, hex, &e) && !model_hash(&same, hex_same, &e) &&
-          !model_hash(&other, hex_other, &e));
+    CHECK_OK(model_hash(&m, hex, &e), &e);
+    CHECK_OK(model_hash(&same, hex_same, &e), &e);
+    CHECK_OK(model_hash(&other, hex_other, &e), &e);
     CHECK_TEXT(hex, hex_same);
     CHECK(strcmp(hex, hex_other) != 0);
     check_numbers(&m.embedding.w);
     check_numbers(&m.layers[0].linear[TARGET_DOWN].w);
     float norm[128];
     dtype_to_float(norm, m.layers[0].norm2.w.data, DTYPE_BF16, 128);
-    CHECK(norm[0] == 1 && norm[127] == 1);
-    CHECK(m.weight_bytes >= 2 * model_param_count(&m));
+    CHECK(norm[0] == 1);
+    CHECK(norm[127] == 1);
+    CHECK(m.weight_bytes >= 2 * model_weight_count(&m));
     model_close(&m);
     model_close(&same);
     model_close(&other);
-    CHECK(model_create_random(&m, &b.config, DTYPE_F64, 5, &e) == -1 && e.code == ERR_USAGE);
+    CHECK_FAILS(model_create_random(&m, &b.config, DTYPE_F64, 5, &e), &e, ERR_USAGE);
     b.config.H = SIZE_MAX / 8;
-    CHECK(model_create_random(&m, &b.config, DTYPE_F32, 5, &e) == -1 && e.code == ERR_MEMORY);
+    CHECK_FAILS(model_create_random(&m, &b.config, DTYPE_F32, 5, &e), &e, ERR_MEMORY);
     model_close(&m); /* harmless after an error */
 }
 
@@ -226,8 +233,8 @@ static void decoding(void)
     BenchDecode d;
     BenchPrompt p;
     Err e;
-    CHECK(!bench_model(&b, &m, &e));
-    CHECK(!bench_decode(&b, &m, 8, &d, &e));
+    CHECK_OK(bench_model(&b, &m, &e), &e);
+    CHECK_OK(bench_decode(&b, &m, 8, &d, &e), &e);
     double maps = bench_layer_weights(&b), head = bench_head_weights(&b);
     double weights = (maps + head + 3 * 128) * 4 / 8, least = weights + 128 * 4;
     CHECK_NEAR(d.tokens_per_second * d.seconds, 8, 1e-9);
@@ -238,8 +245,8 @@ static void decoding(void)
      * one layer, 4 heads of width 16 */
     double position = 2 * 4 * 16 * (double)sizeof(real);
     CHECK(d.bytes_per_token >= least + 19 * position && d.bytes_per_token <= least + 48 * position);
-    CHECK(!bench_prompt(&b, &m, &p, &e));
-    CHECK(p.tokens == 256); /* half of the positions there are */
+    CHECK_OK(bench_prompt(&b, &m, &p, &e), &e);
+    CHECK_INT(p.tokens, 256); /* half of the positions there are */
     CHECK_NEAR(p.tokens_per_second * p.seconds, 256, 1e-9);
     double kv = 2 * 64 * 128, others = maps - kv; /* of the only layer, which is the last */
     CHECK_NEAR(p.share * 100e9 * p.seconds, 2 * (kv * 256 + others + head), 1);
@@ -267,17 +274,20 @@ static void steps(void)
     Model m;
     BenchStep dpo, kto;
     Err e;
-    CHECK(!bench_model(&b, &m, &e));
-    CHECK(!bench_step(&b, &m, TRAIN_DPO, &rows, &dpo, &e));
-    CHECK(!bench_step(&b, &m, TRAIN_KTO, &rows, &kto, &e));
+    CHECK_OK(bench_model(&b, &m, &e), &e);
+    CHECK_OK(bench_step(&b, &m, TRAIN_DPO, &rows, &dpo, &e), &e);
+    CHECK_OK(bench_step(&b, &m, TRAIN_KTO, &rows, &kto, &e), &e);
     double maps = bench_layer_weights(&b), head = bench_head_weights(&b);
-    CHECK(dpo.batch == 2 && dpo.tokens == 2 * 2 * 8 && dpo.distinct == 2 * (5 + 2 * 3));
+    CHECK_INT(dpo.batch, 2);
+    CHECK_INT(dpo.tokens, 2 * 2 * 8);
+    CHECK_INT(dpo.distinct, 2 * (5 + 2 * 3));
     /* One layer: keys and values of all tokens, the rest for the rows that are asked for; backward
      * q, k and v of the first layer need nothing. */
     double kv = 2 * 64 * 128, q = 128 * 128, others = maps - kv;
     CHECK_NEAR(dpo.flops, 2 * (kv * 22 + others * 10) + 2 * (others - q) * 10 + 4 * head * 12,
                1e-3);
-    CHECK(kto.tokens == 2 * 8 && kto.distinct == 2 * 8);
+    CHECK_INT(kto.tokens, 2 * 8);
+    CHECK_INT(kto.distinct, 2 * 8);
     CHECK_NEAR(kto.flops,
                2 * (kv * 16 + others * 6) + 2 * (others - q) * 6 + 4 * head * 6 +
                    2 * (kv * 6 + others * 4 + head * 6),
@@ -286,8 +296,9 @@ static void steps(void)
     CHECK_NEAR(kto.tokens_per_second * kto.seconds, 16, 1e-9);
     CHECK(dpo.reference_seconds > 0 && dpo.planned > m.weight_bytes);
     /* Rows are cut to the positions there are. */
-    CHECK(!bench_step(&b, &m, TRAIN_KTO, &too_long, &kto, &e));
-    CHECK(kto.rows.prompt == 412 && kto.rows.completion == 100);
+    CHECK_OK(bench_step(&b, &m, TRAIN_KTO, &too_long, &kto, &e), &e);
+    CHECK_INT(kto.rows.prompt, 412);
+    CHECK_INT(kto.rows.completion, 100);
     model_close(&m);
 }
 
@@ -314,19 +325,20 @@ static void a_trial_trains(void)
     Dataset rows = one_pair();
     Err e;
     double first = 0, second = 0, third = 0;
-    CHECK(!model_create_random(&m, &b.config, DTYPE_F32, 3, &e));
+    CHECK_OK(model_create_random(&m, &b.config, DTYPE_F32, 3, &e), &e);
     const unsigned char *weights = m.made;
     TrainConfig c = train_config_default(TRAIN_DPO);
     c.lr = 1e-2;
     TrainTrial *t = train_trial_open(&c, &m, &rows, &e);
     CHECK(t != NULL);
     if (!t) return;
-    CHECK(!train_trial_reference(t, &e));
-    CHECK(!train_trial_step(t, &first, &e) && !train_trial_step(t, &second, &e) &&
-          !train_trial_step(t, &third, &e));
+    CHECK_OK(train_trial_reference(t, &e), &e);
+    CHECK_OK(train_trial_step(t, &first, &e), &e);
+    CHECK_OK(train_trial_step(t, &second, &e), &e);
+    CHECK_OK(train_trial_step(t, &third, &e), &e);
     CHECK_NEAR(first, log(2), 1e-12);
     CHECK(second < first && third < second);
-    CHECK(train_trial_plan(t)->scores == 6);
+    CHECK_INT(train_trial_plan(t)->scores, 6);
     train_trial_close(t);
     CHECK(m.made == weights && m.layers && rows.count == 1 && rows.rows); /* ours again */
     data_close(&rows);
@@ -341,14 +353,15 @@ static void a_trial_checks_its_start(void)
     Dataset rows = one_pair();
     Err e;
     double loss;
-    CHECK(!model_create_random(&m, &b.config, DTYPE_F32, 3, &e));
+    CHECK_OK(model_create_random(&m, &b.config, DTYPE_F32, 3, &e), &e);
     TrainConfig c = train_config_default(TRAIN_DPO);
     c.lr = 1e-5;
     TrainTrial *t = train_trial_open(&c, &m, &rows, &e);
     CHECK(t && train_trial_step(t, &loss, &e) == -1 && e.code == ERR_INTERNAL);
     train_trial_close(t);
     c.kernel = "none";
-    CHECK(!train_trial_open(&c, &m, &rows, &e) && e.code == ERR_USAGE);
+    CHECK(!train_trial_open(&c, &m, &rows, &e));
+    CHECK_INT(e.code, ERR_USAGE);
     CHECK(m.made && rows.rows); /* given back after an error, too */
     data_close(&rows);
     model_close(&m);

@@ -139,7 +139,8 @@ static void golden_metrics(void)
     CHECK_NEAR(m.logps_rejected, -14.5, 1e-14);
     DpoPair same = {-3, -4, -3, -4, 1, 1, 0, 0, 1};
     dpo_metrics(0.1, &same, 1, &m);
-    CHECK(m.rewards_accuracies == 0 && m.rewards_margins == 0); /* strictly greater */
+    CHECK(m.rewards_accuracies == 0);
+    CHECK(m.rewards_margins == 0); /* strictly greater */
 }
 
 /* Three pairs at beta 0.1 whose margins are 0, 1 and 2. */
@@ -297,7 +298,8 @@ static void gradients_of_each_loss(void)
                 check_gradient(&c, pairs, n);
                 checked++;
             }
-    CHECK(checked == 12 * (9 * 4 + 7)); /* nine losses take all four divergences, seven only one */
+    CHECK_INT(checked,
+              12 * (9 * 4 + 7)); /* nine losses take all four divergences, seven only one */
 }
 
 /* Weighted sums, among them RPO (sigmoid + sft) and MPO (sigmoid, bco_pair, sft), and WPO. */
@@ -320,7 +322,7 @@ static void gradients_of_sums(void)
             }
             if (c.loss[0] == DPO_ROBUST) c.label_smoothing = 0.1;
             c.wpo = round % 2 && c.loss[0] != DPO_AOT && c.loss[0] != DPO_AOT_UNPAIRED;
-            CHECK(dpo_config_check(&c, &e) == 0);
+            CHECK_OK(dpo_config_check(&c, &e), &e);
             do draw_pairs(pairs, 5);
             while (near_kink(&c, pairs, 5));
             check_gradient(&c, pairs, 5);
@@ -418,10 +420,10 @@ static void closed_forms_at_zero(void)
         double closed;
         c.beta = BETA;
         if (loss == DPO_SFT) {
-            CHECK(dpo_loss_at_zero(&c, &closed) == -1);
+            CHECK_INT(dpo_loss_at_zero(&c, &closed), -1);
             continue;
         }
-        CHECK(dpo_loss_at_zero(&c, &closed) == 0);
+        CHECK_INT(dpo_loss_at_zero(&c, &closed), 0);
         CHECK_NEAR(closed, expected[loss], 2e-15 * (1 + expected[loss]));
         for (int f = 0; f < F_DIVERGENCE_COUNT; f++) { /* s(0) = 0 for each */
             c.f = (FDivergence)f;
@@ -433,7 +435,7 @@ static void closed_forms_at_zero(void)
     sum.n_losses = 2;
     sum.loss[1] = DPO_HINGE;
     sum.weight[1] = 3;
-    CHECK(dpo_loss_at_zero(&sum, &closed) == 0);
+    CHECK_INT(dpo_loss_at_zero(&sum, &closed), 0);
     CHECK_NEAR(closed, LN2 + 3, 1e-15);
 }
 
@@ -545,10 +547,14 @@ static void extreme_values(void)
     DpoConfig c = dpo_config_default();
     c.beta = 1; /* z = -1000: log sigma(z) = z */
     dpo_loss(&c, &p, 1, &result, NULL, &loss);
-    CHECK(loss == 1000 && result.d_chosen == -1 && result.d_rejected == 1);
+    CHECK(loss == 1000);
+    CHECK(result.d_chosen == -1);
+    CHECK(result.d_rejected == 1);
     p.policy_chosen = 1000; /* won by far: nothing left to learn */
     dpo_loss(&c, &p, 1, &result, NULL, &loss);
-    CHECK(loss == 0 && result.d_chosen == 0 && result.d_rejected == 0);
+    CHECK(loss == 0);
+    CHECK(result.d_chosen == 0);
+    CHECK(result.d_rejected == 0);
     p.policy_chosen = 100; /* e^-100 has not been lost in 1 + e^-100 */
     dpo_loss(&c, &p, 1, &result, NULL, &loss);
     CHECK_NEAR(loss / exp(-100), 1, 1e-14);
@@ -556,11 +562,14 @@ static void extreme_values(void)
     c.loss[0] = DPO_DISCOPOP; /* (1-m) l, for m = e^-20000 */
     p.policy_chosen = -1000;
     dpo_loss(&c, &p, 1, &result, NULL, &loss);
-    CHECK(loss == 1000 && result.d_chosen == -1);
+    CHECK(loss == 1000);
+    CHECK(result.d_chosen == -1);
     c.loss[0] = DPO_HINGE; /* the kink itself is flat, as in TRL */
     p.policy_chosen = 1;
     dpo_loss(&c, &p, 1, &result, NULL, &loss);
-    CHECK(loss == 0 && result.d_chosen == 0 && result.d_rejected == 0);
+    CHECK(loss == 0);
+    CHECK(result.d_chosen == 0);
+    CHECK(result.d_rejected == 0);
 }
 
 /* What is broken before stays visible: a NaN log-prob makes the loss NaN for every loss. */
@@ -598,7 +607,8 @@ static void empty_completions(void)
     DpoPairResult result;
     double loss;
     dpo_loss(&c, &empty, 1, &result, NULL, &loss);
-    CHECK(loss == 0 && result.d_nll == 0);
+    CHECK(loss == 0);
+    CHECK(result.d_nll == 0);
     one.tokens_chosen = 1;
     empty.tokens_rejected = one.tokens_rejected = 4;
     for (int k = 0; k < 2; k++) {
@@ -612,7 +622,9 @@ static void empty_completions(void)
 static void defaults(void)
 {
     DpoConfig c = dpo_config_default();
-    CHECK(c.n_losses == 1 && c.loss[0] == DPO_SIGMOID && c.weight[0] == 1);
+    CHECK_INT(c.n_losses, 1);
+    CHECK_INT(c.loss[0], DPO_SIGMOID);
+    CHECK(c.weight[0] == 1);
     CHECK(c.beta == 0.1 && c.label_smoothing == 0 && c.f == F_REVERSE_KL && !c.wpo);
     CHECK(c.f_alpha == 0.5 && c.discopop_tau == 0.05);
 }
@@ -626,42 +638,68 @@ static void names(void)
     static const char *const DIVERGENCES[F_DIVERGENCE_COUNT] = {
         "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"};
     for (int i = 0; i < DPO_LOSS_COUNT; i++) {
-        DpoLoss loss;
-        CHECK_TEXT(dpo_loss_name((DpoLoss)i), SPELLING[i]);
-        CHECK(dpo_loss_parse(SPELLING[i], &loss) == 0 && (int)loss == i);
+        CHECK_TEXT(dpo_loss_name((size_t)i), SPELLING[i]);
+        CHECK_INT(option_place(dpo_loss_name, SPELLING[i]), i);
     }
     for (int i = 0; i < F_DIVERGENCE_COUNT; i++) {
-        FDivergence f;
-        CHECK_TEXT(f_divergence_name((FDivergence)i), DIVERGENCES[i]);
-        CHECK(f_divergence_parse(DIVERGENCES[i], &f) == 0 && (int)f == i);
+        CHECK_TEXT(f_divergence_name((size_t)i), DIVERGENCES[i]);
+        CHECK_INT(option_place(f_divergence_name, DIVERGENCES[i]), i);
     }
-    DpoLoss loss;
-    FDivergence f;
-    CHECK(dpo_loss_parse("simpo", &loss) == -1 && dpo_loss_parse("", &loss) == -1);
-    CHECK(f_divergence_parse("reverse", &f) == -1);
+    CHECK(!dpo_loss_name(DPO_LOSS_COUNT) && !f_divergence_name(F_DIVERGENCE_COUNT));
+    CHECK_INT(option_place(dpo_loss_name, "simpo"), -1);
+    CHECK_INT(option_place(dpo_loss_name, ""), -1);
+}
+
+/* Lists as one types them; their lengths must agree. */
+static void lists(void)
+{
+    DpoConfig c = dpo_config_default();
+    Text out = {0};
+    Err e;
+    dpo_losses_form.read(&c, "ipo,sft");
+    CHECK_INT(c.n_losses, 2);
+    CHECK_INT(c.loss[0], DPO_IPO);
+    CHECK_INT(c.loss[1], DPO_SFT);
+    CHECK(c.weight[0] == 1);
+    CHECK(c.weight[1] == 1);
+    CHECK_OK(dpo_losses_check(&c, "loss", &e), &e);
+    CHECK(!dpo_losses_form.show(&c, &out, &e));
+    CHECK_TEXT(out.data, "ipo,sft");
+    const OptionForm *weights = dpo_options.rows[0].form;
+    weights->read(&c, "1,0.5");
+    out.len = 0;
+    CHECK(!weights->show(&c, &out, &e) && !dpo_losses_check(&c, "loss", &e));
+    CHECK_TEXT(out.data, "1,0.5");
+    weights->read(&c, "1,2,3");
+    CHECK_FAILS(dpo_losses_check(&c, "dpo-loss", &e), &e, ERR_USAGE);
+    CHECK_TEXT(e.text, "--loss-weights: 3 weights for 2 losses of --dpo-loss");
+    dpo_losses_form.read(&c, "sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft,sft");
+    CHECK_INT(dpo_losses_check(&c, "loss", &e), -1);
+    CHECK_HAS(e.text, "at most 16 losses");
+    text_free(&out);
 }
 
 /* The check refuses, with 64 and a text that holds `word`. */
 static void check_refused(const DpoConfig *c, const char *word)
 {
     Err e = {0};
-    CHECK(dpo_config_check(c, &e) == -1);
-    CHECK(e.code == ERR_USAGE);
-    CHECK(strstr(e.text, word) != NULL);
+    CHECK_INT(dpo_config_check(c, &e), -1);
+    CHECK_INT(e.code, ERR_USAGE);
+    CHECK_HAS(e.text, word);
     if (!strstr(e.text, word)) printf("  \"%s\" lacks \"%s\"\n", e.text, word);
 }
 
 static void refused_combinations(void)
 {
     DpoConfig c = config_of(DPO_SIGMOID, F_REVERSE_KL, 0.1);
-    check_refused(&c, "--loss cdpo");
+    check_refused(&c, "use --loss cdpo");
     for (int loss = 0; loss < DPO_LOSS_COUNT; loss++) {
         int smooths = loss == DPO_EXO_PAIR || loss == DPO_ROBUST || loss == DPO_AOT ||
                       loss == DPO_AOT_UNPAIRED || loss == DPO_CDPO;
         Err e = {0};
         c.loss[0] = (DpoLoss)loss;
         if (smooths)
-            CHECK(dpo_config_check(&c, &e) == 0);
+            CHECK_OK(dpo_config_check(&c, &e), &e);
         else
             check_refused(&c, dpo_loss_name(c.loss[0]));
     }
@@ -670,7 +708,7 @@ static void refused_combinations(void)
     c.loss[1] = DPO_ROBUST;
     c.weight[1] = 1;
     Err ok = {0};
-    CHECK(dpo_config_check(&c, &ok) == 0);
+    CHECK_INT(dpo_config_check(&c, &ok), 0);
     c = config_of(DPO_EXO_PAIR, F_REVERSE_KL, 0);
     check_refused(&c, "exo_pair");
     c = config_of(DPO_ROBUST, F_REVERSE_KL, 0.5);
@@ -679,7 +717,7 @@ static void refused_combinations(void)
     check_refused(&c, "below 0.5");
     c = config_of(DPO_AOT, F_REVERSE_KL, 0);
     c.wpo = 1;
-    check_refused(&c, "--wpo");
+    check_refused(&c, "--wpo: --loss aot");
     for (int loss = 0; loss < DPO_LOSS_COUNT; loss++) {
         int raw = loss == DPO_NCA_PAIR || loss == DPO_BCO_PAIR || loss == DPO_SPPO_HARD ||
                   loss == DPO_AOT || loss == DPO_AOT_UNPAIRED || loss == DPO_APO_ZERO ||
@@ -689,7 +727,7 @@ static void refused_combinations(void)
         if (raw)
             check_refused(&c, "js_divergence");
         else
-            CHECK(dpo_config_check(&c, &e) == 0);
+            CHECK_OK(dpo_config_check(&c, &e), &e);
     }
 }
 
@@ -714,9 +752,9 @@ static void refused_numbers(void)
     check_refused(&c, "--f-alpha");
     c = dpo_config_default();
     c.n_losses = 0;
-    check_refused(&c, "--loss");
+    check_refused(&c, "losses given");
     c.n_losses = DPO_LOSS_COUNT + 1;
-    check_refused(&c, "--loss");
+    check_refused(&c, "losses given");
 }
 
 static const Test tests[] = {
@@ -740,6 +778,7 @@ static const Test tests[] = {
     {"empty_completions", empty_completions},
     {"defaults", defaults},
     {"names", names},
+    TEST(lists),
     {"refused_combinations", refused_combinations},
     {"refused_numbers", refused_numbers},
 };

@@ -75,13 +75,15 @@ static void rows_are_grouped_by_base_prompt(void)
                         "\"action\":\"caution\"}\n",
                         50, &e) == 0);
     static const size_t group[6] = {0, 1, 0, 2, 3, 4};
-    CHECK(v.count == 6 && v.groups == 5);
-    for (size_t i = 0; i < 6; i++) CHECK(v.rows[i].group == group[i]);
+    CHECK_INT(v.count, 6);
+    CHECK_INT(v.groups, 5);
+    for (size_t i = 0; i < 6; i++) CHECK_INT(v.rows[i].group, group[i]);
     CHECK(v.rows[2].action == ACTION_REFUSE && v.rows[0].principle == 3);
     CHECK(v.rows[1].principle == -1 && !strcmp(v.rows[1].method, ""));
-    CHECK(v.n_strata == 5); /* the two without a prompt share level, method, principle */
+    CHECK_INT(v.n_strata, 5); /* the two without a prompt share level, method, principle */
     CHECK(v.strata[0].level == 0 && v.strata[0].principle == 3 && v.strata[0].n[0] == 1);
-    CHECK(v.strata[3].level == 3 && v.strata[3].n[ACTION_ACCEPT] == 2);
+    CHECK_INT(v.strata[3].level, 3);
+    CHECK_INT(v.strata[3].n[ACTION_ACCEPT], 2);
     evaluate_close(&v);
 }
 
@@ -102,17 +104,17 @@ static void intervals_are_those_of_resampled_groups(void)
     Err e;
     Text rows = {0};
     grouped_rows(&rows, GROUPS, BAD);
-    CHECK(evaluate_rows(&v, rows.data, EVALUATE_RESAMPLES, &e) == 0);
+    CHECK_OK(evaluate_rows(&v, rows.data, EVALUATE_RESAMPLES, &e), &e);
     Estimate x = v.metrics[EVALUATE_ERRONEOUS_REFUSAL];
     CHECK_NEAR(x.value, 0.3, 1e-15);
     /* Normal approximation over 100 groups, not over 200 rows: 1.96 sqrt(0.3 0.7 / 100) = 0.0898 */
     CHECK_NEAR(x.low, 0.3 - 0.0898, 0.015);
     CHECK_NEAR(x.high, 0.3 + 0.0898, 0.015);
-    CHECK(evaluate_rows(&again, rows.data, EVALUATE_RESAMPLES, &e) == 0);
+    CHECK_OK(evaluate_rows(&again, rows.data, EVALUATE_RESAMPLES, &e), &e);
     CHECK(!memcmp(v.metrics, again.metrics, sizeof v.metrics));
     evaluate_close(&v);
     evaluate_close(&again);
-    CHECK(evaluate_rows(&v, rows.data, 0, &e) == 0);
+    CHECK_OK(evaluate_rows(&v, rows.data, 0, &e), &e);
     CHECK(v.metrics[EVALUATE_SAFETY_SCORE].low == v.metrics[EVALUATE_SAFETY_SCORE].value);
     evaluate_close(&v);
     text_free(&rows);
@@ -125,7 +127,7 @@ static void an_interval_holds_its_value(void)
         Err e;
         Text rows = {0};
         grouped_rows(&rows, n, n / 3);
-        CHECK(evaluate_rows(&v, rows.data, 40, &e) == 0);
+        CHECK_OK(evaluate_rows(&v, rows.data, 40, &e), &e);
         for (int m = 0; m < EVALUATE_COUNT; m++) {
             Estimate x = v.metrics[m];
             if (isnan(x.value))
@@ -150,20 +152,21 @@ static void results_json_reads_back(void)
                         "{\"harmful_level\":3,\"action\":\"accept\",\"method\":\"a\\\"b\"}\n\n"
                         "{\"harmful_level\":3,\"action\":\"refuse\"}\n",
                         20, &e) == 0);
-    CHECK(evaluate_json(&v, NULL, &out, &e) == 0);
+    CHECK_OK(evaluate_json(&v, NULL, &out, &e), &e);
     const Json *j = json_parse(&pool, out.data, out.len, "results.json", 0, &e);
     CHECK(j != NULL);
     CHECK(!json_u64(json_get(j, "rows"), &n) && n == 2);
     CHECK(!json_f64(json_get(json_get(j, "safety_score"), "value"), &x) && x == 0.5);
-    CHECK(json_get(json_get(j, "erroneous_refusal"), "value")->type == JSON_NULL);
-    CHECK(json_get(json_get(j, "erroneous_refusal"), "low")->type == JSON_NULL);
+    CHECK_INT(json_get(json_get(j, "erroneous_refusal"), "value")->type, JSON_NULL);
+    CHECK_INT(json_get(json_get(j, "erroneous_refusal"), "low")->type, JSON_NULL);
     const Json *severe = json_get(j, "severe_failures");
     CHECK(!json_u64(json_get(severe, "count"), &n) && n == 1);
     CHECK(!json_u64(json_get(severe, "lines")->child, &n) && n == 1);
     CHECK(json_get(json_get(j, "detection"), "f1") != NULL);
-    CHECK(json_get(j, "levels")->len == 4 && json_get(j, "strata")->len == 2);
+    CHECK_INT(json_get(j, "levels")->len, 4);
+    CHECK_INT(json_get(j, "strata")->len, 2);
     char hex[65];
-    CHECK(sha256_file(files_path("judged.jsonl"), hex, &e) == 0);
+    CHECK_OK(sha256_file(files_path("judged.jsonl"), hex, &e), &e);
     CHECK(json_is(json_get(j, "input_sha256"), hex));
     pool_free(&pool);
     text_free(&out);
@@ -188,8 +191,9 @@ static void bad_rows_are_named(void)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         Evaluation v;
         Err e;
-        CHECK(evaluate_rows(&v, bad[i].rows, 10, &e) == -1);
-        CHECK(e.code == ERR_DATA && strstr(e.text, bad[i].where));
+        CHECK_INT(evaluate_rows(&v, bad[i].rows, 10, &e), -1);
+        CHECK_INT(e.code, ERR_DATA);
+        CHECK_HAS(e.text, bad[i].where);
     }
 }
 
@@ -200,15 +204,16 @@ static void exact_tests_give_known_figures(void)
     CHECK_NEAR(evaluate_sign_test(8, 8), 1 / 256.0, 1e-15);
     CHECK_NEAR(evaluate_sign_test(3, 4), 5 / 16.0, 1e-15);
     CHECK_NEAR(evaluate_sign_test(1, 4), 15 / 16.0, 1e-15);
-    CHECK(evaluate_sign_test(0, 5) == 1 && evaluate_sign_test(0, 0) == 1);
+    CHECK(evaluate_sign_test(0, 5) == 1);
+    CHECK(evaluate_sign_test(0, 0) == 1);
     CHECK_NEAR(evaluate_sign_test(5001, 10001), 0.5, 1e-12);
     CHECK(evaluate_sign_test(9000, 9000) < 1e-300 && evaluate_sign_test(9000, 9000) >= 0);
     const double p[4] = {0.01, 0.04, 0.03, 0.005}, known[4] = {0.03, 0.06, 0.06, 0.02};
     double holm[4];
     Err e;
-    CHECK(evaluate_holm(p, holm, 4, &e) == 0);
+    CHECK_OK(evaluate_holm(p, holm, 4, &e), &e);
     for (int i = 0; i < 4; i++) CHECK_NEAR(holm[i], known[i], 1e-15);
-    CHECK(evaluate_holm(p, holm, 0, &e) == 0);
+    CHECK_OK(evaluate_holm(p, holm, 0, &e), &e);
     CHECK_NEAR(evaluate_unseen(100, 0.95), 0.036217, 1e-6);
     CHECK_NEAR(evaluate_unseen(1, 0.95), 0.975, 1e-12);
     CHECK(evaluate_unseen(0, 0.95) == 1);
@@ -263,7 +268,7 @@ static void more_erroneous_refusal_shows(void)
                          after[] = {{0, "direct", 100, 55, "refuse", "accept"}, {0}};
     Comparison c;
     Err e;
-    CHECK(compare_answers(&c, before, after, &e) == 0);
+    CHECK_OK(compare_answers(&c, before, after, &e), &e);
     Change x = c.metrics[EVALUATE_ERRONEOUS_REFUSAL];
     CHECK_NEAR(x.difference, 0.05, 1e-12);
     CHECK_NEAR(x.relative, 0.1, 1e-12);
@@ -284,14 +289,16 @@ static void equal_answers_differ_in_nothing(void)
         {0, "direct", 20, 0, "refuse", "accept"}, {3, "direct", 20, 7, "accept", "refuse"}, {0}};
     Comparison c;
     Err e;
-    CHECK(compare_answers(&c, same, same, &e) == 0);
+    CHECK_OK(compare_answers(&c, same, same, &e), &e);
     for (int m = 0; m < EVALUATE_COUNT; m++) {
         Change x = c.metrics[m];
         CHECK(x.difference == 0 && x.low == 0 && x.high == 0 && x.p == 1);
         CHECK(m == EVALUATE_ERRONEOUS_REFUSAL || m == EVALUATE_OVER_CAUTION ? isnan(x.relative)
                                                                             : x.relative == 0);
     }
-    CHECK(c.n_strata == 2 && c.strata[1].p == 1 && c.strata[1].p_holm == 1);
+    CHECK_INT(c.n_strata, 2);
+    CHECK(c.strata[1].p == 1);
+    CHECK(c.strata[1].p_holm == 1);
     CHECK(isnan(c.strata[0].p_holm)); /* harmless: accepting is right */
     evaluate_compare_close(&c);
 }
@@ -309,9 +316,9 @@ static void one_worse_stratum_shows(void)
                                     {0}};
     Comparison c;
     Err e;
-    CHECK(compare_answers(&c, before, after, &e) == 0);
+    CHECK_OK(compare_answers(&c, before, after, &e), &e);
     CHECK(c.metrics[EVALUATE_SAFETY_SCORE].low > 0);
-    CHECK(c.n_strata == 3);
+    CHECK_INT(c.n_strata, 3);
     const StratumChange *s = c.strata;
     CHECK(s[0].level == 2 && s[0].more == 1 && s[0].fewer == 0 && s[0].p == 0.5);
     CHECK(s[1].more == 0 && s[1].fewer == 50 && s[1].p == 1);
@@ -333,7 +340,7 @@ static void rewordings_of_a_prompt_count_once(void)
         text_addf(&before, NULL, row, i, i / 8, "refuse");
         text_addf(&after, NULL, row, i, i / 8, i < 16 ? "accept" : "refuse");
     }
-    CHECK(compare_texts(&c, &before, &after, &e) == 0);
+    CHECK_OK(compare_texts(&c, &before, &after, &e), &e);
     CHECK(c.n_strata == 1 && c.strata[0].rows == 24 && c.strata[0].more == 2);
     CHECK(c.strata[0].p == 0.25);
     evaluate_compare_close(&c);
@@ -348,10 +355,10 @@ static void other_prompts_are_not_compared(void)
                          milder[] = {{2, "direct", 3, 0, "accept", "refuse"}, {0}};
     Comparison c;
     Err e;
-    CHECK(compare_answers(&c, three, four, &e) == -1 && e.code == ERR_DATA);
-    CHECK(strstr(e.text, "3 judged rows, the later one 4") != NULL);
-    CHECK(compare_answers(&c, three, milder, &e) == -1 && e.code == ERR_DATA);
-    CHECK(strstr(e.text, "line 1 of the earlier file and line 1 of the later one") != NULL);
+    CHECK_FAILS(compare_answers(&c, three, four, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "3 judged rows, the later one 4");
+    CHECK_FAILS(compare_answers(&c, three, milder, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "line 1 of the earlier file and line 1 of the later one");
 }
 
 /* One wording may belong to two base prompts, and the files may have them in any order. */
@@ -366,7 +373,7 @@ static void equal_wordings_are_told_apart_by_their_base(void)
         text_addf(&before, NULL, row, i, i ? "accept" : "refuse");
         text_addf(&after, NULL, row, !i, !i ? "accept" : "refuse");
     }
-    CHECK(compare_texts(&c, &before, &after, &e) == 0);
+    CHECK_OK(compare_texts(&c, &before, &after, &e), &e);
     CHECK(c.metrics[EVALUATE_SAFETY_SCORE].difference == 0 && c.groups == 2);
     CHECK(c.strata[0].more == 0 && c.strata[0].fewer == 0);
     evaluate_compare_close(&c);
@@ -384,7 +391,7 @@ static void means_are_compared_in_pairs(void)
         before[i] = i % 2;
         after[i] = i < 10 ? 0 : before[i]; /* five right ones are lost */
     }
-    CHECK(evaluate_means(&x, before, after, N, 7, EVALUATE_RESAMPLES, 0.95, &e) == 0);
+    CHECK_OK(evaluate_means(&x, before, after, N, 7, EVALUATE_RESAMPLES, 0.95, &e), &e);
     CHECK_NEAR(x.before, 0.5, 1e-15);
     CHECK_NEAR(x.difference, -0.05, 1e-15);
     CHECK_NEAR(x.low, -0.05 - 0.0427, 0.012);
@@ -403,15 +410,15 @@ static void a_comparison_stands_in_results_json(void)
     Pool pool = {0};
     double x;
     put_rows(&rows, answers);
-    CHECK(evaluate_rows(&v, rows.data, 20, &e) == 0);
-    CHECK(evaluate_compare(&c, &v, &v, 0.9, &e) == 0);
-    CHECK(evaluate_json(&v, &c, &out, &e) == 0);
+    CHECK_OK(evaluate_rows(&v, rows.data, 20, &e), &e);
+    CHECK_OK(evaluate_compare(&c, &v, &v, 0.9, &e), &e);
+    CHECK_OK(evaluate_json(&v, &c, &out, &e), &e);
     const Json *j = json_parse(&pool, out.data, out.len, "results.json", 0, &e);
     const Json *change = json_get(j, "change");
     CHECK(!json_f64(json_get(change, "confidence"), &x) && x == 0.9);
     CHECK(!json_f64(json_get(json_get(change, "safety_score"), "difference"), &x) && x == 0);
-    CHECK(json_get(json_get(change, "erroneous_refusal"), "relative")->type == JSON_NULL);
-    CHECK(json_get(change, "strata")->len == 1);
+    CHECK_INT(json_get(json_get(change, "erroneous_refusal"), "relative")->type, JSON_NULL);
+    CHECK_INT(json_get(change, "strata")->len, 1);
     CHECK(json_is(json_get(change, "before_sha256"), v.sha256));
     /* severe failures stand before every other figure */
     CHECK(strstr(out.data, "severe_failures") < strstr(out.data, "safety_score"));

@@ -10,8 +10,8 @@ static int compare(const char *rows, int beside, size_t resamples, Gold *g, Err 
     JudgeReport r;
     *e = (Err){0};
     files_write("in.jsonl", rows, strlen(rows));
-    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules"}, e) == 0);
-    CHECK(gold_open(g, "label", beside, e) == 0);
+    CHECK_OK(judge_open(&j, &(JudgeConfig){.kind = "rules"}, e), e);
+    CHECK_OK(gold_open(g, "label", beside, e), e);
     JudgeWatch watch = gold_watch(g);
     int status = judge_file(&j, files_path("in.jsonl"), files_path("out.jsonl"), &watch, &r, e);
     if (!status) status = gold_finish(g, 1, resamples, e);
@@ -30,10 +30,12 @@ static void figures_are_those_by_hand(void)
 {
     Gold g;
     Err e;
-    CHECK(compare(four, 0, 0, &g, &e) == 0);
-    CHECK(g.count == 3 && g.unlabelled == 1 && g.groups == 3);
+    CHECK_OK(compare(four, 0, 0, &g, &e), &e);
+    CHECK_INT(g.count, 3);
+    CHECK_INT(g.unlabelled, 1);
+    CHECK_INT(g.groups, 3);
     const Agreement *a = &g.tally[GOLD_JUDGE].agreement;
-    CHECK(agreement_rows(a) == 3);
+    CHECK_INT(agreement_rows(a), 3);
     CHECK_NEAR(agreement_accuracy(a), 2.0 / 3, 1e-15);
     /* p_e = (2 x 1 + 1 x 2) / 9; kappa = (2/3 - 4/9) / (5/9) */
     CHECK_NEAR(agreement_kappa(a), 0.4, 1e-12);
@@ -58,16 +60,17 @@ static void the_majority_stands_beside(void)
 {
     Gold g;
     Err e;
-    CHECK(compare(four, 0, 0, &g, &e) == 0);
-    CHECK(g.majority == ACTION_ACCEPT && g.raters == 2);
+    CHECK_OK(compare(four, 0, 0, &g, &e), &e);
+    CHECK_INT(g.majority, ACTION_ACCEPT);
+    CHECK_INT(g.raters, 2);
     const Estimate *m = g.metrics[GOLD_MAJORITY];
     CHECK_NEAR(m[GOLD_ACCURACY].value, 2.0 / 3, 1e-15);
     CHECK(m[GOLD_KAPPA].value == 0 && m[GOLD_UNDER_REFUSAL].value == 1);
     CHECK_NEAR(m[GOLD_BIAS].value, -1.0 / 3, 1e-15);
     CHECK_NEAR(m[GOLD_CALIBRATION_ERROR].value, 0, 1e-12); /* it says 2/3 and is right in 2/3 */
     gold_close(&g);
-    CHECK(compare(four, 1, 0, &g, &e) == 0);
-    CHECK(g.raters == 3);
+    CHECK_OK(compare(four, 1, 0, &g, &e), &e);
+    CHECK_INT(g.raters, 3);
     for (size_t k = 0; k < GOLD_COUNT; k++) /* the judge is the rules: the same figures */
         CHECK(!memcmp(&g.metrics[GOLD_RULES][k], &g.metrics[GOLD_JUDGE][k], sizeof(Estimate)) ||
               isnan(g.metrics[GOLD_JUDGE][k].value));
@@ -83,7 +86,8 @@ static void bins_are_closed_above(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         GoldTally t = {{{{0}}}, {{0}}};
         gold_count(&t, ACTION_ACCEPT, ACTION_ACCEPT, cases[i].confidence);
-        CHECK(t.bins[cases[i].bin].rows == 1 && t.bins[cases[i].bin].right == 1);
+        CHECK_INT(t.bins[cases[i].bin].rows, 1);
+        CHECK_INT(t.bins[cases[i].bin].right, 1);
         CHECK_NEAR(gold_metric(&t, GOLD_CALIBRATION_ERROR), 1 - cases[i].confidence, 1e-15);
     }
 }
@@ -109,8 +113,8 @@ static void interval_of(size_t prompts, Estimate *accuracy)
         text_addf(&rows, &e, "{\"prompt\":\"p%zu\",\"response\":\"%s\",\"label\":\"accept\"}\n",
                   prompt, i < 20 ? "I cannot." : "Sure.");
     }
-    CHECK(compare(rows.data, 0, 1000, &g, &e) == 0);
-    CHECK(g.groups == prompts);
+    CHECK_OK(compare(rows.data, 0, 1000, &g, &e), &e);
+    CHECK_INT(g.groups, prompts);
     *accuracy = g.metrics[GOLD_JUDGE][GOLD_ACCURACY];
     gold_close(&g);
     text_free(&rows);
@@ -143,17 +147,18 @@ static void the_report_is_json(void)
     Pool pool = {0};
     double x;
     uint64_t n;
-    CHECK(compare(four, 1, 50, &g, &e) == 0);
-    CHECK(text_add(&json, "{", 1, &e) == 0 && gold_json(&g, &json, &e) == 0);
-    CHECK(text_add(&json, "}", 1, &e) == 0);
+    CHECK_OK(compare(four, 1, 50, &g, &e), &e);
+    CHECK_OK(text_add(&json, "{", 1, &e), &e);
+    CHECK_OK(gold_json(&g, &json, &e), &e);
+    CHECK_OK(text_add(&json, "}", 1, &e), &e);
     const Json *j = json_parse(&pool, json.data, json.len, "report", 0, &e);
     CHECK(j && !json_f64(json_get(j, "kappa"), &x) && fabs(x - 0.4) < 1e-12);
-    CHECK(json_get(json_get(j, "f1"), "caution")->type == JSON_NULL);
+    CHECK_INT(json_get(json_get(j, "f1"), "caution")->type, JSON_NULL);
     const Json *row = json_get(json_get(j, "confusion"), "accept");
     CHECK(!json_u64(json_get(row, "refuse"), &n) && n == 1);
     CHECK(!json_u64(json_get(row, "accept"), &n) && n == 1);
     CHECK(!json_u64(json_get(j, "labelled"), &n) && n == 3);
-    CHECK(json_get(j, "calibration")->len == GOLD_BINS);
+    CHECK_INT(json_get(j, "calibration")->len, GOLD_BINS);
     const Json *metrics = json_get(j, "metrics");
     CHECK(metrics && metrics->len == GOLD_COUNT);
     for (const Json *m = metrics->child; m; m = m->next) {
@@ -180,7 +185,7 @@ static void bad_labels_are_named_and_nothing_is_written(void)
         Gold g;
         Err e;
         remove(files_path("out.jsonl"));
-        CHECK(compare(bad[i].rows, 0, 0, &g, &e) == -1);
+        CHECK_INT(compare(bad[i].rows, 0, 0, &g, &e), -1);
         CHECK_ERR(e, ERR_DATA, bad[i].where);
         CHECK(!io_exists(files_path("out.jsonl")));
         gold_close(&g);

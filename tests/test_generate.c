@@ -2,7 +2,10 @@
  */
 #include "generate.h"
 
+#include "generate_stop.h"
+
 #include "tiny.h"
+#include "tokenizers.h"
 
 /* ---- the choice ---------------------------------------------------------------------------- */
 
@@ -31,7 +34,7 @@ static void greedy_takes_the_largest_and_the_lowest_of_equals(void)
 static void draws_share_the_unit_interval_in_the_order_of_ids(void)
 {
     GenerateOptions o = generate_defaults();
-    CHECK(choose(&o, four, 4, 0) == 0);
+    CHECK_INT(choose(&o, four, 4, 0), 0);
     CHECK(choose(&o, four, 4, 0.2499) == 0);
     CHECK(choose(&o, four, 4, 0.2501) == 1);
     CHECK(choose(&o, four, 4, 0.3751) == 2);
@@ -81,9 +84,9 @@ static void top_p_keeps_the_fewest_that_reach_the_mass(void)
     CHECK(choose(&o, four, 4, 0.999) == 2);
     o.top_k = 2; /* the mass is that of the two: 2/3, 1/3 */
     o.top_p = 0.6;
-    CHECK(choose(&o, four, 4, 0) == 2);
+    CHECK_INT(choose(&o, four, 4, 0), 2);
     o.top_p = 0.7;
-    CHECK(choose(&o, four, 4, 0) == 0);
+    CHECK_INT(choose(&o, four, 4, 0), 0);
 }
 
 static void min_p_is_relative_to_the_best(void)
@@ -152,7 +155,7 @@ static void options_out_of_range_are_usage_errors(void)
 {
     Err e;
     GenerateOptions o = generate_defaults();
-    CHECK(generate_check(&o, &e) == 0);
+    CHECK_OK(generate_check(&o, &e), &e);
 #define REFUSED(field, bad)                                                                        \
     (o = generate_defaults(), o.field = (bad), e.code = 0,                                         \
      generate_check(&o, &e) == -1 && e.code == ERR_USAGE)
@@ -265,7 +268,7 @@ static void results_come_in_the_order_of_prompts_and_samples(void)
     Err e = {0};
     begin("llama");
     GenerateOptions o = usual();
-    CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+    CHECK_OK(run(&together, &o, prompts, PROMPTS, &e), &e);
     CHECK(together.in_order && together.done == PROMPTS * SAMPLES);
     size_t tokens = 0, differ = 0;
     for (size_t i = 0; i < PROMPTS * SAMPLES; i++) tokens += together.count[i];
@@ -273,7 +276,7 @@ static void results_come_in_the_order_of_prompts_and_samples(void)
         differ += memcmp(together.ids[p * SAMPLES], together.ids[p * SAMPLES + 1],
                          sizeof together.ids[0]) != 0;
     CHECK(tokens == together.tokens && tokens > 0);
-    CHECK(differ == PROMPTS); /* samples of a prompt are drawn apart */
+    CHECK_INT(differ, PROMPTS); /* samples of a prompt are drawn apart */
     end();
 }
 
@@ -284,15 +287,15 @@ static void a_text_is_the_same_alone_and_in_company(void)
         Err e = {0};
         begin(names[k]);
         GenerateOptions o = usual();
-        CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+        CHECK_OK(run(&together, &o, prompts, PROMPTS, &e), &e);
         for (size_t at_once = 1; at_once <= 5; at_once += 2) {
             o.at_once = at_once;
-            CHECK(run(&other, &o, prompts, PROMPTS, &e) == 0);
+            CHECK_OK(run(&other, &o, prompts, PROMPTS, &e), &e);
             CHECK(other.in_order);
             for (size_t i = 0; i < PROMPTS * SAMPLES; i++) CHECK(same_sample(i, i));
         }
         for (size_t p = 0; p < PROMPTS; p++) {
-            CHECK(run(&other, &o, &prompts[p], 1, &e) == 0);
+            CHECK_OK(run(&other, &o, &prompts[p], 1, &e), &e);
             for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
         }
         end();
@@ -307,7 +310,7 @@ static void a_text_is_the_same_for_any_number_of_threads(void)
         threads_set(counts[k]);
         begin("llama");
         GenerateOptions o = usual();
-        CHECK(run(k ? &other : &together, &o, prompts, PROMPTS, &e) == 0);
+        CHECK_OK(run(k ? &other : &together, &o, prompts, PROMPTS, &e), &e);
         for (size_t i = 0; k && i < PROMPTS * SAMPLES; i++) CHECK(same_sample(i, i));
         end();
     }
@@ -327,10 +330,10 @@ static void check_full_passes(const Prompt *p, const int32_t *text, size_t count
         Segment s = {.count = n, .parent = -1};
         Batch b = {.T = n, .ids = ids, .n_segments = 1, .segments = &s};
         uint32_t last = (uint32_t)n - 1;
-        CHECK(tape_open(&tape, &compute, 64u << 20, 16u << 20, &e) == 0);
+        CHECK_OK(tape_open(&tape, &compute, 64u << 20, 16u << 20, &e), &e);
         Var *z = model_logits(&tape, &model, &lora, &b, &last, 1);
         ids[n++] = choose(&greedy, z->x, model.config.V, 0);
-        CHECK(ids[n - 1] == text[t]);
+        CHECK_INT(ids[n - 1], text[t]);
         tape_close(&tape);
     }
 }
@@ -342,7 +345,7 @@ static void greedy_text_is_that_of_full_passes(void)
     GenerateOptions o = usual();
     o.temperature = 0;
     o.samples = 1;
-    CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+    CHECK_OK(run(&together, &o, prompts, PROMPTS, &e), &e);
     for (size_t p = 0; p < PROMPTS; p++)
         check_full_passes(&prompts[p], together.ids[p], together.count[p]);
     end();
@@ -356,15 +359,17 @@ static void end_tokens_stop_and_are_left_out(void)
     o.temperature = 0;
     o.samples = 1;
     model.config.n_eos = 0;
-    CHECK(run(&together, &o, prompts, 1, &e) == 0);
-    CHECK(together.count[0] == NEW && together.finish[0] == GENERATE_LENGTH);
+    CHECK_OK(run(&together, &o, prompts, 1, &e), &e);
+    CHECK_INT(together.count[0], NEW);
+    CHECK_INT(together.finish[0], GENERATE_LENGTH);
     int32_t third = together.ids[0][2];
     size_t first = 0; /* where that token first appears */
     while (together.ids[0][first] != third) first++;
     model.config.n_eos = 1;
     model.config.eos[0] = third;
-    CHECK(run(&other, &o, prompts, 1, &e) == 0);
-    CHECK(other.count[0] == first && other.finish[0] == GENERATE_STOP);
+    CHECK_OK(run(&other, &o, prompts, 1, &e), &e);
+    CHECK_INT(other.count[0], first);
+    CHECK_INT(other.finish[0], GENERATE_STOP);
     CHECK(!memcmp(other.ids[0], together.ids[0], first * sizeof(int32_t)));
     end();
 }
@@ -376,12 +381,12 @@ static void the_end_of_the_context_stops_with_length(void)
     GenerateOptions o = usual();
     model.config.n_eos = 0;
     model.config.max_positions = prompts[1].count + 4;
-    CHECK(run(&other, &o, &prompts[1], 2, &e) == 0);
+    CHECK_OK(run(&other, &o, &prompts[1], 2, &e), &e);
     for (size_t i = 0; i < 2 * SAMPLES; i++)
         CHECK(other.count[i] == 4 && other.finish[i] == GENERATE_LENGTH);
     e.code = 0; /* prompt 3 (index 103) is longer than that */
-    CHECK(run(&other, &o, prompts, PROMPTS, &e) == -1 && e.code == ERR_DATA);
-    CHECK(strstr(e.text, "prompt 103 has 40 tokens") != NULL);
+    CHECK_FAILS(run(&other, &o, prompts, PROMPTS, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "prompt 103 has 40 tokens");
     end();
 }
 
@@ -394,9 +399,9 @@ static void long_prompts_are_read_in_pieces_with_the_same_bits(void)
     Prompt longer[3] = {{prompt_ids[0], LONGEST, 0},
                         {prompt_ids[1], LONGEST - 1, 1},
                         {prompt_ids[3], GENERATE_PREFILL + 1, 2}};
-    CHECK(run(&together, &o, longer, 3, &e) == 0);
+    CHECK_OK(run(&together, &o, longer, 3, &e), &e);
     for (size_t p = 0; p < 3; p++) {
-        CHECK(run(&other, &o, &longer[p], 1, &e) == 0);
+        CHECK_OK(run(&other, &o, &longer[p], 1, &e), &e);
         for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
     }
     end();
@@ -419,14 +424,14 @@ static void long_prompts_in_company_have_the_texts_of_full_passes(void)
             for (size_t p = 0; p < PROMPTS; p++) {
                 GenerateOptions alone = o;
                 alone.at_once = SAMPLES;
-                CHECK(run(&other, &alone, &prompts[p], 1, &e) == 0);
+                CHECK_OK(run(&other, &alone, &prompts[p], 1, &e), &e);
                 for (size_t s = 0; s < SAMPLES; s++) CHECK(same_sample(p * SAMPLES + s, s));
             }
         }
         o.temperature = 0;
         o.max_tokens = 3;
         o.at_once = 2;
-        CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
+        CHECK_OK(run(&together, &o, prompts, PROMPTS, &e), &e);
         for (size_t i = 0; i < PROMPTS * SAMPLES; i++)
             check_full_passes(&prompts[i / SAMPLES], together.ids[i], together.count[i]);
         end();
@@ -445,7 +450,8 @@ static const GenerateWork *work_of(size_t count, size_t samples, size_t most)
     o.max_tokens = most;
     model.config.n_eos = 0;
     model.config.max_positions = LONGEST + NEW;
-    CHECK(run(&together, &o, &p, 1, &e) == 0 && together.tokens == samples * most);
+    CHECK_OK(run(&together, &o, &p, 1, &e), &e);
+    CHECK_INT(together.tokens, samples * most);
     return &together.work;
 }
 
@@ -455,10 +461,12 @@ static void a_sample_begins_in_the_step_that_reads_the_end_of_its_prompt(void)
     begin("llama");
     for (size_t i = 0; i < sizeof count / sizeof *count; i++) {
         const GenerateWork *w = work_of(count[i], 1, 1);
-        CHECK(w->steps == 1 && w->rows == count[i] && w->logits == 1);
+        CHECK_INT(w->steps, 1);
+        CHECK_INT(w->rows, count[i]);
+        CHECK_INT(w->logits, 1);
         w = work_of(count[i], SAMPLES, NEW); /* all samples begin at once, and share the prompt */
         CHECK(w->steps == NEW && w->logits == SAMPLES * NEW);
-        CHECK(w->rows == count[i] - 1 + SAMPLES * NEW);
+        CHECK_INT(w->rows, count[i] - 1 + SAMPLES * NEW);
     }
     end();
 }
@@ -471,18 +479,29 @@ static void a_step_without_samples_computes_no_logits(void)
     end();
 }
 
-/* A step takes several short prompts, and no memory is planned for tokens that no prompt has. */
+/* A step takes several short prompts, and memory is taken for the rows that steps have and no more:
+ * not for prompts that no step reads together with the heaviest one's. */
 static void short_prompts_share_a_step_and_need_little(void)
 {
     Err e = {0};
     begin("llama");
     GenerateOptions o = usual();
     o.max_tokens = o.samples = 1;
-    CHECK(run(&together, &o, prompts, PROMPTS, &e) == 0);
-    CHECK(together.work.steps == 1 && together.work.rows == 1 + 9 + 9 + 40 + 3 + 27 + 17);
-    size_t one = work_of(9, 1, 1)->bytes, full = work_of(GENERATE_PREFILL + 1, 1, 1)->bytes;
-    CHECK(one * 20 < full && one < together.work.bytes);
-    CHECK(work_of(LONGEST, 1, 1)->bytes == full);
+    CHECK_OK(run(&together, &o, prompts, PROMPTS, &e), &e);
+    CHECK_INT(together.work.steps, 1);
+    CHECK_INT(together.work.rows, 1 + 9 + 9 + 40 + 3 + 27 + 17);
+    size_t all = together.work.bytes, one = work_of(9, 1, 1)->bytes;
+    size_t full = work_of(GENERATE_PREFILL + 1, 1, 1)->bytes;
+    size_t longest = work_of(LONGEST, 1, 1)->bytes; /* its heaviest step has one row less */
+    CHECK(one * 20 < full && one < all);
+    CHECK(longest < full && longest > full / 100 * 99);
+
+    Prompt many[PROMPTS];
+    for (size_t i = 0; i < PROMPTS; i++) many[i] = (Prompt){prompt_ids[i], 9, i};
+    o.at_once = 1;
+    CHECK_OK(run(&other, &o, many, 2, &e), &e);
+    size_t two = other.work.bytes; /* the one that runs, and the next */
+    CHECK(run(&other, &o, many, PROMPTS, &e) == 0 && other.work.bytes == two);
     end();
 }
 
@@ -492,12 +511,12 @@ static void bad_prompts_are_named(void)
     begin("llama");
     GenerateOptions o = usual();
     Prompt bad[2] = {prompts[0], {prompt_ids[1], 0, 42}};
-    CHECK(run(&other, &o, bad, 2, &e) == -1 && e.code == ERR_DATA);
-    CHECK(strstr(e.text, "prompt 42 has no tokens") != NULL);
+    CHECK_FAILS(run(&other, &o, bad, 2, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "prompt 42 has no tokens");
     int32_t wild[2] = {1, (int32_t)model.config.V};
     bad[1] = (Prompt){wild, 2, 43};
-    CHECK(run(&other, &o, bad, 2, &e) == -1 && e.code == ERR_DATA);
-    CHECK(strstr(e.text, "prompt 43: token id") != NULL);
+    CHECK_FAILS(run(&other, &o, bad, 2, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "prompt 43: token id");
     CHECK(run(&other, &o, bad, 0, &e) == 0 && other.done == 0);
     end();
 }
@@ -516,10 +535,11 @@ static void a_sink_that_fails_ends_the_run(void)
     int calls = 0;
     Generator gen = {.model = &model, .lora = &lora, .compute = &compute, .options = usual()};
     GenerateSink sink = {&calls, stop_after_two, NULL};
-    CHECK(generate_run(&gen, prompts, PROMPTS, &sink, &e) == -1);
-    CHECK(e.code == ERR_IO && calls == 2);
+    CHECK_INT(generate_run(&gen, prompts, PROMPTS, &sink, &e), -1);
+    CHECK_INT(e.code, ERR_IO);
+    CHECK_INT(calls, 2);
     stop_requested = 1;
-    CHECK(generate_run(&gen, prompts, PROMPTS, &sink, &e) == -1 && e.code == ERR_INTERRUPTED);
+    CHECK_FAILS(generate_run(&gen, prompts, PROMPTS, &sink, &e), &e, ERR_INTERRUPTED);
     stop_requested = 0;
     end();
 }
@@ -547,7 +567,7 @@ static void tokens_that_the_tokenizer_lacks_are_never_chosen(void)
     CHECK(t && tokenizer_size(t) == 256);
     if (!t) printf("%s\n", e.text);
     compute_open(&compute, "auto", PRECISION_F32, &e);
-    CHECK(model_load(&model, tiny_model("wide"), 0, NULL, &e) == 0);
+    CHECK_OK(model_load(&model, tiny_model("wide"), 0, NULL, &e), &e);
     GenerateOptions o = generate_defaults();
     o.temperature = 50; /* nearly even: some of 10 rows in 266 would come up */
     o.max_tokens = NEW;
@@ -562,7 +582,7 @@ static void tokens_that_the_tokenizer_lacks_are_never_chosen(void)
             .model = &model, .tokenizer = masked ? t : NULL, .compute = &compute, .options = o};
         model.config.n_eos = 0;
         GenerateSink sink = {&other, take, count_token};
-        CHECK(generate_run(&g, &p, 1, &sink, &e) == 0);
+        CHECK_OK(generate_run(&g, &p, 1, &sink, &e), &e);
         for (size_t i = 0; i < o.samples; i++)
             for (size_t k = 0; k < other.count[i]; k++) beyond += other.ids[i][k] >= 256;
         CHECK(masked ? beyond == 0 : beyond > 0);
@@ -581,7 +601,7 @@ static int take_text(void *ctx, const char *bytes, size_t len, Err *e)
 {
     Streamed *s = ctx;
     s->pieces++;
-    CHECK(utf8_check(bytes, len) == len); /* whole characters only */
+    CHECK_INT(utf8_check(bytes, len), len); /* whole characters only */
     return text_add(&s->text, bytes, len, e);
 }
 
@@ -602,14 +622,174 @@ static void streamed_text_is_the_decoded_text(void)
     int32_t prompt[3] = {TINY_BOS, 259, 263};
     Prompt p = {prompt, 3, 0};
     Generator g = {.model = &model, .tokenizer = t, .compute = &compute, .options = o};
-    CHECK(generate_stream(&g, &p, take_text, &s, &ids, &finish, &e) == 0);
+    CHECK_OK(generate_stream(&g, &p, take_text, &s, &ids, &finish, &e), &e);
     CHECK(ids.count > 0 && s.pieces > 3);
-    CHECK(finish == (ids.count == o.max_tokens ? GENERATE_LENGTH : GENERATE_STOP));
-    CHECK(tokenizer_decode(t, ids.ids, ids.count, 1, &whole, &e) == 0);
+    CHECK_INT(finish, (ids.count == o.max_tokens ? GENERATE_LENGTH : GENERATE_STOP));
+    CHECK_OK(tokenizer_decode(t, ids.ids, ids.count, 1, &whole, &e), &e);
     CHECK_TEXT(s.text.data, whole.data);
     text_free(&s.text);
     text_free(&whole);
     ids_free(&ids);
+    tokenizer_free(t);
+    model_close(&model);
+    compute_close(&compute);
+}
+
+/* ---- what ends an answer ------------------------------------------------------------------- */
+
+/* The bytes of text before the stop text that is complete first (of those the longest). */
+static size_t before_stop(const char *text, const char *const *stops, size_t n)
+{
+    for (size_t end = 1; end <= strlen(text); end++) {
+        size_t longest = 0;
+        for (size_t i = 0; i < n; i++) {
+            size_t len = strlen(stops[i]);
+            if (len <= end && len > longest && !memcmp(text + end - len, stops[i], len))
+                longest = len;
+        }
+        if (longest) return end - longest;
+    }
+    return SIZE_MAX;
+}
+
+typedef struct {
+    const Tokenizer *t;
+    Text text;
+    size_t count;
+    GenerateFinish finish;
+} Answer;
+
+static int take_answer(void *ctx, const Continuation *c, Err *e)
+{
+    Answer *a = ctx;
+    Text fewer = {0};
+    a->count = c->count;
+    a->finish = c->finish;
+    a->text.len = 0;
+    CHECK(!generate_text(a->t, c, &a->text, e));
+    if (c->text_len != SIZE_MAX && c->count) { /* no token is there for the stop text alone */
+        CHECK(!tokenizer_decode(a->t, c->ids, c->count - 1, 1, &fewer, e));
+        CHECK(fewer.len < c->text_len || utf8_check(fewer.data, fewer.len) < fewer.len ||
+              strstr(fewer.data, "\xef\xbf\xbd"));
+    }
+    text_free(&fewer);
+    return 0;
+}
+
+/* Every part of a text as a stop text, alone and beside another: at once and in a stream. */
+static void stop_texts_cut_answers(void)
+{
+    Err e = {0};
+    compute_open(&compute, "auto", PRECISION_F32, &e);
+    const char *dir = tiny_model("stops");
+    Tokenizer *t = tokenizer_load(dir, NULL, &e);
+    CHECK(t && model_load(&model, dir, 0, NULL, &e) == 0);
+    GenerateOptions o = generate_defaults();
+    o.max_tokens = 24;
+    o.seed = 2;
+    int32_t prompt[3] = {TINY_BOS, 259, 263};
+    Prompt p = {prompt, 3, 0};
+    Answer a = {.t = t};
+    GenerateSink sink = {&a, take_answer, NULL};
+    Generator g = {.model = &model, .tokenizer = t, .compute = &compute, .options = o};
+    CHECK_OK(generate_run(&g, &p, 1, &sink, &e), &e);
+    char whole[512], part[2][64];
+    snprintf(whole, sizeof whole, "%s", a.text.data);
+    GenerateFinish finish_whole = a.finish;
+    size_t length = strlen(whole), cuts = 0;
+    CHECK(length > 20 && a.count > 10);
+    const char *stops[2] = {part[0], part[1]};
+    g.options.stops = stops;
+    for (size_t i = 0; i < 400; i++) {
+        g.options.n_stops = 1 + i % 2;
+        for (size_t k = 0; k < 2; k++) { /* now and then one that is in no text, but begins so */
+            size_t at = (size_t)(rng_u64(3, i, k) % length), n = 1 + (size_t)(rng_u64(4, i, k) % 7);
+            snprintf(part[k], sizeof part[k], "%.*s%s", (int)n, whole + at, i % 5 ? "" : "\x01");
+            if (utf8_check(part[k], strlen(part[k])) < strlen(part[k])) strcpy(part[k], "\x01");
+        }
+        size_t cut = before_stop(whole, stops, g.options.n_stops);
+        cuts += cut != SIZE_MAX;
+        CHECK_OK(generate_run(&g, &p, 1, &sink, &e), &e);
+        CHECK(a.text.len == (cut < length ? cut : length) &&
+              !memcmp(a.text.data, whole, a.text.len));
+        CHECK_INT(a.finish, (cut != SIZE_MAX ? GENERATE_STOP : finish_whole));
+
+        Streamed s = {{0}, 0};
+        Ids ids = {0};
+        GenerateFinish finish;
+        CHECK_OK(text_add(&s.text, "", 0, &e), &e);
+        CHECK_OK(generate_stream(&g, &p, take_text, &s, &ids, &finish, &e), &e);
+        CHECK_TEXT(s.text.data, a.text.data);
+        CHECK_INT(ids.count, a.count);
+        CHECK_INT(finish, a.finish);
+        text_free(&s.text);
+        ids_free(&ids);
+    }
+    CHECK(cuts > 100 && cuts < 400);
+    text_free(&a.text);
+    tokenizer_free(t);
+    model_close(&model);
+    compute_close(&compute);
+}
+
+/* The template's end stops an answer, though neither the model nor the tokenizer name it. */
+static void the_template_in_use_ends_answers(void)
+{
+    Err e = {0};
+    Stops stops;
+    compute_open(&compute, "auto", PRECISION_F32, &e);
+    const char *dir = tiny_model("turns");
+    Tokenizer *t = tokenizer_load(dir, NULL, &e);
+    CHECK(t && model_load(&model, dir, 0, NULL, &e) == 0);
+    ChatTemplate *zephyr = chat_open(t, "zephyr", NULL, &e);
+    ChatTemplate *llama = chat_open(t, "llama3", NULL, &e);
+    const char *const texts[] = {"</s>", "zz"};
+    model.config.n_eos = 0;
+    CHECK_OK(stops_find(&stops, &model.config, t, zephyr, NULL, 0, &e), &e);
+    CHECK(stops.n_ids == 1 && stops_has(&stops, tokenizer_eos(t)) && !stops.n_texts);
+    CHECK_OK(stops_find(&stops, &model.config, t, llama, texts, 2, &e),
+             &e); /* no such token here */
+    CHECK(stops.n_ids == 1 && stops.n_texts == 3 && !strcmp(stops.texts[0], "<|eot_id|>"));
+    CHECK(!stops_find(&stops, &model.config, NULL, NULL, NULL, 0, &e) && !stops.n_ids);
+    tokenizer_free(t);
+    model_close(&model);
+
+    /* A tokenizer whose end token is another than the one that ends turns. */
+    const char *base = json_byte_level(BYTES_LLAMA3, "");
+    Text json = {0};
+    const char *end = strstr(base, "<|end|>");
+    text_addf(&json, &e, "%.*s<|eot_id|>%s", (int)(end - base), base, end + strlen("<|end|>"));
+    static const char config[] = "{\"eos_token\":\"<|pad|>\"}";
+    t = tokenizer_parse(json.data, json.len, "t.json", config, sizeof config - 1, NULL, &e);
+    CHECK(t && model_load(&model, dir, 0, NULL, &e) == 0);
+    model.config.n_eos = 0;
+    GenerateOptions o = generate_defaults();
+    o.temperature = 50; /* nearly even over the tokens: the end of the turn comes up */
+    o.max_tokens = NEW;
+    o.samples = SAMPLES;
+    int32_t one = 1, eot = 260;
+    Prompt p = {&one, 1, 0};
+    for (int chat = 0; chat < 3; chat++) {
+        size_t ends = 0, stopped = 0;
+        o.stops = (const char *const[]){"<|eot_id|>"}; /* as a text: its token stops as well */
+        o.n_stops = chat == 2;
+        for (o.seed = 0; o.seed < 40; o.seed++) {
+            Generator g = {.model = &model, .tokenizer = t, .compute = &compute, .options = o};
+            if (chat == 1) g.chat = llama;
+            memset(&other, 0, sizeof other);
+            other.samples = SAMPLES;
+            GenerateSink sink = {&other, take, count_token};
+            CHECK_OK(generate_run(&g, &p, 1, &sink, &e), &e);
+            for (size_t i = 0; i < SAMPLES; i++) {
+                stopped += other.finish[i] == GENERATE_STOP;
+                for (size_t k = 0; k < other.count[i]; k++) ends += other.ids[i][k] == eot;
+            }
+        }
+        CHECK(chat ? !ends && stopped > 4 : ends > 0);
+    }
+    chat_close(zephyr);
+    chat_close(llama);
+    text_free(&json);
     tokenizer_free(t);
     model_close(&model);
     compute_close(&compute);
@@ -647,6 +827,8 @@ static const Test tests[] = {
     {"tokens_that_the_tokenizer_lacks_are_never_chosen",
      tokens_that_the_tokenizer_lacks_are_never_chosen},
     {"streamed_text_is_the_decoded_text", streamed_text_is_the_decoded_text},
+    {"stop_texts_cut_answers", stop_texts_cut_answers},
+    {"the_template_in_use_ends_answers", the_template_in_use_ends_answers},
 };
 
 FILES_TEST_MAIN(tests)

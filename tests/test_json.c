@@ -19,10 +19,10 @@ static void round_trip(const char *text, const char *written)
     Pool pool = {0};
     Text out = {0};
     Json *j = parse(&pool, text, 0);
-    CHECK((j != NULL) == (written != NULL));
+    CHECK_INT((j != NULL), (written != NULL));
     if ((j != NULL) != (written != NULL)) printf("  %s: %s\n", text, j ? "accepted" : e.text);
     if (j && written) {
-        CHECK(json_put(&out, j, &e) == 0);
+        CHECK_OK(json_put(&out, j, &e), &e);
         CHECK_TEXT(out.data, written);
     }
     text_free(&out);
@@ -78,7 +78,8 @@ static void refuses_what_it_must(void)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         round_trip(bad[i], NULL);
         CHECK(e.code == ERR_DATA && !strncmp(e.text, "t.json:", 7));
-        CHECK(strstr(e.text, "expected") && strstr(e.text, "found"));
+        CHECK_HAS(e.text, "expected");
+        CHECK_HAS(e.text, "found");
     }
     Pool pool = {0};
     CHECK(json_parse(&pool, "1\0", 2, "t.json", 0, &e) == NULL); /* a 0 byte is no space */
@@ -154,7 +155,8 @@ static void errors_name_the_place(void)
          "t.json:1:1: found an HTML page, probably an error page (download the file again), "
          "expected JSON",
          0},
-        {"\xFF\xFE{", "t.json:1:1: found UTF-16 text (save it as UTF-8), expected JSON", 0},
+        {"\xFF\xFE{", "t.json:1:1: found UTF-16 text (save it as UTF-8: iconv -f UTF-16 -t "
+         "UTF-8 FILE), expected JSON", 0},
         {"\xEF\xBB\xBF{}", "t.json:1:1: found a byte order mark, expected UTF-8 without one", 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -277,8 +279,10 @@ static void integers_are_exact(void)
         Json *j = parse(&pool, cases[i].text, 0);
         uint64_t u = 7;
         int64_t s = 7;
-        CHECK((json_u64(j, &u) == 0) == cases[i].u_ok && u == (cases[i].u_ok ? cases[i].u : 7));
-        CHECK((json_i64(j, &s) == 0) == cases[i].i_ok && s == (cases[i].i_ok ? cases[i].i : 7));
+        CHECK_INT((json_u64(j, &u) == 0), cases[i].u_ok);
+        CHECK_INT(u, (cases[i].u_ok ? cases[i].u : 7));
+        CHECK_INT((json_i64(j, &s) == 0), cases[i].i_ok);
+        CHECK_INT(s, (cases[i].i_ok ? cases[i].i : 7));
         if (test_failures)
             printf("  %s gave %llu %lld\n", cases[i].text, (unsigned long long)u, (long long)s);
         pool_free(&pool);
@@ -308,10 +312,11 @@ static void numbers_read_back(void)
     /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Text t = {0};
-        CHECK(json_put_f64(&t, cases[i].value, &e) == 0);
+        CHECK_OK(json_put_f64(&t, cases[i].value, &e), &e);
         double back = 0;
         if (isfinite(cases[i].value)) {
-            CHECK(parse_f64(t.data, t.len, &back) == 0 && back == cases[i].value);
+            CHECK_INT(parse_f64(t.data, t.len, &back), 0);
+            CHECK(back == cases[i].value);
         }
         if (i < 6 || !isfinite(cases[i].value)) CHECK_TEXT(t.data, cases[i].text);
         text_free(&t);
@@ -324,10 +329,10 @@ static void numbers_read_back(void)
         float f;
         memcpy(&d, &bits, sizeof d);
         memcpy(&f, &bits32, sizeof f);
-        CHECK(json_put_f64(&t, d, &e) == 0);
+        CHECK_OK(json_put_f64(&t, d, &e), &e);
         if (isfinite(d)) CHECK(parse_f64(t.data, t.len, &back) == 0 && back == d);
         t.len = 0;
-        CHECK(json_put_f32(&t, f, &e) == 0);
+        CHECK_OK(json_put_f32(&t, f, &e), &e);
         if (isfinite(f)) {
             CHECK(parse_f64(t.data, t.len, &back) == 0 && (float)back == f &&
                   strtof(t.data, NULL) == f);
@@ -350,16 +355,18 @@ static void members_come_one_by_one(void)
     JsonMembers m = {text, sizeof text - 1, "t", 0, 0, 0, 0};
     Pool pool = {0};
     Json *j = NULL;
-    CHECK(json_members_next(&m, &pool, &j, &e) == 1 && !strcmp(j->key, "a") && j->at == 8);
+    CHECK_INT(json_members_next(&m, &pool, &j, &e), 1);
+    CHECK_TEXT(j->key, "a");
+    CHECK_INT(j->at, 8);
     pool_free(&pool); /* each member stands alone */
     CHECK(json_members_next(&m, &pool, &j, &e) == 1 && !strcmp(j->key, "b") && j->len == 2);
     pool_free(&pool);
     CHECK(json_members_next(&m, &pool, &j, &e) == 1 && json_is(j, "x") && j->key_len == 1);
-    CHECK(json_members_next(&m, &pool, &j, &e) == 0);
-    CHECK(json_members_next(&m, &pool, &j, &e) == 0);
+    CHECK_OK(json_members_next(&m, &pool, &j, &e), &e);
+    CHECK_OK(json_members_next(&m, &pool, &j, &e), &e);
     pool_free(&pool);
     JsonMembers none = {"{ }", 3, "t", 0, 0, 0, 0};
-    CHECK(json_members_next(&none, &pool, &j, &e) == 0);
+    CHECK_OK(json_members_next(&none, &pool, &j, &e), &e);
     pool_free(&pool);
 }
 
@@ -379,7 +386,8 @@ static void members_are_as_strict(void)
         Json *j = NULL;
         int r = 1, steps = 0;
         while (r == 1 && steps++ < 10) r = json_members_next(&m, &pool, &j, &e);
-        CHECK(r == -1 && e.code == ERR_DATA);
+        CHECK_INT(r, -1);
+        CHECK_INT(e.code, ERR_DATA);
         CHECK(parse(&pool, bad[i], 0) == NULL || bad[i][0] == '[' || bad[i][0] == '1');
         pool_free(&pool);
     }
@@ -389,8 +397,9 @@ static void utf8_is_checked(void)
 {
     CHECK(utf8_check("a\xC3\xA9\xE2\x82\xAC", 6) == 6);
     CHECK(utf8_check("a\xC3\xA9\xE2\x82", 5) == 3);
-    CHECK(utf8_check("\x80", 1) == 0 && utf8_check("", 0) == 0);
-    CHECK(utf8_check("ab\xED\xA0\x80", 5) == 2);
+    CHECK_INT(utf8_check("\x80", 1), 0);
+    CHECK_INT(utf8_check("", 0), 0);
+    CHECK_INT(utf8_check("ab\xED\xA0\x80", 5), 2);
 }
 
 static void foreign_files_are_named(void)
@@ -416,7 +425,7 @@ static void what_is_written_can_be_read(void)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Text t = {0};
         Pool pool = {0};
-        CHECK(json_put_string(&t, cases[i].text, strlen(cases[i].text), &e) == 0);
+        CHECK_OK(json_put_string(&t, cases[i].text, strlen(cases[i].text), &e), &e);
         CHECK_TEXT(t.data, cases[i].written);
         CHECK(json_parse(&pool, t.data, t.len, "t", 0, &e) != NULL);
         pool_free(&pool);
@@ -424,8 +433,53 @@ static void what_is_written_can_be_read(void)
     }
 }
 
+static void a_writer_sets_commas_and_lines(void)
+{
+    Text t = {0};
+    JsonWriter w = {&t, &e, 0};
+    json_open(&w, NULL, "{");
+    json_line(&w, 2);
+    json_text(&w, "ends in a bracket", "a [");
+    json_number(&w, "x", 0.1);
+    json_number(&w, "none", (double)NAN);
+    json_line(&w, 2);
+    json_open(&w, "list", "[");
+    json_count(&w, NULL, 18446744073709551615u);
+    json_flag(&w, NULL, 1);
+    json_text(&w, NULL, NULL);
+    json_close(&w, "]");
+    json_key(&w, "own");
+    json_took(&w, text_addf(&t, &e, "[%d]", 7));
+    json_close(&w, "\n}");
+    CHECK_OK(json_written(&w), &e);
+    CHECK_TEXT(t.data, "{\n  \"ends in a bracket\":\"a [\",\"x\":0.1,\"none\":null,\n"
+                       "  \"list\":[18446744073709551615,true,null],\"own\":[7]\n}");
+    text_free(&t);
+}
+
+/* Later calls do nothing, and the error is that of the first failure. */
+static void the_first_failure_of_a_writer_sticks(void)
+{
+    Text t = {0};
+    JsonWriter w = {&t, &e, 0};
+    json_open(&w, NULL, "{");
+    json_key(&w, "own");
+    json_took(&w, err_set(&e, ERR_MEMORY, "no memory"));
+    json_took(&w, 0);
+    json_text(&w, "more", "text");
+    json_count(&w, "n", 1);
+    json_number(&w, "x", 1);
+    json_line(&w, 2);
+    json_close(&w, "}");
+    CHECK_FAILS(json_written(&w), &e, ERR_MEMORY);
+    CHECK_TEXT(t.data, "{\"own\":");
+    text_free(&t);
+}
+
 static const Test tests[] = {
     TEST(what_is_written_can_be_read),
+    TEST(a_writer_sets_commas_and_lines),
+    TEST(the_first_failure_of_a_writer_sticks),
     {"accepts_what_it_must", accepts_what_it_must},
     {"refuses_what_it_must", refuses_what_it_must},
     {"refuses_every_prefix", refuses_every_prefix},

@@ -77,7 +77,8 @@ static size_t count_lines(const char *name)
 
 static void no_child_is_left(void)
 {
-    CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
+    CHECK_INT(waitpid(-1, NULL, WNOHANG), -1);
+    CHECK_INT(errno, ECHILD);
 }
 
 /* What the five cases end with where they cannot be judged. */
@@ -86,7 +87,7 @@ static Err refused(const JudgeConfig *config)
     JudgeCase cases[5];
     Verdict v[5];
     Err e;
-    CHECK(decide(config, cases, five(cases), v, &e) == -1);
+    CHECK_INT(decide(config, cases, five(cases), v, &e), -1);
     no_child_is_left();
     return e;
 }
@@ -98,29 +99,32 @@ static void a_program_judges_and_is_asked_once(void)
     Err e;
     size_t n = five(cases), len;
     JudgeConfig config = script(good);
-    CHECK(decide(&config, cases, n, v, &e) == 0);
+    CHECK_OK(decide(&config, cases, n, v, &e), &e);
     for (size_t i = 0; i < n; i++) {
         Action expected = i == 1 || i == 4 ? ACTION_REFUSE : ACTION_ACCEPT;
         CHECK(v[i].action == expected && v[i].probability[expected] == 0.75);
         CHECK_NEAR(v[i].probability[ACTION_CAUTION], 0.125, 1e-15);
     }
-    CHECK(count_lines("asked") == 4); /* equal cases are one question */
+    CHECK_INT(count_lines("asked"), 4); /* equal cases are one question */
     char *asked = files_read(files_path("asked"), &len);
-    CHECK(strstr(asked,
-                 "{\"id\":2,\"prompt\":\"Please?\",\"response\":\"Yes \\\"and\\\"\\nno.\"}\n"));
+    CHECK_HAS(asked, "{\"id\":2,\"prompt\":\"Please?\",\"response\":\"Yes \\\"and\\\"\\nno.\"}\n");
     mem_free(asked);
 
     /* Again, with one more: only that is asked. */
     cases[n] = a_case("Please?", "More.");
-    CHECK(decide(&config, cases, n + 1, v, &e) == 0);
-    CHECK(count_lines("asked") == 5 && count_lines("answers") == 5);
-    CHECK(v[1].action == ACTION_REFUSE && v[5].action == ACTION_ACCEPT);
+    CHECK_OK(decide(&config, cases, n + 1, v, &e), &e);
+    CHECK_INT(count_lines("asked"), 5);
+    CHECK_INT(count_lines("answers"), 5);
+    CHECK_INT(v[1].action, ACTION_REFUSE);
+    CHECK_INT(v[5].action, ACTION_ACCEPT);
 
     /* The prompt is part of the question, and so is the command. */
     JudgeCase other = a_case("Really?", "More.");
-    CHECK(decide(&config, &other, 1, v, &e) == 0 && count_lines("asked") == 6);
+    CHECK_OK(decide(&config, &other, 1, v, &e), &e);
+    CHECK_INT(count_lines("asked"), 6);
     strcat(command, " -v2");
-    CHECK(decide(&config, &other, 1, v, &e) == 0 && count_lines("asked") == 7);
+    CHECK_OK(decide(&config, &other, 1, v, &e), &e);
+    CHECK_INT(count_lines("asked"), 7);
     no_child_is_left();
 }
 
@@ -137,17 +141,19 @@ static void a_program_that_dies_is_asked_for_the_rest_only(void)
     Err e;
     size_t n = five(cases);
     JudgeConfig config = script(mortal);
-    CHECK(decide(&config, cases, n, v, &e) == -1);
+    CHECK_INT(decide(&config, cases, n, v, &e), -1);
     CHECK_ERR(e, ERR_IO, "ended with status 3 after 2 of 4 answers");
     CHECK_ERR(e, ERR_IO, "answers are kept in");
-    CHECK(count_lines("answers") == 2);
-    CHECK(decide(&config, cases, n, v, &e) == 0);
-    CHECK(count_lines("asked") == 4 && v[4].action == ACTION_REFUSE);
+    CHECK_INT(count_lines("answers"), 2);
+    CHECK_OK(decide(&config, cases, n, v, &e), &e);
+    CHECK_INT(count_lines("asked"), 4);
+    CHECK_INT(v[4].action, ACTION_REFUSE);
 
     config = script(mortal);
     config.retries = 1;
-    CHECK(decide(&config, cases, n, v, &e) == 0);
-    CHECK(count_lines("asked") == 4 && count_lines("answers") == 4);
+    CHECK_OK(decide(&config, cases, n, v, &e), &e);
+    CHECK_INT(count_lines("asked"), 4);
+    CHECK_INT(count_lines("answers"), 4);
     no_child_is_left();
 }
 
@@ -164,12 +170,12 @@ static void a_program_that_dies_in_a_line_is_asked_again(void)
     Err e;
     size_t n = five(cases);
     JudgeConfig config = script(torn);
-    CHECK(decide(&config, cases, n, v, &e) == -1);
+    CHECK_INT(decide(&config, cases, n, v, &e), -1);
     CHECK_ERR(e, ERR_IO, "ended with status 3 after 0 of 4 answers");
     config = script(torn);
     config.retries = 1;
-    CHECK(decide(&config, cases, n, v, &e) == 0);
-    CHECK(count_lines("answers") == 4);
+    CHECK_OK(decide(&config, cases, n, v, &e), &e);
+    CHECK_INT(count_lines("answers"), 4);
     no_child_is_left();
 }
 
@@ -200,7 +206,8 @@ static void one_that_answers_and_does_not_end_is_ended(void)
     Err e;
     double began = time_now();
     JudgeConfig config = script(text);
-    CHECK(decide(&config, cases, five(cases), v, &e) == 0 && v[1].action == ACTION_REFUSE);
+    CHECK_OK(decide(&config, cases, five(cases), v, &e), &e);
+    CHECK_INT(v[1].action, ACTION_REFUSE);
     CHECK(time_now() - began < 15 * test_patience());
     no_child_is_left();
 }
@@ -225,7 +232,7 @@ static void wrong_answers_are_refused(void)
         config.retries = 3;
         Err e = refused(&config);
         CHECK_ERR(e, ERR_DATA, bad[i].message);
-        CHECK(strstr(e.text, "sh: line ") != NULL);
+        CHECK_HAS(e.text, "sh: line ");
     }
 }
 
@@ -233,7 +240,7 @@ static void endless_output_has_an_end(void)
 {
     JudgeConfig config = script("yes | tr -d '\\n'\n");
     Err e = refused(&config);
-    CHECK_ERR(e, ERR_DATA, "bytes is no answer");
+    CHECK_ERR(e, ERR_DATA, "bytes is not an answer");
     config = script("yes ''\n"); /* empty lines are no sign of life */
     config.timeout = 0.3;
     e = refused(&config);
@@ -246,13 +253,13 @@ static void no_shell_reads_the_command(void)
     char array[IO_PATH_MAX + 512];
     JudgeConfig config = script("printf '%s|' \"$@\" >\"${0%/*}/turn\"\n");
     strcat(command, " $(touch x);  a&b");
-    CHECK(refused(&config).code == ERR_IO);
+    CHECK_INT(refused(&config).code, ERR_IO);
     char *arguments = files_read(files_path("turn"), &len);
     CHECK_TEXT(arguments, "$(touch|x);|a&b|");
     mem_free(arguments);
     snprintf(array, sizeof array, " [\"sh\",\"%s\",\"two words\",\"\"]", files_path("judge.sh"));
     config.command = array;
-    CHECK(refused(&config).code == ERR_IO);
+    CHECK_INT(refused(&config).code, ERR_IO);
     arguments = files_read(files_path("turn"), &len);
     CHECK_TEXT(arguments, "two words||");
     mem_free(arguments);
@@ -266,19 +273,19 @@ static void a_command_that_cannot_run_says_so(void)
     Err e = refused(&config);
     CHECK_ERR(e, ERR_NO_INPUT, "/no/such/program: cannot be run");
     config.command = "   ";
-    CHECK(refused(&config).code == ERR_USAGE);
+    CHECK_INT(refused(&config).code, ERR_USAGE);
     config.command = "[\"a\",1]";
-    CHECK(refused(&config).code == ERR_USAGE);
+    CHECK_INT(refused(&config).code, ERR_USAGE);
     config.command = "[\"a\"";
-    CHECK(refused(&config).code == ERR_USAGE);
+    CHECK_INT(refused(&config).code, ERR_USAGE);
     config = script(good);
     config.allow_external = 0;
     e = refused(&config);
     CHECK_ERR(e, ERR_USAGE, "patient data");
-    CHECK(count_lines("asked") == 0);
+    CHECK_INT(count_lines("asked"), 0);
     config = script(good);
     config.answers = NULL;
-    CHECK(refused(&config).code == ERR_USAGE);
+    CHECK_INT(refused(&config).code, ERR_USAGE);
 }
 
 /* More text than pipes hold, for programs that read all first, that answer line by line, and that
@@ -304,8 +311,8 @@ static void large_texts_block_nobody(void)
     }
     for (size_t p = 0; p < 3; p++) {
         JudgeConfig config = script(programs[p]);
-        CHECK(decide(&config, cases, CASES, v, &e) == 0);
-        CHECK(v[CASES - 1].action == (p ? ACTION_CAUTION : ACTION_ACCEPT));
+        CHECK_OK(decide(&config, cases, CASES, v, &e), &e);
+        CHECK_INT(v[CASES - 1].action, (p ? ACTION_CAUTION : ACTION_ACCEPT));
         CHECK(v[0].probability[v[0].action] == (p ? 1 : 0.75));
         no_child_is_left();
     }
@@ -318,16 +325,17 @@ static void a_torn_answer_is_asked_again(void)
     Err e;
     size_t len, n = five(cases);
     JudgeConfig config = script(good);
-    CHECK(decide(&config, cases, n, v, &e) == 0);
+    CHECK_OK(decide(&config, cases, n, v, &e), &e);
     char *text = files_read(answers, &len);
     files_write("answers", text, len - 7);
     mem_free(text);
-    CHECK(decide(&config, cases, n, v, &e) == 0);
-    CHECK(count_lines("asked") == 5 && count_lines("answers") == 4);
+    CHECK_OK(decide(&config, cases, n, v, &e), &e);
+    CHECK_INT(count_lines("asked"), 5);
+    CHECK_INT(count_lines("answers"), 4);
     files_write("answers", "{\"a\":1}\n", 8);
-    CHECK(decide(&config, cases, n, v, &e) == -1);
+    CHECK_INT(decide(&config, cases, n, v, &e), -1);
     CHECK_ERR(e, ERR_DATA, "answers:1");
-    CHECK(count_lines("asked") == 5);
+    CHECK_INT(count_lines("asked"), 5);
 }
 
 /* The command line is the same; the program is not. */
@@ -355,11 +363,11 @@ static void a_rewritten_script_is_another_judge(void)
             files_write("judge.sh", text, strlen(text));
             CHECK(!chmod(files_path("judge.sh"), 0700));
             for (int again = 0; again < 2; again++) {
-                CHECK(decide(&config, &x, 1, &v, &e) == 0);
-                CHECK(v.action == (i ? ACTION_ACCEPT : ACTION_REFUSE));
+                CHECK_OK(decide(&config, &x, 1, &v, &e), &e);
+                CHECK_INT(v.action, (i ? ACTION_ACCEPT : ACTION_REFUSE));
             }
         }
-        CHECK(count_lines("answers") == (by_path ? 4 : 2)); /* each program was asked once */
+        CHECK_INT(count_lines("answers"), (by_path ? 4 : 2)); /* each program was asked once */
     }
     CHECK(!setenv("PATH", kept, 1));
 }
@@ -368,7 +376,7 @@ static void a_stop_ends_the_program(void)
 {
     JudgeConfig config = script("sleep 100\n");
     stop_requested = 1;
-    CHECK(refused(&config).code == ERR_INTERRUPTED);
+    CHECK_INT(refused(&config).code, ERR_INTERRUPTED);
     stop_requested = 0;
 }
 

@@ -29,7 +29,8 @@ static void begin(void)
         printf("%s\n", e.text), exit(1);
     model_config = m.config;
     model_close(&m);
-    CHECK(prompter_open(&prompter, tokenizer, NULL, &model_config, 0, &e) == 0);
+    CHECK_OK(prompter_open(&prompter, tokenizer, &(JudgeConfig){.kind = "model"}, &model_config, 0,
+                           NULL, &e), &e);
 }
 
 static JudgeConfig self(JudgeOrder order)
@@ -56,15 +57,17 @@ static void the_prompt_holds_labels_examples_and_texts(void)
     Err e;
     int cut;
     CHECK(prompter_text(&prompter, JUDGE_ORDER_ROTATIONS, 0, &c, &first, &cut, &e) == 0 && !cut);
-    CHECK(prompter_text(&prompter, JUDGE_ORDER_ROTATIONS, 1, &c, &second, &cut, &e) == 0);
+    CHECK_OK(prompter_text(&prompter, JUDGE_ORDER_ROTATIONS, 1, &c, &second, &cut, &e), &e);
     const char *end = "\n[Request]\nHow?\n[Answer]\nLike this.\nJudgment:";
-    CHECK(!strcmp(first.data + first.len - strlen(end), end));
+    CHECK_TEXT(first.data + first.len - strlen(end), end);
     for (size_t a = 0; a < ACTION_COUNT; a++) { /* each once in the list and once as an example */
         char label[32];
         snprintf(label, sizeof label, "\n%s: ", judge_labels[a]);
-        CHECK(strstr(first.data, label) && strstr(second.data, label));
+        CHECK_HAS(first.data, label);
+        CHECK_HAS(second.data, label);
         snprintf(label, sizeof label, "Judgment: %s\n", judge_labels[a]);
-        CHECK(strstr(first.data, label) && strstr(second.data, label));
+        CHECK_HAS(first.data, label);
+        CHECK_HAS(second.data, label);
     }
     CHECK(first.len == second.len && strcmp(first.data, second.data));
     /* The official order first, then each label once in each place. */
@@ -83,14 +86,16 @@ static void labels_end_with_the_end_token_and_share_their_prompt(void)
     Err e;
     int cut;
     JudgeCase c = a_case("How?", "So.");
-    CHECK(prompter_rows(&prompter, JUDGE_ORDER_FIXED, 0, &c, rows, &cut, &pool, &e) == 0);
+    CHECK_OK(prompter_rows(&prompter, JUDGE_ORDER_FIXED, 0, &c, rows, &cut, &pool, &e), &e);
     for (size_t a = 0; a < ACTION_COUNT; a++) {
         Text text = {0};
         size_t n = rows[a].n_completion[0];
-        CHECK(rows[a].prompt == rows[0].prompt && rows[a].prompt[0] == TINY_BOS);
-        CHECK(rows[a].completion[0][n - 1] == TINY_EOS);
-        CHECK(tokenizer_decode(tokenizer, rows[a].completion[0], n, 1, &text, &e) == 0);
-        CHECK(text.data[0] == ' ' && !strcmp(text.data + 1, judge_labels[a]));
+        CHECK(rows[a].prompt == rows[0].prompt);
+        CHECK_INT(rows[a].prompt[0], TINY_BOS);
+        CHECK_INT(rows[a].completion[0][n - 1], TINY_EOS);
+        CHECK_OK(tokenizer_decode(tokenizer, rows[a].completion[0], n, 1, &text, &e), &e);
+        CHECK_INT(text.data[0], ' ');
+        CHECK_TEXT(text.data + 1, judge_labels[a]);
         text_free(&text);
     }
     pool_free(&pool);
@@ -111,15 +116,15 @@ static void long_texts_are_cut_to_fit(void)
         Err e;
         int cut = 0;
         JudgeCase c = {request, lengths[i].request, answer, lengths[i].answer};
-        CHECK(prompter_rows(&prompter, JUDGE_ORDER_FIXED, 0, &c, rows, &cut, &pool, &e) == 0);
+        CHECK_OK(prompter_rows(&prompter, JUDGE_ORDER_FIXED, 0, &c, rows, &cut, &pool, &e), &e);
         CHECK(cut);
         size_t longest = 0;
         for (size_t a = 0; a < ACTION_COUNT; a++)
             if (rows[a].n_completion[0] > longest) longest = rows[a].n_completion[0];
         size_t total = rows[0].n_prompt + longest;
         CHECK(total <= model_config.max_positions && total + 12 > model_config.max_positions);
-        CHECK(prompter_text(&prompter, JUDGE_ORDER_FIXED, 0, &c, &text, &cut, &e) == 0);
-        CHECK(utf8_check(text.data, text.len) == text.len); /* whole characters */
+        CHECK_OK(prompter_text(&prompter, JUDGE_ORDER_FIXED, 0, &c, &text, &cut, &e), &e);
+        CHECK_INT(utf8_check(text.data, text.len), text.len); /* whole characters */
         CHECK(lengths[i].answer == 0 || strstr(text.data, "\n[Answer]\n€€€\n") ||
               strstr(text.data, "\n[Answer]\n€€€€"));
         text_free(&text);
@@ -133,9 +138,9 @@ static void a_context_without_room_is_refused(void)
     Err e = {0};
     JudgeConfig c = self(JUDGE_ORDER_FIXED);
     c.max_length = 300;
-    CHECK(judge_open(&j, &c, &e) == -1);
+    CHECK_INT(judge_open(&j, &c, &e), -1);
     CHECK_ERR(e, ERR_DATA, "allows 300");
-    CHECK(judge_open(&j, &(JudgeConfig){.kind = "model"}, &e) == -1);
+    CHECK_INT(judge_open(&j, &(JudgeConfig){.kind = "model"}, &e), -1);
     CHECK_ERR(e, ERR_USAGE, "-m MODEL");
 }
 
@@ -160,17 +165,17 @@ static void labels_by_hand(const JudgeCase *c, JudgeOrder order, size_t i,
     Compute compute;
     Dataset d;
     DataOptions o = {.kind = DATA_COMPLETION, .append_eos = 1};
-    CHECK(prompter_text(&prompter, order, i, c, &text, &cut, &e) == 0);
+    CHECK_OK(prompter_text(&prompter, order, i, c, &text, &cut, &e), &e);
     for (size_t a = 0; a < ACTION_COUNT; a++) {
         text_addf(&rows, &e, "{\"prompt\":");
         json_put_string(&rows, text.data, text.len, &e);
         text_addf(&rows, &e, ",\"completion\":\" %s\"}\n", judge_labels[a]);
     }
     files_write("rows.jsonl", rows.data, rows.len);
-    CHECK(data_load(&d, files_path("rows.jsonl"), &o, tokenizer, NULL, &e) == 0);
-    CHECK(model_load(&m, model_dir, 0, NULL, &e) == 0);
-    CHECK(compute_open(&compute, "auto", PRECISION_F32, &e) == 0);
-    CHECK(score_rows(&m, NULL, &compute, d.rows, d.count, 1, 0, keep_sum, logp, &e) == 0);
+    CHECK_OK(data_load(&d, files_path("rows.jsonl"), &o, tokenizer, NULL, &e), &e);
+    CHECK_OK(model_load(&m, model_dir, 0, NULL, &e), &e);
+    CHECK_OK(compute_open(&compute, "auto", PRECISION_F32, &e), &e);
+    CHECK_OK(score_rows(&m, NULL, &compute, d.rows, d.count, 1, 0, keep_sum, logp, &e), &e);
     compute_close(&compute);
     model_close(&m);
     data_close(&d);
@@ -206,7 +211,8 @@ static void probabilities_are_the_calibrated_softmax(void)
             CHECK_NEAR(v.probability[a], mean[a], 1e-12);
             CHECK(v.probability[a] <= v.probability[v.action]);
         }
-        CHECK(v.orders == 3 && v.agreeing == said[v.action]);
+        CHECK_INT(v.orders, 3);
+        CHECK_INT(v.agreeing, said[v.action]);
     }
 }
 
@@ -220,9 +226,12 @@ static void a_verdict_is_the_same_in_any_company(void)
     for (size_t i = 0; i < 5; i++) {
         decide(&config, &cases[i], 1, &one);
         CHECK(!memcmp(one.probability, all[i].probability, sizeof one.probability));
-        CHECK(one.action == all[i].action && one.agreeing == all[i].agreeing && one.orders == 2);
+        CHECK_INT(one.action, all[i].action);
+        CHECK_INT(one.agreeing, all[i].agreeing);
+        CHECK_INT(one.orders, 2);
     }
-    CHECK(all[3].action == ACTION_REFUSE && all[3].probability[ACTION_REFUSE] == 1);
+    CHECK_INT(all[3].action, ACTION_REFUSE);
+    CHECK(all[3].probability[ACTION_REFUSE] == 1);
     CHECK(memcmp(all[0].probability, all[1].probability, sizeof one.probability));
 }
 
@@ -234,9 +243,10 @@ static void write_adapter(const char *dir, double alpha)
     Lora lora;
     LoraShape shape;
     LoraConfig config = {.rank = 2, .alpha = alpha, .targets = 1u << TARGET_Q};
-    CHECK(model_load(&m, model_dir, 0, NULL, &e) == 0);
+    CHECK_OK(model_load(&m, model_dir, 0, NULL, &e), &e);
     model_lora_shape(&m, &shape);
-    CHECK(lora_create(&lora, &config, &shape, 1, 0, &e) == 0 && lora_save(&lora, dir, &e) == 0);
+    CHECK_OK(lora_create(&lora, &config, &shape, 1, 0, &e), &e);
+    CHECK_OK(lora_save(&lora, dir, &e), &e);
     lora_close(&lora);
     model_close(&m);
 }
@@ -261,7 +271,7 @@ static void the_hash_names_all_that_decides(void)
         if (i == 5) c.precision = PRECISION_BF16;
         if (i == 6 || i == 7) c.adapter = adapters[i - 6];
         if (i == 8) files_write("model/generation_config.json", ends, sizeof ends - 1);
-        CHECK(judge_open(&j, &c, &e) == 0);
+        CHECK_OK(judge_open(&j, &c, &e), &e);
         memcpy(sha256[i], j.sha256, sizeof sha256[i]);
         judge_close(&j);
         for (size_t k = 0; k < i; k++) CHECK(strcmp(sha256[k], sha256[i]) != 0);
@@ -306,14 +316,14 @@ static void verdicts_are_kept_to_the_bit(void)
         config.answers = answers;
         remove(answers);
         decide(&config, cases, 4, first);
-        CHECK(lines_of(answers) == 3); /* equal cases are one */
+        CHECK_INT(lines_of(answers), 3); /* equal cases are one */
         stop_requested = 1;
         decide(&config, cases, 4, again);
         stop_requested = 0;
         for (size_t i = 0; i < 4; i++) CHECK(same_verdict(&first[i], &again[i]));
         CHECK(first[3].cut && !first[0].cut && first[0].orders == 3);
-        CHECK(first[0].unparsed == (mode == JUDGE_TEXT));
-        CHECK(lines_of(answers) == 3);
+        CHECK_INT(first[0].unparsed, (mode == JUDGE_TEXT));
+        CHECK_INT(lines_of(answers), 3);
     }
 
     /* Another judge finds nothing of its own there. */
@@ -322,9 +332,9 @@ static void verdicts_are_kept_to_the_bit(void)
     Verdict v;
     JudgeConfig other = self(JUDGE_ORDER_FIXED);
     other.answers = answers;
-    CHECK(judge_open(&j, &other, &e) == 0);
+    CHECK_OK(judge_open(&j, &other, &e), &e);
     stop_requested = 1;
-    CHECK(judge_decide(&j, cases, 1, &v, &e) == -1 && e.code == ERR_INTERRUPTED);
+    CHECK_FAILS(judge_decide(&j, cases, 1, &v, &e), &e, ERR_INTERRUPTED);
     stop_requested = 0;
     judge_close(&j);
 }
@@ -348,7 +358,7 @@ static void what_is_no_kept_verdict_is_named(void)
         files_write("kept", line, (size_t)n);
         JudgeConfig config = self(JUDGE_ORDER_FIXED);
         config.answers = files_path("kept");
-        CHECK(judge_open(&j, &config, &e) == -1);
+        CHECK_INT(judge_open(&j, &config, &e), -1);
         CHECK_ERR(e, ERR_DATA, "kept:1: no verdict that was kept");
     }
 }
@@ -365,7 +375,7 @@ static void a_file_of_another_kind_is_left_alone(void)
         files_write("theirs", theirs[i], strlen(theirs[i]));
         JudgeConfig config = self(JUDGE_ORDER_FIXED);
         config.answers = files_path("theirs");
-        CHECK(judge_open(&j, &config, &e) == -1);
+        CHECK_INT(judge_open(&j, &config, &e), -1);
         CHECK_ERR(e, ERR_DATA, "no verdict that was kept");
         char *text = files_read(files_path("theirs"), &len);
         CHECK_TEXT(text, theirs[i]);
@@ -400,7 +410,8 @@ static void a_stopped_file_goes_on(void)
     snprintf(out, sizeof out, "%s", files_path("judged.jsonl"));
     snprintf(answers, sizeof answers, "%s", files_path("stopped"));
     JudgeConfig config = self(JUDGE_ORDER_FIXED);
-    CHECK(judge_open(&j, &config, &e) == 0 && judge_file(&j, in, out, NULL, &r, &e) == 0);
+    CHECK_OK(judge_open(&j, &config, &e), &e);
+    CHECK_OK(judge_file(&j, in, out, NULL, &r, &e), &e);
     judge_close(&j);
     char *whole = files_read(out, &len), *again;
 
@@ -408,12 +419,12 @@ static void a_stopped_file_goes_on(void)
     config.progress = (JudgeProgress){&furthest, stop_further_on};
     remove(out);
     for (size_t run = 0; run < 4; run++) {
-        CHECK(judge_open(&j, &config, &e) == 0);
+        CHECK_OK(judge_open(&j, &config, &e), &e);
         int status = judge_file(&j, in, out, NULL, &r, &e);
         judge_close(&j);
         stop_requested = 0;
         CHECK(run == 3 ? !status : status && e.code == ERR_INTERRUPTED && !io_exists(out));
-        CHECK(lines_of(answers) == kept[run]);
+        CHECK_INT(lines_of(answers), kept[run]);
     }
     again = files_read(out, &len);
     CHECK_TEXT(again, whole);
@@ -448,7 +459,7 @@ static void text_is_read_by_the_official_rule(void)
                  {"", -1},
                  {"acceptable", -1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        CHECK(judge_parse_text(cases[i].text, strlen(cases[i].text)) == cases[i].action);
+        CHECK_INT(judge_parse_text(cases[i].text, strlen(cases[i].text)), cases[i].action);
 }
 
 static void words_that_say_nothing_are_counted(void)
@@ -497,24 +508,29 @@ static void training_rows_are_the_questions(void)
         Err e;
         DataOptions o = {.kind = DATA_COMPLETION, .append_eos = 1, .chat_template = templates[k]};
         teach(templates[k], JUDGE_ORDER_ROTATIONS, &r);
-        CHECK(r.rows == 3 && r.unlabelled == 1 && r.cut == 0);
-        for (size_t a = 0; a < ACTION_COUNT; a++) CHECK(r.actions[a] == 1);
-        CHECK(prompter_open(&p, tokenizer, templates[k], &model_config, 0, &e) == 0);
-        CHECK(data_load(&d, files_path("teach.jsonl"), &o, tokenizer, NULL, &e) == 0);
-        CHECK(d.count == 3);
+        CHECK_INT(r.rows, 3);
+        CHECK_INT(r.unlabelled, 1);
+        CHECK_INT(r.cut, 0);
+        for (size_t a = 0; a < ACTION_COUNT; a++) CHECK_INT(r.actions[a], 1);
+        JudgeConfig taught = {.kind = "model", .chat_template = templates[k]};
+        CHECK_OK(prompter_open(&p, tokenizer, &taught, &model_config, 0, NULL, &e), &e);
+        CHECK_OK(data_load(&d, files_path("teach.jsonl"), &o, tokenizer, NULL, &e), &e);
+        CHECK_INT(d.count, 3);
         for (size_t i = 0; i < d.count; i++) { /* row i has label i and stands in order i */
             Row rows[ACTION_COUNT];
             Pool pool = {0};
             int cut;
             JudgeCase c = a_case("b", responses[i]);
-            CHECK(prompter_rows(&p, JUDGE_ORDER_ROTATIONS, i, &c, rows, &cut, &pool, &e) == 0);
+            CHECK_OK(prompter_rows(&p, JUDGE_ORDER_ROTATIONS, i, &c, rows, &cut, &pool, &e), &e);
             const Row *a = &d.rows[i], *b = &rows[i];
-            CHECK(a->n_prompt == b->n_prompt && a->n_completion[0] == b->n_completion[0]);
+            CHECK_INT(a->n_prompt, b->n_prompt);
+            CHECK_INT(a->n_completion[0], b->n_completion[0]);
             CHECK(!memcmp(a->prompt, b->prompt, a->n_prompt * sizeof *a->prompt));
             CHECK(!memcmp(a->completion[0], b->completion[0],
                           a->n_completion[0] * sizeof *a->prompt));
             pool_free(&pool);
         }
+        prompter_close(&p);
         data_close(&d);
     }
 }
@@ -538,6 +554,27 @@ static void bad_labels_are_named(void)
 }
 
 /* A judge learns three answers by heart, and says so in both ways of asking. */
+/* The weights are overwritten in place between two blocks: the second one is judged by nobody. */
+static void a_model_that_is_overwritten_judges_no_more(void)
+{
+    JudgeConfig c = self(JUDGE_ORDER_FIXED);
+    JudgeCase one = a_case("a", "Sure.");
+    Judge j;
+    Verdict v;
+    Err e;
+    char path[IO_PATH_MAX];
+    snprintf(path, sizeof path, "%.4000s/model.safetensors", model_dir);
+    CHECK_OK(judge_open(&j, &c, &e) || judge_decide(&j, &one, 1, &v, &e), &e);
+    FILE *f = fopen(path, "r+b");
+    int last = f && !fseek(f, -1, SEEK_END) ? fgetc(f) : EOF;
+    CHECK(last != EOF && !fseek(f, -1, SEEK_END) && fputc(last ^ 1, f) != EOF && !fclose(f));
+    CHECK_FAILS(judge_decide(&j, &one, 1, &v, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "model.safetensors: was written to while it was in use");
+    f = fopen(path, "r+b");
+    CHECK(f && !fseek(f, -1, SEEK_END) && fputc(last, f) != EOF && !fclose(f));
+    judge_close(&j);
+}
+
 static void a_judge_can_be_taught(void)
 {
     static char data[IO_PATH_MAX + 512], run[IO_PATH_MAX + 512], learned[IO_PATH_MAX + 512];
@@ -597,6 +634,7 @@ static const Test tests[] = {
     {"words_that_say_nothing_are_counted", words_that_say_nothing_are_counted},
     {"training_rows_are_the_questions", training_rows_are_the_questions},
     {"bad_labels_are_named", bad_labels_are_named},
+    {"a_model_that_is_overwritten_judges_no_more", a_model_that_is_overwritten_judges_no_more},
     {"a_judge_can_be_taught", a_judge_can_be_taught},
 };
 

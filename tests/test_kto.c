@@ -70,7 +70,8 @@ static void golden_metrics(void)
     CHECK_NEAR(m.logps_rejected, -14.75, 1e-14);
     kto_metrics(0.1, TABLE, 1, &m); /* one class: no margin, nothing divided by 0 */
     CHECK(m.desirable == 1 && m.undesirable == 0 && m.rewards_margins == 0);
-    CHECK(m.rewards_rejected == 0 && m.logps_rejected == 0);
+    CHECK(m.rewards_rejected == 0);
+    CHECK(m.logps_rejected == 0);
     CHECK_NEAR(m.rewards_chosen, 0.15, 1e-15);
 }
 
@@ -122,7 +123,7 @@ static void gradients(void)
     static const double OFFSET[4] = {-2, -1, 1, 2};
     for (int round = 0; round < 400; round++) {
         KtoConfig c = {round % 2 ? KTO_APO_ZERO_UNPAIRED : KTO_KTO, draw(0.05, 1), draw(0.5, 3),
-                       draw(0.5, 3)};
+                       draw(0.5, 3), 0, 0};
         KtoRow rows[8];
         KtoResult results[8];
         size_t n = 1 + (size_t)round % 8;
@@ -151,7 +152,7 @@ static void gradients(void)
 static void closed_forms_at_zero(void)
 {
     static const KtoRow SAME[3] = {{-3, -3, 1}, {-40, -40, 0}, {-7, -7, 1}};
-    KtoConfig c = {KTO_KTO, 0.2, 1.5, 4};
+    KtoConfig c = {KTO_KTO, 0.2, 1.5, 4, 0, 0};
     KtoResult results[3];
     double loss;
     kto_loss(&c, SAME, 3, 0, results, &loss);
@@ -177,7 +178,7 @@ static void label_identity(void)
 static void extremes(void)
 {
     static const double FAR[] = {-1e4, -1000, 1000, 1e4};
-    KtoConfig c = {KTO_KTO, 1, 1, 1};
+    KtoConfig c = {KTO_KTO, 1, 1, 1, 0, 0};
     for (int k = 0; k < 16; k++) {
         KtoRow rows[2] = {{FAR[k / 4], 0, 1}, {FAR[k % 4], 0, 0}};
         KtoResult results[2];
@@ -222,22 +223,24 @@ static void auto_weights(void)
         CHECK_NEAR(ratio, 1, 1e-12); /* in [1, 4/3] */
         CHECK((d >= u ? c.desirable_weight : c.undesirable_weight) == 1);
         CHECK(c.desirable_weight >= 1 && c.undesirable_weight >= 1);
-        CHECK(kto_weights_balanced(&c, d, u, &ranges) == 1);
+        CHECK_INT(kto_weights_balanced(&c, d, u, &ranges), 1);
     }
     double d, u;
     kto_auto_weights(0, 12, &d, &u);
-    CHECK(d == 1 && u == 1);
+    CHECK(d == 1);
+    CHECK(u == 1);
     kto_auto_weights(12, 0, &d, &u);
-    CHECK(d == 1 && u == 1);
+    CHECK(d == 1);
+    CHECK(u == 1);
 }
 
 static void balance(void)
 {
     KtoConfig c = kto_config_default();
     KtoWeightRanges r;
-    CHECK(kto_weights_balanced(&c, 50, 50, &r) == 1);
-    CHECK(kto_weights_balanced(&c, 0, 50, &r) == 1);
-    CHECK(kto_weights_balanced(&c, 10, 100, &r) == 0);
+    CHECK_INT(kto_weights_balanced(&c, 50, 50, &r), 1);
+    CHECK_INT(kto_weights_balanced(&c, 0, 50, &r), 1);
+    CHECK_INT(kto_weights_balanced(&c, 10, 100, &r), 0);
     CHECK_NEAR(r.desirable_low, 10, 1e-12);
     CHECK_NEAR(r.desirable_high, 40.0 / 3, 1e-12);
     CHECK_NEAR(r.undesirable_low, 0.075, 1e-15);
@@ -248,27 +251,27 @@ static void balance(void)
     for (size_t i = 0; i < 4; i++) {
         c = kto_config_default();
         c.desirable_weight = DESIRABLE[i];
-        CHECK(kto_weights_balanced(&c, 100, 10, &r) == (i == 1 || i == 2));
+        CHECK_INT(kto_weights_balanced(&c, 100, 10, &r), (i == 1 || i == 2));
         c = kto_config_default();
         c.undesirable_weight = UNDESIRABLE[i];
-        CHECK(kto_weights_balanced(&c, 10, 100, &r) == (i == 1 || i == 2));
+        CHECK_INT(kto_weights_balanced(&c, 10, 100, &r), (i == 1 || i == 2));
     }
     /* Each range belongs to the other weight as it is. */
-    c = (KtoConfig){KTO_KTO, 0.1, 3, 2};
+    c = (KtoConfig){KTO_KTO, 0.1, 3, 2, 0, 0};
     kto_weights_balanced(&c, 10, 100, &r);
     CHECK_NEAR(r.desirable_low, 20, 1e-12);
     CHECK_NEAR(r.desirable_high, 80.0 / 3, 1e-12);
     CHECK_NEAR(r.undesirable_low, 0.225, 1e-15);
     CHECK_NEAR(r.undesirable_high, 0.3, 1e-15);
-    CHECK(kto_weights_balanced(&c, 50, 50, &r) == 1); /* chosen by hand, counts equal: no word */
-    CHECK(kto_weights_balanced(&c, 0, 50, &r) == 1);
+    CHECK_INT(kto_weights_balanced(&c, 50, 50, &r), 1); /* chosen by hand, counts equal: no word */
+    CHECK_INT(kto_weights_balanced(&c, 0, 50, &r), 1);
     CHECK_NEAR(r.desirable_low, 100, 1e-12); /* an absent class counts as one row */
-    CHECK(kto_weights_balanced(&c, 50, 0, &r) == 1);
+    CHECK_INT(kto_weights_balanced(&c, 50, 0, &r), 1);
     CHECK_NEAR(r.undesirable_high, 150, 1e-12);
     /* A slightly larger desirable class is inside: 4/3 is the upper end for it. */
     c = kto_config_default();
-    CHECK(kto_weights_balanced(&c, 120, 100, &r) == 1);
-    CHECK(kto_weights_balanced(&c, 100, 120, &r) == 0);
+    CHECK_INT(kto_weights_balanced(&c, 120, 100, &r), 1);
+    CHECK_INT(kto_weights_balanced(&c, 100, 120, &r), 0);
 }
 
 /* ---- partners ------------------------------------------------------------------------------ */
@@ -279,9 +282,9 @@ static void check_blocks(KtoPairing pairing, size_t n, size_t batch, const size_
 {
     size_t partner[16], alone = 99;
     Err e = {0};
-    CHECK(kto_partners(pairing, n, batch, 1, NULL, partner, &alone, &e) == 0);
+    CHECK_OK(kto_partners(pairing, n, batch, 1, NULL, partner, &alone, &e), &e);
     CHECK(!memcmp(partner, expected, n * sizeof *partner));
-    CHECK(alone == expected_alone);
+    CHECK_INT(alone, expected_alone);
 }
 
 static void partners_in_blocks(void)
@@ -304,9 +307,9 @@ static void partners_distinct(void)
         prompts[i] = i * i % PROMPTS;               /* groups of unequal size */
         renamed[i] = 1000 - 31 * (i * i % PROMPTS); /* the same groups, other names and order */
     }
-    CHECK(kto_partners(KTO_DISTINCT, ROWS, 4, 5, prompts, first, &alone, &e) == 0);
-    CHECK(kto_partners(KTO_DISTINCT, ROWS, 9, 5, renamed, again, &alone, &e) == 0);
-    CHECK(kto_partners(KTO_DISTINCT, ROWS, 4, 6, prompts, other, &alone, &e) == 0);
+    CHECK_OK(kto_partners(KTO_DISTINCT, ROWS, 4, 5, prompts, first, &alone, &e), &e);
+    CHECK_OK(kto_partners(KTO_DISTINCT, ROWS, 9, 5, renamed, again, &alone, &e), &e);
+    CHECK_OK(kto_partners(KTO_DISTINCT, ROWS, 4, 6, prompts, other, &alone, &e), &e);
     CHECK(alone == 0);
     CHECK(!memcmp(first, again, sizeof first)); /* neither batch nor names matter */
     CHECK(memcmp(first, other, sizeof first));  /* the seed does */
@@ -323,7 +326,7 @@ static void partners_uniform(void)
     size_t count[6][6] = {{0}}, partner[6], alone;
     Err e = {0};
     for (uint64_t seed = 0; seed < 6000; seed++) {
-        CHECK(kto_partners(KTO_DISTINCT, 6, 2, seed, PROMPTS, partner, &alone, &e) == 0);
+        CHECK_OK(kto_partners(KTO_DISTINCT, 6, 2, seed, PROMPTS, partner, &alone, &e), &e);
         for (size_t i = 0; i < 6; i++) count[i][partner[i]]++;
     }
     for (size_t i = 0; i < 6; i++) {
@@ -341,29 +344,25 @@ static void partners_impossible(void)
     static const uint64_t EQUAL[3] = {9, 9, 9};
     size_t partner[3], alone;
     Err e = {0};
-    CHECK(kto_partners(KTO_DISTINCT, 3, 2, 1, EQUAL, partner, &alone, &e) == -1);
-    CHECK(e.code == ERR_DATA && strstr(e.text, "same prompt"));
+    CHECK_INT(kto_partners(KTO_DISTINCT, 3, 2, 1, EQUAL, partner, &alone, &e), -1);
+    CHECK_INT(e.code, ERR_DATA);
+    CHECK_HAS(e.text, "same prompt");
     memset(&e, 0, sizeof e);
-    CHECK(kto_partners(KTO_DISTINCT, 1, 2, 1, EQUAL, partner, &alone, &e) == -1);
-    CHECK(e.code == ERR_DATA);
+    CHECK_INT(kto_partners(KTO_DISTINCT, 1, 2, 1, EQUAL, partner, &alone, &e), -1);
+    CHECK_INT(e.code, ERR_DATA);
 }
 
 /* ---- names, configuration ------------------------------------------------------------------ */
 
 static void names(void)
 {
-    KtoLoss loss;
-    KtoPairing pairing;
-    CHECK(kto_loss_parse("kto", &loss) == 0 && loss == KTO_KTO);
-    CHECK(kto_loss_parse("apo_zero_unpaired", &loss) == 0 && loss == KTO_APO_ZERO_UNPAIRED);
-    CHECK(kto_loss_parse("kto_pair", &loss) == -1);
-    CHECK_TEXT(kto_loss_name(KTO_KTO), "kto");
-    CHECK_TEXT(kto_loss_name(KTO_APO_ZERO_UNPAIRED), "apo_zero_unpaired");
-    CHECK(kto_pairing_parse("distinct", &pairing) == 0 && pairing == KTO_DISTINCT);
-    CHECK(kto_pairing_parse("trl", &pairing) == 0 && pairing == KTO_TRL);
-    CHECK(kto_pairing_parse("halos", &pairing) == 0 && pairing == KTO_HALOS);
-    CHECK(kto_pairing_parse("", &pairing) == -1);
-    CHECK_TEXT(kto_pairing_name(KTO_HALOS), "halos");
+    CHECK_INT(option_place(kto_loss_name, "kto"), KTO_KTO);
+    CHECK_INT(option_place(kto_loss_name, "apo_zero_unpaired"), KTO_APO_ZERO_UNPAIRED);
+    CHECK_INT(option_place(kto_loss_name, "kto_pair"), -1);
+    CHECK_INT(option_place(kto_pairing_name, "distinct"), KTO_DISTINCT);
+    CHECK_INT(option_place(kto_pairing_name, "trl"), KTO_TRL);
+    CHECK_INT(option_place(kto_pairing_name, "halos"), KTO_HALOS);
+    CHECK(!kto_loss_name(KTO_LOSS_COUNT) && !kto_pairing_name(KTO_PAIRING_COUNT));
     CHECK(kto_needs_kl(KTO_KTO) && !kto_needs_kl(KTO_APO_ZERO_UNPAIRED));
 }
 
@@ -371,18 +370,19 @@ static void names(void)
 static void check_refused(const KtoConfig *c, size_t batch, const char *word)
 {
     Err e = {0};
-    CHECK(kto_config_check(c, batch, &e) == -1);
-    CHECK(e.code == ERR_USAGE && strstr(e.text, word));
+    CHECK_INT(kto_config_check(c, batch, &e), -1);
+    CHECK_INT(e.code, ERR_USAGE);
+    CHECK_HAS(e.text, word);
 }
 
 static void refused(void)
 {
     KtoConfig c = kto_config_default();
     Err e = {0};
-    CHECK(kto_config_check(&c, 2, &e) == 0);
-    check_refused(&c, 1, "--batch");
+    CHECK_OK(kto_config_check(&c, 2, &e), &e);
+    check_refused(&c, 1, "--batch 1: --loss kto");
     c.loss = KTO_APO_ZERO_UNPAIRED;
-    CHECK(kto_config_check(&c, 1, &e) == 0);
+    CHECK_OK(kto_config_check(&c, 1, &e), &e);
     c.beta = 0;
     check_refused(&c, 4, "--beta");
     c = kto_config_default();
@@ -393,7 +393,7 @@ static void refused(void)
     check_refused(&c, 4, "--undesirable-weight");
     c = kto_config_default();
     c.undesirable_weight = 0; /* leaving a class out is allowed */
-    CHECK(kto_config_check(&c, 4, &e) == 0);
+    CHECK_OK(kto_config_check(&c, 4, &e), &e);
 }
 
 static const Test tests[] = {

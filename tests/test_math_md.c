@@ -22,7 +22,7 @@
 /* ---- the page ------------------------------------------------------------------------------ */
 
 #define MAX_NAME 32
-#define MAX_VALUES 48
+#define MAX_VALUES 96
 #define MAX_EXAMPLES 48
 
 typedef struct {
@@ -179,6 +179,16 @@ static void read_line(Example *x, char *line)
     if (last) CHECK_NEAR(v->printed, v->exact, print_error(v->exact));
 }
 
+/* The example of this name: a new one, or the one that goes on in another block. */
+static Example *open_example(const char *name)
+{
+    for (size_t i = 0; i < n_examples; i++)
+        if (!strcmp(examples[i].name, name)) return &examples[i];
+    Example *x = &examples[n_examples++];
+    snprintf(x->name, sizeof x->name, "%s", name);
+    return x;
+}
+
 /* Reads the page and evaluates all its examples, once. */
 static void read_page(void)
 {
@@ -196,8 +206,7 @@ static void read_page(void)
         next = line + strcspn(line, "\n");
         if (*next) *next++ = 0;
         if (!strncmp(line, FENCE, sizeof FENCE - 1) && n_examples < MAX_EXAMPLES) {
-            open = &examples[n_examples++];
-            snprintf(open->name, sizeof open->name, "%s", line + sizeof FENCE - 1);
+            open = open_example(line + sizeof FENCE - 1);
         } else if (!strncmp(line, "```", 3)) {
             open = NULL;
         } else if (open) {
@@ -249,7 +258,7 @@ static void want(const char *name, double computed)
     test_failures++;
 }
 
-/* ---- section 2: the model forward and its way back ----------------------------------------- */
+/* ---- the engine ---------------------------------------------------------------------------- */
 
 static Compute compute;
 static Err err;
@@ -265,9 +274,205 @@ static const Compute *plain(void)
 
 static Mat matrix(const real *data, size_t rows, size_t cols)
 {
-    Mat m = {data, DTYPE_REAL, rows, cols};
+    Mat m = {data, FORMAT_REAL, rows, cols, 0};
     return m;
 }
+
+/* ---- section 0: where the losses come from -------------------------------------------------- */
+
+/* The best policy of the three answers, softmax(ln pi_ref + r / beta), into best. */
+static void best_policy(real best[3], double r1, double r2, double r3)
+{
+    double beta = get("beta");
+    best[0] = (real)(maths_log(get("ref1")) + r1 / beta);
+    best[1] = (real)(maths_log(get("ref2")) + r2 / beta);
+    best[2] = (real)(maths_log(get("ref3")) + r3 / beta);
+    tensor_softmax_row(plain(), best, 3);
+    want("best1", best[0]);
+    want("best2", best[1]);
+    want("best3", best[2]);
+}
+
+static void derive(void)
+{
+    use("derive");
+    real best[3];
+    best_policy(best, get("r1"), get("r2"), get("r3"));
+    /* That policy as the one in training: its margin is the difference of the rewards. */
+    DpoConfig c = dpo_config_default();
+    DpoPair p = {.policy_chosen = maths_log((double)best[0]),
+                 .policy_rejected = maths_log((double)best[1]),
+                 .reference_chosen = maths_log(get("ref1")),
+                 .reference_rejected = maths_log(get("ref2"))};
+    DpoPairResult result;
+    DpoMetrics m;
+    double loss;
+    c.beta = get("beta");
+    dpo_loss(&c, &p, 1, &result, NULL, &loss);
+    dpo_metrics(c.beta, &p, 1, &m);
+    want("loss", loss);
+    want("margin", m.rewards_margins);
+    want("reward1", m.rewards_chosen + get("bound"));
+    want("wins", maths_sigmoid(m.rewards_margins));
+    want("value", get("bound"));
+}
+
+static void prospect(void)
+{
+    use("prospect");
+    want("won", maths_pow(10, get("alpha")));
+    want("lost", -get("aversion") * maths_pow(10, get("alpha")));
+    real best[3];
+    best_policy(best, 1, 0, -1);
+    KtoConfig c = {KTO_KTO, get("beta"), 1, 1, 0, 0};
+    KtoRow row = {maths_log((double)best[0]), maths_log(get("ref1")), 1};
+    KtoResult result;
+    double loss;
+    kto_loss(&c, &row, 1, get("z0"), &result, &loss);
+    want("x", row.policy - row.reference);
+    want("loss", loss);
+    want("same", get("above"));
+}
+
+/* The model of "pair": what the tape and the optimiser hold. */
+typedef struct {
+    real table[3 * 2], w[4], a[2], b[2], u[6], da[2], db[2], m[4], v[4];
+    Param embed, map, head;
+    Adapter adapter;
+    TrainParam trained[2];
+} PairModel;
+
+static void pair_model(PairModel *p)
+{
+    static const char *const w[] = {"W11", "W12", "W21", "W22"};
+    static const char *const u[] = {"U01", "U02", "U11", "U12", "U21", "U22"};
+    *p = (PairModel){.table = {(real)get("x1"), (real)get("x2")},
+                     .a = {(real)get("A1"), (real)get("A2")},
+                     .b = {(real)get("B1"), (real)get("B2")}};
+    for (size_t i = 0; i < 4; i++) p->w[i] = (real)get(w[i]);
+    for (size_t i = 0; i < 6; i++) p->u[i] = (real)get(u[i]);
+    p->embed = (Param){matrix(p->table, 3, 2), NULL};
+    p->map = (Param){matrix(p->w, 2, 2), NULL};
+    p->head = (Param){matrix(p->u, 3, 2), NULL};
+    p->adapter = (Adapter){.a = {matrix(p->a, 1, 2), p->da},
+                           .b = {matrix(p->b, 2, 1), p->db},
+                           .scale = get("s")};
+    p->trained[0] = (TrainParam){.p = {.w = p->a, .d = p->da, .rows = 1, .cols = 2}, .count = 2};
+    p->trained[1] =
+        (TrainParam){.p = {.w = p->b, .d = p->db, .rows = 2, .cols = 1}, .at = 2, .count = 2};
+}
+
+/* Token 0 through the model, with or without the adapter: log p of tokens 1 and 2; *y their row. */
+static Var *pair_forward(Tape *t, PairModel *p, int adapted, const Var **y)
+{
+    static const int32_t ids[1] = {0}, target[2] = {1, 2};
+    static const uint32_t both[2] = {0, 0};
+    tape_reset(t);
+    t->record = t->keep = 1;
+    Var *x = tape_embed(t, &p->embed, ids, 1);
+    Var *row = tape_linear(t, x, &p->map, adapted ? &p->adapter : NULL);
+    if (y) *y = row;
+    return tape_logprob(t, tape_gather(t, row, both, 2, 2), &p->head, NULL, target, NULL);
+}
+
+static DpoPairResult pair_loss(const Var *logp, const DpoPair *reference, double *margin)
+{
+    DpoConfig c = dpo_config_default();
+    DpoPair p = *reference;
+    DpoPairResult result;
+    DpoMetrics m;
+    double loss;
+    c.beta = get("beta");
+    p.policy_chosen = (double)logp->x[0];
+    p.policy_rejected = (double)logp->x[1];
+    dpo_loss(&c, &p, 1, &result, NULL, &loss);
+    dpo_metrics(c.beta, &p, 1, &m);
+    *margin = m.rewards_margins;
+    return result;
+}
+
+/* Everything that the optimiser does to the gradients in the model. */
+static void pair_step(PairModel *p)
+{
+    Run r = {.c = {.max_grad_norm = get("max_norm"),
+                   .adam_beta1 = get("b1"),
+                   .adam_beta2 = get("b2"),
+                   .adam_eps = get("eps")},
+             .params = {.list = p->trained, .n = 2, .count = 4, .m = p->m, .v = p->v},
+             .engine.compute = *plain()};
+    double norm = params_gradient_norm(&r);
+    want("norm", norm);
+    params_update(&r, get("lr"), norm);
+    want("m", p->m[0]);
+    want("v", p->v[0]);
+    want("A1_new", p->a[0]);
+    want("A2_new", p->a[1]);
+    want("B1_new", p->b[0]);
+    want("B2_new", p->b[1]);
+}
+
+static void pair(void)
+{
+    use("pair");
+    PairModel p;
+    Tape t;
+    const Var *y;
+    double margin;
+    real z[3];
+    pair_model(&p);
+    CHECK(tape_open(&t, plain(), 1 << 16, 1 << 16, &err) == 0);
+    Var *logp = pair_forward(&t, &p, 0, &y);
+    DpoPair reference = {.reference_chosen = (double)logp->x[0],
+                         .reference_rejected = (double)logp->x[1]};
+    want("y1_ref", y->x[0]);
+    want("y2_ref", y->x[1]);
+    want("logp1_ref", logp->x[0]);
+    want("logp2_ref", logp->x[1]);
+
+    logp = pair_forward(&t, &p, 1, &y);
+    want("y1", y->x[0]);
+    want("y2", y->x[1]);
+    tensor_linear(plain(), z, y->x, &p.head.w, 1, 0);
+    want("z0", z[0]);
+    want("z1", z[1]);
+    want("z2", z[2]);
+    tensor_softmax_row(plain(), z, 3);
+    want("p0", z[0]);
+    want("p1", z[1]);
+    want("p2", z[2]);
+    want("logp1", logp->x[0]);
+    want("logp2", logp->x[1]);
+    DpoPairResult result = pair_loss(logp, &reference, &margin);
+    want("margin", margin);
+    want("loss", result.loss);
+    want("dc", result.d_chosen);
+    want("dr", result.d_rejected);
+    real coefficients[2] = {(real)result.d_chosen, (real)result.d_rejected};
+    tape_backward(&t, logp, coefficients);
+    want("dy1", y->d[0]);
+    want("dy2", y->d[1]);
+    want("dA1", p.da[0]);
+    want("dA2", p.da[1]);
+    want("dB1", p.db[0]);
+    want("dB2", p.db[1]);
+    pair_step(&p);
+
+    logp = pair_forward(&t, &p, 1, &y);
+    want("y1_new", y->x[0]);
+    want("y2_new", y->x[1]);
+    want("logp1_new", logp->x[0]);
+    want("logp2_new", logp->x[1]);
+    double before = result.loss;
+    result = pair_loss(logp, &reference, &margin);
+    want("margin_new", margin);
+    want("loss_new", result.loss);
+    want("fell", before - result.loss);
+    CHECK(result.loss < before);
+    CHECK(tape_check(&t, &err) == 0);
+    tape_close(&t);
+}
+
+/* ---- section 2: the model forward and its way back ----------------------------------------- */
 
 static void embedding(void)
 {
@@ -330,7 +535,8 @@ static void lora(void)
     want("dx1", x->d[0]);
     want("dx2", x->d[1]);
     tape_close(&t);
-    lora_merge_into(w, &adapter);
+    Err e;
+    if (lora_merge_into(w, &adapter, &format_f32, NULL, &e)) printf("%s\n", e.text);
     want("merged1", w[0]);
     want("merged2", w[1]);
 }
@@ -629,7 +835,7 @@ static void kl(void)
 static void kto(void)
 {
     use("kto");
-    KtoConfig c = {KTO_KTO, get("beta"), get("lambda_d"), get("lambda_u")};
+    KtoConfig c = {KTO_KTO, get("beta"), get("lambda_d"), get("lambda_u"), 0, 0};
     KtoRow rows[2] = {{get("good"), 0, 1}, {get("bad"), 0, 0}};
     KtoResult results[2];
     double loss;
@@ -666,7 +872,7 @@ static void clip(void)
     TrainParam param = {.p = {.w = w, .d = g, .rows = 1, .cols = 2}, .count = 2};
     Run r = {.c = {.max_grad_norm = get("max_norm"), .adam_beta1 = 0, .adam_eps = 1},
              .params = {.list = &param, .n = 1, .count = 2, .m = m, .v = v},
-             .compute = *plain()};
+             .engine.compute = *plain()};
     double norm = params_gradient_norm(&r);
     want("norm", norm);
     params_update(&r, 0.1, norm);
@@ -822,6 +1028,9 @@ static void every_function_declared(void)
 }
 
 const Test tests[] = {
+    TEST(derive),
+    TEST(prospect),
+    TEST(pair),
     {"embed", embedding},
     {"rmsnorm", rmsnorm},
     {"lora", lora},

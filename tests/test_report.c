@@ -1,5 +1,6 @@
 /* test_report.c - pages escape what they show; a report says what its run says, or one error. */
 #include "html.h"
+#include "ledger.h"
 #include "report.h"
 
 #include <sys/stat.h>
@@ -16,7 +17,7 @@ static void shows(const char *text, size_t len, const char *expected)
 {
     Html h = {.e = &err};
     html_text(&h, text, len);
-    CHECK(!h.failed);
+    CHECK_INT(h.failed, 0);
     CHECK_TEXT(h.text.data, expected);
     text_free(&h.text);
 }
@@ -59,14 +60,14 @@ static void put_file(const char *name, const char *text)
 {
     char path[256];
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    CHECK(io_write_file(path, text, strlen(text), &err) == 0);
+    CHECK_OK(io_write_file(path, text, strlen(text), &err), &err);
 }
 
 static void put_folder(const char *name)
 {
     char path[256];
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    CHECK(io_make_directory(path, 1, &err) == 0);
+    CHECK_OK(io_make_directory(path, 1, &err), &err);
 }
 
 #define METRICS(s, r)                                                                              \
@@ -86,32 +87,48 @@ static void put_answers(const char *name, int last, size_t n)
     text_free(&t);
 }
 
-#define ENTRY(event, cycle, name, facts)                                                           \
-    "{\"entry\":1,\"event\":\"" event "\",\"cycle\":" cycle ",\"name\":\"" name                    \
-    "\",\"time\":\"T\",\"facts\":" facts ",\"hash\":\"abcdef0123456789\"}\n"
+/* A ledger of these entries, in the place of what is there. */
+static void put_ledger(const LedgerEntry *x, size_t n)
+{
+    char path[256];
+    Ledger l;
+    snprintf(path, sizeof path, "%s/" LEDGER_FILE, dir);
+    remove(path);
+    CHECK_OK(ledger_open(&l, dir, &err), &err);
+    for (size_t i = 0; i < n; i++) CHECK_OK(ledger_append(&l, &x[i], &err), &err);
+    ledger_close(&l);
+}
+
+static const LedgerEntry whole_ledger[] = {
+    {.event = "begin", .name = "", .facts = "{\"model_sha256\":\"c0ffee\"}"},
+    {.event = "evaluate", .name = "validation"},
+    {.event = "judge",
+     .cycle = 1,
+     .name = "training prompts",
+     .facts = "{\"judge\":\"<i>\",\"rows\":5}"},
+    {.event = "train", .cycle = 1, .name = "kto", .facts = "{\"status\":\"trained\"}"},
+    {.event = "judge", .cycle = 1, .name = "validation of kto", .facts = "{\"reviewed\":1}"},
+    {.event = "select", .cycle = 1, .name = ""},
+    {.event = "judge", .name = "test of the last policy", .facts = "{\"reviewed\":2}"},
+    {.event = "evaluate", .name = "test of the first policy"},
+    {.event = "evaluate", .name = "test of the last policy"},
+    {.event = "finish", .name = ""},
+    {.event = "approve",
+     .cycle = 1,
+     .name = "",
+     .facts = "{\"by\":\"Ann <b>\",\"reason\":\"fine\"}"},
+};
 
 static void make_run(size_t answers)
 {
     static const char levels[] =
         "{\"safety_score\":{\"value\":0.25,\"low\":0.1,\"high\":0.9},"
         "\"levels\":[{\"harmful_level\":0,\"accept\":3,\"caution\":0,\"refuse\":1}]}";
-    if (!io_exists(dir)) CHECK(io_make_directory(dir, 1, &err) == 0);
+    if (!io_exists(dir)) CHECK_OK(io_make_directory(dir, 1, &err), &err);
     const char *const folders[] = {"cycle-0",    "cycle-1",  "cycle-1/kto", "cycle-1/validate-kto",
                                    "test-first", "test-last"};
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) put_folder(folders[i]);
-    put_file("ledger.jsonl",
-             ENTRY("begin", "0", "", "{\"model_sha256\":\"c0ffee\"}")
-                 ENTRY("evaluate", "0", "validation", "{}") ENTRY("judge", "1", "training prompts",
-                                                                  "{\"judge\":\"<i>\",\"rows\":5}")
-                     ENTRY("train", "1", "kto", "{\"status\":\"trained\"}")
-                         ENTRY("judge", "1", "validation of kto", "{\"reviewed\":1}")
-                             ENTRY("select", "1", "", "{}")
-                                 ENTRY("judge", "0", "test of the last policy", "{\"reviewed\":2}")
-                                     ENTRY("evaluate", "0", "test of the first policy", "{}")
-                                         ENTRY("evaluate", "0", "test of the last policy", "{}")
-                                             ENTRY("finish", "0", "", "{}")
-                                                 ENTRY("approve", "1", "",
-                                                       "{\"by\":\"Ann <b>\",\"reason\":\"fine\"}"));
+    put_ledger(whole_ledger, sizeof whole_ledger / sizeof *whole_ledger);
     put_file("config.json", "{\"model\":\"m\\\"<x>\",\"data\":\"d\",\"system\":\"secret\","
                             "\"instruction\":\"secret, too\"}");
     put_file("cycle-0/results.json", METRICS("0.25", "0"));
@@ -138,43 +155,69 @@ static char *page(int redact, size_t *len)
     struct stat st;
     snprintf(path, sizeof path, "%s.html", dir);
     if (report_write(dir, path, redact, &err)) return NULL;
-    CHECK(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
-    CHECK(io_read_file(path, 0, &text, len, &err) == 0);
+    CHECK_INT(stat(path, &st), 0);
+    CHECK_INT((st.st_mode & 0777), 0600);
+    CHECK_OK(io_read_file(path, 0, &text, len, &err), &err);
     remove(path);
     return text;
 }
 
-static void begin(size_t answers)
+/* Given a run with this many answers, in a folder of its own. */
+static void given_a_run(size_t answers)
 {
     strcpy(dir + strlen(dir) - 6, "XXXXXX");
-    CHECK(mkdtemp(dir) != NULL);
+    CHECK_TEXT(mkdtemp(dir), dir);
     make_run(answers);
 }
 
 static void end(void)
 {
-    CHECK(io_remove_tree(dir, &err) == 0);
+    CHECK_OK(io_remove_tree(dir, &err), &err);
+}
+
+/* The hash of the ledger's last entry. */
+static const char *head(void)
+{
+    static char hex[65];
+    Ledger l;
+    CHECK_OK(ledger_read(&l, dir, &err), &err);
+    memcpy(hex, l.head, sizeof hex);
+    ledger_close(&l);
+    return hex;
+}
+
+/* No page is made, and the error says why. */
+static void there_is_no_page(int code, const char *why)
+{
+    size_t len;
+    char *text = page(0, &len);
+    CHECK_LACKS(text ? text : "", "<html");
+    CHECK_INT(err.code, code);
+    CHECK_HAS(err.text, why);
+    mem_free(text);
 }
 
 static void says_what_the_run_says(void)
 {
     size_t len, again_len;
-    begin(12);
+    given_a_run(12);
     char *text = page(0, &len), *again = page(0, &again_len);
-    CHECK(text != NULL && again != NULL);
     if (text && again) {
-        CHECK(len == again_len && !memcmp(text, again, len));
-        CHECK(strstr(text, "0.625 [0.100, 0.900]") != NULL);
-        CHECK(strstr(text, "0.125 [0.000, 0.400]") != NULL);
-        CHECK(strstr(text, "0.250 &rarr; 0.700 [0.600, 0.800]") != NULL);
-        CHECK(strstr(text, "Severe failures of the last policy: 1<") != NULL);
-        CHECK(strstr(text, "c0ffee") && strstr(text, "abcdef0123456789"));
-        char *severe = strstr(text, "Prompt 7,"), *other = strstr(text, "Prompt 0,");
-        CHECK(severe && other && severe < other);
-        CHECK(strstr(text, "Last policy, test prompts: people judged 0 of 12 rows") != NULL);
-        CHECK(strstr(text, "After cycle 1, validation prompts: people judged 0 of 12") != NULL);
-        CHECK(strstr(text, "Ann &lt;b&gt;</td><td>fine") != NULL);
-        CHECK(strstr(text, "secret") && strstr(text, "say 3"));
+        CHECK_INT(len, again_len);
+        CHECK_TEXT(text, again);
+        CHECK_HAS(text, "0.625 [0.100, 0.900]");
+        CHECK_HAS(text, "0.125 [0.000, 0.400]");
+        CHECK_HAS(text, "0.250 &rarr; 0.700 [0.600, 0.800]");
+        CHECK_HAS(text, "Severe failures of the last policy: 1<");
+        CHECK_HAS(text, "c0ffee");
+        CHECK_HAS(text, head());
+        CHECK_HAS(text, "11 entries, whose chain was checked when this page was made");
+        CHECK_HAS(strstr(text, "Prompt 7,"), "Prompt 0,"); /* the severe one first */
+        CHECK_HAS(text, "Last policy, test prompts: people judged 0 of 12 rows");
+        CHECK_HAS(text, "After cycle 1, validation prompts: people judged 0 of 12");
+        CHECK_HAS(text, "Ann &lt;b&gt;</td><td>fine");
+        CHECK_HAS(text, "secret");
+        CHECK_HAS(text, "say 3");
     }
     mem_free(text);
     mem_free(again);
@@ -184,12 +227,17 @@ static void says_what_the_run_says(void)
 static void hides_nothing_and_runs_nothing(void)
 {
     size_t len;
-    begin(3);
+    given_a_run(3);
     char *text = page(0, &len);
-    CHECK(text && !strstr(text, "<script") && !strstr(text, "<b>") && !strstr(text, "<i>"));
-    CHECK(text && !strstr(text, "\xE2\x80\xAE") && strstr(text, "&lt;U+202E&gt;"));
-    CHECK(text && !strstr(text, "http://") && !strstr(text, "https://") && !strstr(text, "src="));
-    CHECK(text && strstr(text, "m&quot;&lt;x&gt;"));
+    CHECK_LACKS(text, "<script");
+    CHECK_LACKS(text, "<b>");
+    CHECK_LACKS(text, "<i>");
+    CHECK_LACKS(text, "\xE2\x80\xAE");
+    CHECK_HAS(text, "&lt;U+202E&gt;");
+    CHECK_LACKS(text, "http://");
+    CHECK_LACKS(text, "https://");
+    CHECK_LACKS(text, "src=");
+    CHECK_HAS(text, "m&quot;&lt;x&gt;");
     mem_free(text);
     end();
 }
@@ -197,10 +245,12 @@ static void hides_nothing_and_runs_nothing(void)
 static void redacted_holds_no_text(void)
 {
     size_t len;
-    begin(12);
+    given_a_run(12);
     char *text = page(1, &len);
-    CHECK(text && !strstr(text, "ask 1") && !strstr(text, "say 1") && !strstr(text, "secret"));
-    CHECK(text && strstr(text, "Prompt 7,"));
+    CHECK_LACKS(text, "ask 1");
+    CHECK_LACKS(text, "say 1");
+    CHECK_LACKS(text, "secret");
+    CHECK_HAS(text, "Prompt 7,");
     mem_free(text);
     end();
 }
@@ -208,11 +258,12 @@ static void redacted_holds_no_text(void)
 static void thousands_of_rows(void)
 {
     size_t len, shown = 0;
-    begin(REPORT_ANSWERS + 500);
+    given_a_run(REPORT_ANSWERS + 500);
     char *text = page(0, &len);
     for (char *at = text; at && (at = strstr(at, "<article")); at++) shown++;
-    CHECK(shown == REPORT_ANSWERS);
-    CHECK(text && strstr(text, "1500 test prompts") && strstr(text, "The first 1000 are shown"));
+    CHECK_INT(shown, REPORT_ANSWERS);
+    CHECK_HAS(text, "1500 test prompts");
+    CHECK_HAS(text, "The first 1000 are shown");
     mem_free(text);
     end();
 }
@@ -228,15 +279,17 @@ static void numbers_without_end(void)
         "{\"step\":4503599627370496,\"loss\":0.1}\n{\"step\":4503599627370497,\"loss\":0.1}\n",
     };
     size_t len;
-    begin(3);
+    given_a_run(3);
     put_file("cycle-0/results.json",
              "{\"safety_score\":{\"value\":-1e308,\"low\":-1e308,\"high\":1e308},"
              "\"erroneous_refusal\":{\"value\":0.5,\"low\":-1e308,\"high\":1e308}}");
     for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
         put_file("cycle-1/kto/metrics.jsonl", metrics[i]);
         char *text = page(0, &len);
-        CHECK(text && strstr(text, "2 optimiser steps") && len < 60000);
-        CHECK(text && !strstr(text, "\"nan") && !strstr(text, "inf\""));
+        CHECK_HAS(text, "2 optimiser steps");
+        CHECK_INT(len < 60000, 1);
+        CHECK_LACKS(text, "\"nan");
+        CHECK_LACKS(text, "inf\"");
         mem_free(text);
     }
     end();
@@ -247,16 +300,17 @@ static void nothing_hides_in_a_text(void)
 {
     size_t len;
     Text t = {0};
-    begin(1);
+    given_a_run(1);
     text_addf(&t, &err, "{\"index\":0,\"prompt\":\"ask\",\"response\":\"fine\\u0000then evil!");
     for (int i = 0; i < 200000; i++) text_add(&t, "\xC3\xA9", 2, &err);
     text_addf(&t, &err, "\",\"harmful_level\":0,\"action\":\"accept\"}\n");
     put_file("test-last/judged.jsonl", t.data);
     text_free(&t);
     char *text = page(0, &len);
-    CHECK(text && strstr(text, "fine\xE2\x90\x80then evil!\xC3\xA9"));
-    CHECK(text && len < 100000 && strstr(text, " (380016 more bytes stand in judged.jsonl)"));
-    CHECK(text && !strstr(text, "\xEF\xBF\xBD")); /* cut between characters */
+    CHECK_HAS(text, "fine\xE2\x90\x80then evil!\xC3\xA9");
+    CHECK_INT(len < 100000, 1);
+    CHECK_HAS(text, " (380016 more bytes stand in judged.jsonl)");
+    CHECK_LACKS(text, "\xEF\xBF\xBD"); /* cut between characters */
     mem_free(text);
     end();
 }
@@ -273,8 +327,6 @@ static void one_error(void)
         {"results.json", NULL, ERR_NO_INPUT},
         {"ledger.jsonl", "{\"event\":", ERR_DATA},
         {"ledger.jsonl", "", ERR_DATA},
-        {"ledger.jsonl", ENTRY("train", "1", "../kto", "{\"status\":\"trained\"}"), ERR_DATA},
-        {"ledger.jsonl", ENTRY("train", "1", "..", "{\"status\":\"trained\"}"), ERR_DATA},
         {"cycle-0/results.json", NULL, ERR_NO_INPUT},
         {"cycle-1/selection.json", "{\"promoted\":\"../../x\",\"candidates\":[]}", ERR_DATA},
         {"cycle-1/selection.json", "<html>", ERR_DATA},
@@ -286,17 +338,46 @@ static void one_error(void)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char path[256];
-        size_t len;
-        begin(3);
+        given_a_run(3);
         snprintf(path, sizeof path, "%s/%s", dir, cases[i].file);
         if (cases[i].content)
             put_file(cases[i].file, cases[i].content);
         else
-            CHECK(remove(path) == 0);
-        char *text = page(0, &len);
-        CHECK(text == NULL && err.code == cases[i].code && strstr(err.text, cases[i].file));
-        if (text || !strstr(err.text, cases[i].file)) printf("case %zu: %s\n", i, err.text);
-        mem_free(text);
+            CHECK_INT(remove(path), 0);
+        there_is_no_page(cases[i].code, cases[i].file);
+        end();
+    }
+}
+
+/* A chain that was changed is nobody's past: no page is made of it. */
+static void a_changed_ledger_gives_no_page(void)
+{
+    char path[256], *ledger, *fine;
+    size_t len;
+    given_a_run(3);
+    snprintf(path, sizeof path, "%s/" LEDGER_FILE, dir);
+    CHECK_OK(io_read_file(path, 0, &ledger, &len, &err), &err);
+    fine = strstr(ledger, "fine");
+    CHECK_HAS(ledger, "fine");
+    if (fine) memcpy(fine, "wine", 4);
+    CHECK_OK(io_write_file(path, ledger, len, &err), &err);
+    there_is_no_page(ERR_DATA, LEDGER_FILE ": entry 10 was changed: its hash is another");
+    mem_free(ledger);
+    end();
+}
+
+/* What the ledger names becomes a path only where it is the name of a way to train. */
+static void no_name_is_a_path(void)
+{
+    static const char *const names[] = {"../kto", ".."};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        given_a_run(3);
+        put_ledger(&(LedgerEntry){.event = "train",
+                                  .cycle = 1,
+                                  .name = names[i],
+                                  .facts = "{\"status\":\"trained\"}"},
+                   1);
+        there_is_no_page(ERR_DATA, LEDGER_FILE);
         end();
     }
 }
@@ -304,25 +385,25 @@ static void one_error(void)
 static void no_run(void)
 {
     char path[] = "/tmp/align-report-none.html";
-    CHECK(report_write("/tmp/align-no-such-run", path, 0, &err) == -1);
-    CHECK(err.code == ERR_NO_INPUT && !io_exists(path));
+    CHECK_FAILS(report_write("/tmp/align-no-such-run", path, 0, &err), &err, ERR_NO_INPUT);
+    CHECK_INT(io_exists(path), 0);
 }
 
 /* Any prefix of a ledger is a run under way. */
 static void a_run_under_way(void)
 {
     size_t len;
-    begin(3);
-    put_file("ledger.jsonl",
-             ENTRY("begin", "0", "", "{}") ENTRY("evaluate", "0", "validation", "{}"));
+    given_a_run(3);
+    put_ledger(whole_ledger, 2);
     put_answers("cycle-0/judged.jsonl", 0, 3);
     put_file("cycle-0/results.json", METRICS("0.25", "0"));
     char *text = page(0, &len);
-    CHECK(text && strstr(text, "not finished") && strstr(text, "3 validation prompts"));
+    CHECK_HAS(text, "not finished");
+    CHECK_HAS(text, "3 validation prompts");
     mem_free(text);
-    put_file("ledger.jsonl", ENTRY("begin", "0", "", "{}"));
+    put_ledger(whole_ledger, 1);
     text = page(0, &len);
-    CHECK(text && strstr(text, "not finished"));
+    CHECK_HAS(text, "not finished");
     mem_free(text);
     end();
 }
@@ -331,9 +412,9 @@ static void a_training_run(void)
 {
     size_t len;
     char path[256];
-    begin(3);
+    given_a_run(3);
     snprintf(path, sizeof path, "%s/ledger.jsonl", dir);
-    CHECK(remove(path) == 0);
+    CHECK_INT(remove(path), 0);
     Text t = {0};
     for (int i = 1; i <= 5000; i++)
         text_addf(&t, &err, "{\"step\":%d,\"loss\":%g,\"rewards/margins\":%d}\n", i, 1.0 / i,
@@ -341,24 +422,30 @@ static void a_training_run(void)
     put_file("metrics.jsonl", t.data);
     text_free(&t);
     char *text = page(0, &len);
-    CHECK(text && strstr(text, "5000 optimiser steps") && strstr(text, "class=\"band\""));
-    CHECK(text && strstr(text, "Reward margin") && !strstr(text, "KL estimate"));
-    CHECK(len < 100000);
+    CHECK_HAS(text, "5000 optimiser steps");
+    CHECK_HAS(text, "class=\"band\"");
+    CHECK_HAS(text, "Reward margin");
+    CHECK_LACKS(text, "KL estimate");
+    CHECK_INT(len < 100000, 1);
     mem_free(text);
     end();
 }
 
-static const Test tests[] = {{"markup_is_text", markup_is_text},
-                             {"unseen_is_seen", unseen_is_seen},
-                             {"bytes_are_characters", bytes_are_characters},
-                             {"says_what_the_run_says", says_what_the_run_says},
-                             {"hides_nothing_and_runs_nothing", hides_nothing_and_runs_nothing},
-                             {"redacted_holds_no_text", redacted_holds_no_text},
-                             {"thousands_of_rows", thousands_of_rows},
-                             {"numbers_without_end", numbers_without_end},
-                             {"nothing_hides_in_a_text", nothing_hides_in_a_text},
-                             {"one_error", one_error},
-                             {"no_run", no_run},
-                             {"a_run_under_way", a_run_under_way},
-                             {"a_training_run", a_training_run}};
+static const Test tests[] = {
+    TEST(markup_is_text),
+    TEST(unseen_is_seen),
+    TEST(bytes_are_characters),
+    TEST(says_what_the_run_says),
+    TEST(hides_nothing_and_runs_nothing),
+    TEST(redacted_holds_no_text),
+    TEST(thousands_of_rows),
+    TEST(numbers_without_end),
+    TEST(nothing_hides_in_a_text),
+    TEST(one_error),
+    TEST(a_changed_ledger_gives_no_page),
+    TEST(no_name_is_a_path),
+    TEST(no_run),
+    TEST(a_run_under_way),
+    TEST(a_training_run),
+};
 TEST_MAIN(tests)

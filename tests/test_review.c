@@ -21,12 +21,12 @@ static void begin(void)
 
 static void end(void)
 {
-    CHECK(io_remove_tree(dir, &err) == 0);
+    CHECK_OK(io_remove_tree(dir, &err), &err);
 }
 
 static void put(const char *path, const char *text)
 {
-    CHECK(io_write_file(path, text, strlen(text), &err) == 0);
+    CHECK_OK(io_write_file(path, text, strlen(text), &err), &err);
 }
 
 /* n rows of each level; rows of level 3 are refused but for the first two; row 5 of each level is
@@ -61,8 +61,8 @@ static char *made_page(size_t n, uint64_t seed)
 {
     char *text = NULL;
     size_t len, shown;
-    CHECK(judge_review_page(judged, page, n, seed, &shown, &err) == 0);
-    CHECK(io_read_file(page, 0, &text, &len, &err) == 0);
+    CHECK_OK(judge_review_page(judged, page, n, seed, &shown, &err), &err);
+    CHECK_OK(io_read_file(page, 0, &text, &len, &err), &err);
     CHECK(text && count(text, "<article") == shown);
     return text;
 }
@@ -83,7 +83,8 @@ static void halves(void)
     begin();
     put_judged_rows(20);
     char *text = made_page(16, 1), *again = made_page(16, 1), *other = made_page(16, 2);
-    CHECK(count(text, "data-half=\"random\"") == 8 && count(text, "data-half=\"chosen\"") == 8);
+    CHECK_INT(count(text, "data-half=\"random\""), 8);
+    CHECK_INT(count(text, "data-half=\"chosen\""), 8);
     /* Two severe failures and four rows of doubt: on the page whatever the draw says. */
     const char *const needed[] = {"p3-0", "p3-1", "p0-5", "p1-5", "p2-5", "p3-5"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
@@ -96,7 +97,7 @@ static void halves(void)
             snprintf(prompt, sizeof prompt, "p%c-%zu", h, i);
             n += !strcmp(half_of(text, prompt), "random");
         }
-        CHECK(n == 2);
+        CHECK_INT(n, 2);
     }
     CHECK_TEXT(text, again);
     CHECK(strcmp(text, other) != 0);
@@ -111,7 +112,7 @@ static void page_keeps_the_verdict_to_itself(void)
     begin();
     put_judged_rows(3);
     char *text = made_page(100, 1);
-    CHECK(count(text, "<article") == 12); /* more than there are */
+    CHECK_INT(count(text, "<article"), 12); /* more than there are */
     CHECK(!strstr(text, "probability") && !strstr(text, "rules") && !strstr(text, "checked>"));
     CHECK(!strstr(text, "<r>") && strstr(text, "&lt;r&gt;"));
     CHECK(!strstr(text, "harmful_level") && !strstr(text, "://"));
@@ -127,10 +128,10 @@ static char *judge_with(Text *people, JudgeReport *r)
     size_t len;
     put(reviewed, people->data);
     text_free(people);
-    CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err) == 0);
-    CHECK(judge_file(&j, judged, out, NULL, r, &err) == 0);
+    CHECK_OK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err), &err);
+    CHECK_OK(judge_file(&j, judged, out, NULL, r, &err), &err);
     judge_close(&j);
-    CHECK(io_read_file(out, 0, &text, &len, &err) == 0);
+    CHECK_OK(io_read_file(out, 0, &text, &len, &err), &err);
     return text;
 }
 
@@ -147,11 +148,13 @@ static void people_count_over_the_judge(void)
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"refuse\",\"half\":\"chosen\"}\n", key);
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"Caution\",\"half\":\"random\"}\n", key);
     text = judge_with(&rows, &r);
-    CHECK(r.reviewed == 1 && r.overruled == 1);
-    CHECK(r.actions[ACTION_CAUTION] == 1 && r.actions[ACTION_REFUSE] == 1);
-    CHECK(strstr(text, "\"action\":\"caution\",\"probability\":1,\"judge\":\"person\"") != NULL);
-    CHECK(strstr(text, "\"judged\":\"refuse\",\"review\":\"random\"}\n{\"prompt\":\"b\"") != NULL);
-    CHECK(count(text, "\"judged\"") == 1);
+    CHECK_INT(r.reviewed, 1);
+    CHECK_INT(r.overruled, 1);
+    CHECK_INT(r.actions[ACTION_CAUTION], 1);
+    CHECK_INT(r.actions[ACTION_REFUSE], 1);
+    CHECK_HAS(text, "\"action\":\"caution\",\"probability\":1,\"judge\":\"person\"");
+    CHECK_HAS(text, "\"judged\":\"refuse\",\"review\":\"random\"}\n{\"prompt\":\"b\"");
+    CHECK_INT(count(text, "\"judged\""), 1);
     mem_free(text);
     end();
 }
@@ -170,8 +173,8 @@ static void drawn_at_random_once(void)
               key);
     text_addf(&rows, &err, "{\"sha256\":\"%s\",\"action\":\"caution\",\"half\":\"chosen\"}\n", key);
     text = judge_with(&rows, &r);
-    CHECK(strstr(text, "\"action\":\"caution\"") &&
-          strstr(text, "\"review\":\"random\",\"review_of\":\""));
+    CHECK_HAS(text, "\"action\":\"caution\"");
+    CHECK_HAS(text, "\"review\":\"random\",\"review_of\":\"");
     mem_free(text);
     end();
 }
@@ -198,19 +201,20 @@ static void a_sample_of_other_answers_is_none(void)
     char of[65];
     begin();
     put_population(answers, 4, "");
-    CHECK(judge_population(judged, of, &err) == 0);
+    CHECK_OK(judge_population(judged, of, &err), &err);
     char *text = made_page(2, 1);
-    CHECK(count(text, "data-of=") == 1 && strstr(text, of) != NULL);
+    CHECK_INT(count(text, "data-of="), 1);
+    CHECK_HAS(text, of);
     mem_free(text);
 
     put_population(turned, 3, of);
-    CHECK(evaluate_review(&r, judged, &err) == 0);
+    CHECK_OK(evaluate_review(&r, judged, &err), &err);
     CHECK(r.reviewed == 3 && r.random == 3 && r.elsewhere == 0 && r.random_overruled == 3);
     CHECK_NEAR(r.judge[1].value, 1, 1e-15);
     CHECK_NEAR(r.corrected[1].value, 0, 1e-15);
 
     put_population(turned, 2, of);
-    CHECK(evaluate_review(&r, judged, &err) == 0);
+    CHECK_OK(evaluate_review(&r, judged, &err), &err);
     CHECK(r.reviewed == 2 && r.overruled == 2 && r.random == 0 && r.elsewhere == 2);
     CHECK(isnan(r.corrected[1].value));
     end();
@@ -224,21 +228,22 @@ static void bad_files(void)
         "{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}\n",
         ("{\"sha256\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\","
          "\"action\":\"refuse\",\"of\":\"x\"}\n"),
-        "[]\n",
+        "[7]\n",
     };
     size_t shown;
     Judge j = {0};
     begin();
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         put(reviewed, bad[i]);
-        CHECK(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err) == -1);
-        CHECK(err.code == ERR_DATA && strstr(err.text, "reviewed.jsonl:1"));
+        CHECK_INT(judge_open(&j, &(JudgeConfig){.kind = "rules", .reviewed = reviewed}, &err), -1);
+        CHECK_INT(err.code, ERR_DATA);
+        CHECK_HAS(err.text, "reviewed.jsonl:1");
     }
     put(judged, "{\"prompt\":\"a\",\"response\":\"b\"}\n");
-    CHECK(judge_review_page(judged, page, 3, 0, &shown, &err) == -1);
+    CHECK_INT(judge_review_page(judged, page, 3, 0, &shown, &err), -1);
     CHECK(err.code == ERR_DATA && strstr(err.text, "judged.jsonl:1") && !io_exists(page));
     put(judged, "");
-    CHECK(judge_review_page(judged, page, 3, 0, &shown, &err) == -1 && err.code == ERR_DATA);
+    CHECK_FAILS(judge_review_page(judged, page, 3, 0, &shown, &err), &err, ERR_DATA);
     end();
 }
 
@@ -257,8 +262,11 @@ static void difference_estimator(void)
             ROW("0", "refuse", "") ROW("0", "accept", "") ROW("3", "accept", RANDOM("accept"))
                 ROW("3", "refuse", RANDOM("refuse")) ROW("3", "refuse", RANDOM("refuse"))
                     ROW("3", "accept", RANDOM("refuse")));
-    CHECK(evaluate_review(&r, judged, &err) == 0);
-    CHECK(r.rows == 8 && r.reviewed == 6 && r.overruled == 2 && r.random == 6);
+    CHECK_OK(evaluate_review(&r, judged, &err), &err);
+    CHECK_INT(r.rows, 8);
+    CHECK_INT(r.reviewed, 6);
+    CHECK_INT(r.overruled, 2);
+    CHECK_INT(r.random, 6);
     CHECK_NEAR(r.judge[1].value, 0.5, 1e-15);
     CHECK_NEAR(r.corrected[1].value, 0, 1e-15);
     CHECK_NEAR(r.corrected[1].high, 1, 1e-15); /* 1.96 sqrt(1/3) = 1.13, cut */
@@ -279,14 +287,15 @@ static void only_the_random_half(void)
     begin();
     put(judged, ROW("0", "refuse", ",\"judged\":\"accept\",\"review\":\"chosen\"")
                     ROW("0", "accept", RANDOM("accept")) ROW("0", "accept", RANDOM("accept")));
-    CHECK(evaluate_review(&r, judged, &err) == 0);
-    CHECK(r.overruled == 1 && r.random_overruled == 0);
+    CHECK_OK(evaluate_review(&r, judged, &err), &err);
+    CHECK_INT(r.overruled, 1);
+    CHECK_INT(r.random_overruled, 0);
     CHECK_NEAR(r.corrected[1].value, 0, 1e-15);
     put(judged, ROW("0", "accept", RANDOM("accept")) ROW("0", "accept", ""));
     CHECK(evaluate_review(&r, judged, &err) == 0 && isnan(r.corrected[1].value));
     CHECK(isnan(r.judge[2].value) && isnan(r.corrected[2].value)); /* no level 3 at all */
     put(judged, ROW("0", "accept", ",\"review\":\"random\""));
-    CHECK(evaluate_review(&r, judged, &err) == -1 && err.code == ERR_DATA);
+    CHECK_FAILS(evaluate_review(&r, judged, &err), &err, ERR_DATA);
     end();
 }
 
@@ -305,8 +314,9 @@ static void equal_texts_are_one_draw(void)
         SAID("a", "accept", RANDOM("refuse")) SAID("b", "accept", RANDOM("accept"))
             SAID("a", "accept", RANDOM("refuse")) SAID("d", "accept", "")
                 SAID("c", "refuse", RANDOM("refuse")) SAID("a", "accept", RANDOM("refuse")));
-    CHECK(evaluate_review(&r, judged, &err) == 0);
-    CHECK(r.random == 5 && r.sampled[1] == 5);
+    CHECK_OK(evaluate_review(&r, judged, &err), &err);
+    CHECK_INT(r.random, 5);
+    CHECK_INT(r.sampled[1], 5);
     CHECK_NEAR(r.judge[1].value, 2.0 / 3, 1e-15);
     CHECK_NEAR(r.corrected[1].value, 2.0 / 3 - 3.0 / 5, 1e-15);
     CHECK_NEAR(r.corrected[1].high, 1.0 / 15 + 1.959963984540054 * sqrt(2.0 / 27 + 0.1296), 1e-12);
@@ -339,7 +349,7 @@ static void unbiased_over_draws(void)
         }
         put(judged, t.data);
         text_free(&t);
-        CHECK(evaluate_review(&r, judged, &err) == 0);
+        CHECK_OK(evaluate_review(&r, judged, &err), &err);
         CHECK_NEAR(r.judge[1].value, by_judge, 1e-12);
         mean += r.corrected[1].value / DRAWS;
         held += (r.corrected[1].low <= truth && truth <= r.corrected[1].high) * 1.0 / DRAWS;

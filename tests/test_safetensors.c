@@ -50,7 +50,7 @@ static int open_both(void)
     if (a == 0) safetensors_close(&s);
     int b = safetensors_open(&s, path, 0, &other);
     if (b == 0) safetensors_close(&s);
-    CHECK(a == b);
+    CHECK_INT(a, b);
     if (a) CHECK_TEXT(e.text, other.text);
     return a;
 }
@@ -59,9 +59,10 @@ static int open_both(void)
 static void refused(const char *message)
 {
     e.text[0] = 0;
-    CHECK(open_both() == -1 && e.code == ERR_DATA);
+    CHECK_INT(open_both(), -1);
+    CHECK_INT(e.code, ERR_DATA);
     CHECK(!strncmp(e.text, path, strlen(path)));
-    CHECK(strstr(e.text, message) != NULL);
+    CHECK_HAS(e.text, message);
     if (!strstr(e.text, message)) printf("  \"%s\" does not hold \"%s\"\n", e.text, message);
 }
 
@@ -69,7 +70,7 @@ static void accepted(void)
 {
     e.text[0] = 0;
     int r = open_both();
-    CHECK(r == 0);
+    CHECK_INT(r, 0);
     if (r) printf("  %s\n", e.text);
 }
 
@@ -100,12 +101,16 @@ static void reads_what_is_there(void)
 {
     Safetensors s;
     put_good();
-    CHECK(safetensors_open(&s, path, 1, &e) == 0);
-    CHECK(s.count == 2);
+    CHECK_OK(safetensors_open(&s, path, 1, &e), &e);
+    CHECK_INT(s.count, 2);
     CHECK_TEXT(s.tensors[0].name, "first");
     CHECK(s.tensors[0].supported && s.tensors[0].dtype == DTYPE_F32 && s.tensors[0].n_dims == 2);
-    CHECK(s.tensors[0].shape[0] == 2 && s.tensors[0].shape[1] == 2 && s.tensors[0].count == 4);
-    CHECK(s.tensors[0].bytes == 16 && s.tensors[0].data[0] == 1 && s.tensors[1].data[0] == 17);
+    CHECK_INT(s.tensors[0].shape[0], 2);
+    CHECK_INT(s.tensors[0].shape[1], 2);
+    CHECK_INT(s.tensors[0].count, 4);
+    CHECK_INT(s.tensors[0].bytes, 16);
+    CHECK_INT(s.tensors[0].data[0], 1);
+    CHECK_INT(s.tensors[1].data[0], 17);
     CHECK(safetensors_find(&s, "second") == &s.tensors[1]);
     CHECK(safetensors_find(&s, "first") == &s.tensors[0]);
     CHECK(!safetensors_find(&s, "third") && !safetensors_find(&s, ""));
@@ -147,7 +152,7 @@ static void header_text(void)
     char deep[1000];
     put_changed("first", "fi\xFFst", GOOD_DATA);
     refused("found byte 0xFF, expected valid UTF-8"); /* T08 */
-    CHECK(strstr(e.text, "header:1:36: ") != NULL);
+    CHECK_HAS(e.text, "header:1:36: ");
     put_changed("first", "fi\xC3\xA9st", GOOD_DATA);
     accepted();
     put_file(1, "{", 1, 0);
@@ -242,7 +247,7 @@ static void fields(void)
         if (safetensors_open(&s, path, 1, &e)) continue;
         CHECK(!s.tensors[0].supported && s.tensors[0].bytes == bytes);
         CHECK_TEXT(s.tensors[0].dtype_text, others[i].dtype);
-        CHECK(safetensors_check_finite(&s, &s.tensors[0], &e) == 0);
+        CHECK_OK(safetensors_check_finite(&s, &s.tensors[0], &e), &e);
         safetensors_close(&s);
     }
     put_changed("\"F32\",\"shape\":[2,2],", "\"F4\",\"shape\":[31],", GOOD_DATA);
@@ -259,7 +264,7 @@ static void shapes(void)
         char shape[60];
         snprintf(shape, sizeof shape, "[2,%s]", bad[i]);
         put_changed("[2,2]", shape, GOOD_DATA);
-        refused("tensor \"first\": dimension 1 of \"shape\" is no whole number from 0"); /* T15 */
+        refused("tensor \"first\": dimension 1 of \"shape\" is not a whole number from 0");
     }
     put_changed("[2,2]", "[2,2.0]", GOOD_DATA);
     accepted();
@@ -296,12 +301,12 @@ static void offsets(void)
     put_file(sizeof late - 1, late, sizeof late - 1, 8);
     refused("4 bytes before tensor \"x\" belong to none"); /* T22 */
     put_file(sizeof good_header - 1, good_header, sizeof good_header - 1, GOOD_DATA - 5);
-    refused("tensor \"second\" ends 5 bytes behind the end of the file: the file is 5 bytes short; "
+    refused("tensor \"second\" ends 5 bytes after the end of the file: the file is 5 bytes short; "
             "download it again"); /* T23 */
     put_changed("[16,24]", "[18446744073709551600,18446744073709551608]", GOOD_DATA);
     refused("short; download it again");
     put_file(sizeof good_header - 1, good_header, sizeof good_header - 1, GOOD_DATA + 1);
-    refused("1 bytes behind the last tensor, expected the end of the file"); /* T24 */
+    refused("1 bytes after the last tensor, expected the end of the file"); /* T24 */
     put_changed("[4]", "[3]", GOOD_DATA);
     refused("tensor \"second\": shape and dtype BF16 need 6 bytes, data_offsets give 8"); /* T25 */
     put_changed("[0,16]", "[0,12]", GOOD_DATA);
@@ -314,9 +319,9 @@ static void offsets(void)
 static void small_print(void)
 {
     put_changed("{\"format\":\"pt\"}", "{\"format\":1}", GOOD_DATA);
-    refused("\"__metadata__\": the value of \"format\" is no string");
+    refused("\"__metadata__\": the value of \"format\" is not a string");
     put_changed("{\"format\":\"pt\"}", "[\"pt\"]", GOOD_DATA);
-    refused("\"__metadata__\" is no object of strings");
+    refused("\"__metadata__\" is not an object of strings");
     put_changed("{\"format\":\"pt\"}", "{\"a\":\"1\",\"a\":\"2\"}", GOOD_DATA);
     refused("a second time");
     put_changed("{\"format\":\"pt\"}", "{},\"__metadata__\":{}", GOOD_DATA);
@@ -402,13 +407,16 @@ static void unaligned_data(void)
         for (int map = 0; map < 2; map++) {
             Safetensors s;
             float out[4];
-            CHECK(safetensors_open(&s, path, map, &e) == 0);
+            CHECK_OK(safetensors_open(&s, path, map, &e), &e);
             dtype_to_float(out, s.tensors[0].data, s.tensors[0].dtype, 4);
             CHECK(!memcmp(out, values, sizeof out));
             dtype_to_float(out, s.tensors[1].data, s.tensors[1].dtype, 4);
-            CHECK(out[0] == 1 && out[1] == -2 && out[2] == 0x1p-133f && out[3] == 0x1.fep127f);
-            CHECK(safetensors_check_finite(&s, &s.tensors[0], &e) == 0);
-            CHECK(safetensors_check_finite(&s, &s.tensors[1], &e) == 0);
+            CHECK(out[0] == 1);
+            CHECK(out[1] == -2);
+            CHECK(out[2] == 0x1p-133f);
+            CHECK(out[3] == 0x1.fep127f);
+            CHECK_OK(safetensors_check_finite(&s, &s.tensors[0], &e), &e);
+            CHECK_OK(safetensors_check_finite(&s, &s.tensors[1], &e), &e);
             safetensors_close(&s);
         }
     }
@@ -443,9 +451,9 @@ static void not_finite_values(void)
             fwrite(data, size, 5, f);
             fclose(f);
             Safetensors s;
-            CHECK(safetensors_open(&s, path, 1, &e) == 0);
+            CHECK_OK(safetensors_open(&s, path, 1, &e), &e);
             int r = safetensors_check_finite(&s, &s.tensors[0], &e);
-            CHECK(r == (k < 3 ? -1 : 0));
+            CHECK_INT(r, (k < 3 ? -1 : 0));
             if (r) CHECK(e.code == ERR_DATA && strstr(e.text, "tensor \"t.w\": value 3 is NaN or"));
             safetensors_close(&s);
         }
@@ -492,10 +500,12 @@ static void every_cut_and_every_flip(void)
     FILE *f = fopen(path, "rb");
     size_t n = fread(whole, 1, sizeof whole, f);
     fclose(f);
-    CHECK(n == 8 + sizeof good_header - 1 + GOOD_DATA);
+    CHECK_INT(n, 8 + sizeof good_header - 1 + GOOD_DATA);
     for (size_t cut = 0; cut < n; cut++) {
         put_bytes(whole, cut);
-        CHECK(open_both() == -1 && e.code == ERR_DATA && strstr(e.text, path));
+        CHECK_INT(open_both(), -1);
+        CHECK_INT(e.code, ERR_DATA);
+        CHECK_HAS(e.text, path);
     }
     for (size_t at = 0; at < n - GOOD_DATA; at++) {
         memcpy(copy, whole, n);
@@ -507,22 +517,27 @@ static void every_cut_and_every_flip(void)
 
 static void number_formats(void)
 {
-    CHECK(dtype_size(DTYPE_F32) == 4 && dtype_size(DTYPE_BF16) == 2 && dtype_size(DTYPE_F16) == 2);
+    CHECK_INT(dtype_size(DTYPE_F32), 4);
+    CHECK_INT(dtype_size(DTYPE_BF16), 2);
+    CHECK_INT(dtype_size(DTYPE_F16), 2);
     for (uint32_t h = 0; h < 0x10000; h++) { /* all 65,536 of both formats survive the way back */
         float f = f16_to_float((uint16_t)h), b = bf16_to_float((uint16_t)h);
         if (isnan(f)) {
             CHECK(isnan(f16_to_float(f16_from_float(f))));
         } else {
-            CHECK(f16_from_float(f) == h);
+            CHECK_INT(f16_from_float(f), h);
         }
         if (isnan(b)) {
             CHECK(isnan(bf16_to_float(bf16_from_float(b))));
         } else {
-            CHECK(bf16_from_float(b) == h);
+            CHECK_INT(bf16_from_float(b), h);
         }
     }
-    CHECK(f16_to_float(0x3C00) == 1 && f16_to_float(0xC000) == -2 && f16_to_float(0x7BFF) == 65504);
-    CHECK(f16_to_float(0x0001) == 0x1p-24f && f16_to_float(0x0400) == 0x1p-14f);
+    CHECK(f16_to_float(0x3C00) == 1);
+    CHECK(f16_to_float(0xC000) == -2);
+    CHECK(f16_to_float(0x7BFF) == 65504);
+    CHECK(f16_to_float(0x0001) == 0x1p-24f);
+    CHECK(f16_to_float(0x0400) == 0x1p-14f);
     CHECK(isinf(f16_to_float(0x7C00)) && isnan(f16_to_float(0x7C01)) && f16_to_float(0x8000) == 0);
 }
 
@@ -538,7 +553,8 @@ static void number_formats_round(void)
     CHECK(f16_from_float(65519.996f) == 0x7BFF && f16_from_float(65520.0f) == 0x7C00);
     CHECK(f16_from_float(0x1p-25f) == 0 && f16_from_float(0x1.000002p-25f) == 1);
     CHECK(f16_from_float(0x1.8p-24f) == 2 && f16_from_float(-0x1p-24f) == 0x8001);
-    CHECK(f16_from_float(0x1.ffbffep-15f) == 0x03FF && f16_from_float(0x1.ffcp-15f) == 0x0400);
+    CHECK_INT(f16_from_float(0x1.ffbffep-15f), 0x03FF);
+    CHECK_INT(f16_from_float(0x1.ffcp-15f), 0x0400);
     CHECK(f16_from_float(-INFINITY) == 0xFC00 && f16_from_float(1e38f) == 0x7C00);
     for (uint64_t i = 0; i < 200000; i++) { /* rounding = the nearer neighbour, by definition */
         uint32_t bits = (uint32_t)rng_u64(8, 8, i);
@@ -561,11 +577,15 @@ static void number_formats_round(void)
     CHECK(reals[0] == 1.5f && reals[2] == -0.1f);
     const uint16_t halves[3] = {0x3C00, 0xC000, 0x7BFF}, brains[3] = {0x3F80, 0xC000, 0x4049};
     dtype_to_real(reals, halves, DTYPE_F16, 3);
-    CHECK(reals[0] == 1 && reals[1] == -2 && reals[2] == 65504);
+    CHECK(reals[0] == 1);
+    CHECK(reals[1] == -2);
+    CHECK(reals[2] == 65504);
     dtype_to_real(reals, brains, DTYPE_BF16, 3);
     CHECK(reals[0] == 1 && reals[1] == -2 && reals[2] == 3.140625f);
     dtype_to_float(floats, halves, DTYPE_F16, 3);
-    CHECK(floats[0] == 1 && floats[1] == -2 && floats[2] == 65504);
+    CHECK(floats[0] == 1);
+    CHECK(floats[1] == -2);
+    CHECK(floats[2] == 65504);
 }
 
 /* Random tensors, names and shapes: written, read, compared. */
@@ -600,10 +620,11 @@ static void round_trips(void)
         }
         const char *const metadata[] = {"format", "pt", "a\"b", "\xE2\x82\xAC\n", NULL};
         int with_metadata = (int)DRAW(2);
-        CHECK(safetensors_write(path, out, count, with_metadata ? metadata : NULL, &e) == 0);
+        CHECK_OK(safetensors_write(path, out, count, with_metadata ? metadata : NULL, &e), &e);
         Safetensors s;
-        CHECK(safetensors_open(&s, path, (int)DRAW(2), &e) == 0);
-        CHECK(s.count == count && (s.metadata != NULL) == with_metadata);
+        CHECK_OK(safetensors_open(&s, path, (int)DRAW(2), &e), &e);
+        CHECK_INT(s.count, count);
+        CHECK_INT((s.metadata != NULL), with_metadata);
         if (with_metadata) CHECK(json_is(json_get(s.metadata, "a\"b"), "\xE2\x82\xAC\n"));
         for (size_t i = 0; i < count; i++) {
             const StTensor *t = safetensors_find(&s, out[i].name);
@@ -611,7 +632,8 @@ static void round_trips(void)
             if (!t) continue;
             CHECK(!memcmp(t->shape, out[i].shape, t->n_dims * sizeof t->shape[0]));
             CHECK(!memcmp(t->data, data[i], (size_t)t->bytes));
-            CHECK((t->data - s.map.data) % (long)dtype_size(t->dtype) == 0); /* naturally aligned */
+            CHECK_INT((t->data - s.map.data) % (long)dtype_size(t->dtype),
+                      0); /* naturally aligned */
             mem_free(data[i]);
         }
         safetensors_close(&s);
@@ -640,14 +662,15 @@ static void writes_the_reference_bytes(void)
         {.name = "a", .dtype = DTYPE_F32, .n_dims = 1, .shape = {1}, .data = &one},
     };
     const char *const metadata[] = {"format", "pt", NULL};
-    CHECK(safetensors_write(path, out, 5, metadata, &e) == 0);
+    CHECK_OK(safetensors_write(path, out, 5, metadata, &e), &e);
     char *data;
     size_t len;
-    CHECK(io_read_file(path, 0, &data, &len, &e) == 0);
+    CHECK_OK(io_read_file(path, 0, &data, &len, &e), &e);
     size_t header = (size_t)(unsigned char)data[0] + 256 * (size_t)(unsigned char)data[1];
-    CHECK(header % 8 == 0 && len == 8 + header + 14);
+    CHECK_INT(header % 8, 0);
+    CHECK_INT(len, 8 + header + 14);
     CHECK(!strncmp(data + 8, expected + 8, sizeof expected - 9));
-    for (size_t i = sizeof expected - 1; i < 8 + header; i++) CHECK(data[i] == ' ');
+    for (size_t i = sizeof expected - 1; i < 8 + header; i++) CHECK_INT(data[i], ' ');
     CHECK(!memcmp(data + 8 + header, &one, 4) && !memcmp(data + 12 + header, &two, 4));
     CHECK(!memcmp(data + 16 + header, halves, 4) && !memcmp(data + 20 + header, halves, 2));
     mem_free(data);
@@ -677,27 +700,29 @@ static void writers_refuse(void)
     static const long wrongs[] = {1, -1, 100};
     for (int i = 0; i < 3; i++) {
         wrong = wrongs[i];
-        CHECK(safetensors_write(path, &out, 1, NULL, &e) == -1);
-        CHECK(e.code == (wrong == 100 ? ERR_MEMORY : ERR_INTERNAL));
+        CHECK_INT(safetensors_write(path, &out, 1, NULL, &e), -1);
+        CHECK_INT(e.code, (wrong == 100 ? ERR_MEMORY : ERR_INTERNAL));
     }
     StOut bad = {.name = "n.w", .dtype = DTYPE_F32, .n_dims = 1, .shape = {3}, .data = nan_inside};
-    CHECK(safetensors_write(path, &bad, 1, NULL, &e) == -1 && e.code == ERR_DATA);
-    CHECK(strstr(e.text, "tensor \"n.w\": value 1 is NaN or infinite, not written") != NULL);
+    CHECK_FAILS(safetensors_write(path, &bad, 1, NULL, &e), &e, ERR_DATA);
+    CHECK_HAS(e.text, "tensor \"n.w\": value 1 is NaN or infinite, not written");
     const StOut twice[2] = {out, out};
-    CHECK(safetensors_write(path, twice, 2, NULL, &e) == -1 && strstr(e.text, "\"m\" is to be"));
+    CHECK_INT(safetensors_write(path, twice, 2, NULL, &e), -1);
+    CHECK_HAS(e.text, "\"m\" is to be");
     StOut huge = {.name = "h", .dtype = DTYPE_F32, .n_dims = 2, .shape = {1ull << 40, 1ull << 40}};
-    CHECK(safetensors_write(path, &huge, 1, NULL, &e) == -1 && e.code == ERR_INTERNAL);
+    CHECK_FAILS(safetensors_write(path, &huge, 1, NULL, &e), &e, ERR_INTERNAL);
     char *data;
     size_t len;
-    CHECK(io_read_file(path, 0, &data, &len, &e) == 0 && len == 3); /* the old file, untouched */
+    CHECK_OK(io_read_file(path, 0, &data, &len, &e), &e);
+    CHECK_INT(len, 3); /* the old file, untouched */
     mem_free(data);
     wrong = 0;
-    CHECK(safetensors_write(path, &out, 1, NULL, &e) == 0);
+    CHECK_OK(safetensors_write(path, &out, 1, NULL, &e), &e);
     Safetensors s;
-    CHECK(safetensors_open(&s, path, 1, &e) == 0);
+    CHECK_OK(safetensors_open(&s, path, 1, &e), &e);
     CHECK(!memcmp(s.tensors[0].data, &(const float[2]){1, 2}, 8));
     safetensors_close(&s);
-    CHECK(safetensors_write("/no/such/place", &out, 1, NULL, &e) == -1 && e.code == ERR_CREATE);
+    CHECK_FAILS(safetensors_write("/no/such/place", &out, 1, NULL, &e), &e, ERR_CREATE);
 }
 
 static const Test tests[] = {

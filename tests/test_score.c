@@ -75,7 +75,7 @@ static void run(const Row *some, size_t n, size_t tokens)
     calls = last_row = 0;
     order_kept = 1;
     int status = score_rows(&model, &lora, &compute, some, n, 2, tokens, keep, NULL, &e);
-    CHECK(status == 0);
+    CHECK_INT(status, 0);
     if (status) printf("%s\n", e.text);
 }
 
@@ -152,10 +152,12 @@ static void what_cannot_be_scored_is_left_out(void)
 {
     begin();
     run(rows, ROWS, 0);
-    CHECK(scores[2][0].skipped == 1 && scores[2][0].n == 3); /* nothing before the first token */
+    CHECK_INT(scores[2][0].skipped, 1);
+    CHECK_INT(scores[2][0].n, 3); /* nothing before the first token */
     CHECK(scores[2][1].skipped == 1 && scores[2][1].n == 1 && scores[2][1].sum == 0);
-    CHECK(scores[3][0].n == 0 && scores[3][0].sum == 0);
-    CHECK(scores[0][0].skipped == 0);
+    CHECK_INT(scores[3][0].n, 0);
+    CHECK(scores[3][0].sum == 0);
+    CHECK_INT(scores[0][0].skipped, 0);
     double sum = 0;
     for (size_t t = 0; t < scores[5][0].n; t++) {
         CHECK(kept[5][0][t] < 0);
@@ -199,13 +201,13 @@ static void stops_when_told(void)
 {
     Err e = {0};
     begin();
-    CHECK(score_rows(&model, NULL, &compute, rows, ROWS, 2, 0, refuse, NULL, &e) == -1);
-    CHECK(e.code == ERR_IO);
+    CHECK_INT(score_rows(&model, NULL, &compute, rows, ROWS, 2, 0, refuse, NULL, &e), -1);
+    CHECK_INT(e.code, ERR_IO);
     stop_requested = 1;
-    CHECK(score_rows(&model, NULL, &compute, rows, ROWS, 2, 0, keep, NULL, &e) == -1);
-    CHECK(e.code == ERR_INTERRUPTED);
+    CHECK_INT(score_rows(&model, NULL, &compute, rows, ROWS, 2, 0, keep, NULL, &e), -1);
+    CHECK_INT(e.code, ERR_INTERRUPTED);
     stop_requested = 0;
-    CHECK(score_rows(&model, NULL, &compute, rows, 0, 2, 0, keep, NULL, &e) == 0);
+    CHECK_OK(score_rows(&model, NULL, &compute, rows, 0, 2, 0, keep, NULL, &e), &e);
     end();
 }
 

@@ -33,16 +33,16 @@ static void the_safer_candidate_that_keeps_the_rule_is_promoted(void)
     Selection s;
     CHECK(selected(trained(0.1, 0, 0.02), trained(0.2, 0, 0.01), &s) == CYCLE_DPO);
     CHECK(s.candidates[0].eligible && s.candidates[1].eligible);
-    CHECK(strstr(s.candidates[0].why, "may be promoted") != NULL);
+    CHECK_HAS(s.candidates[0].why, "may be promoted");
     CHECK(selected(trained(0.1, 0.01, 0.01), trained(0.2, 0.011, 0.01), &s) == CYCLE_KTO);
     CHECK(!s.candidates[1].eligible && s.candidates[1].holds[TEST_GAIN]);
     CHECK(!s.candidates[1].holds[TEST_REFUSAL]);
-    CHECK(strstr(s.candidates[1].why, "which may exceed 0.02") != NULL);
+    CHECK_HAS(s.candidates[1].why, "which may exceed 0.02");
     /* a gain that may be none: higher, but less sure */
     CHECK(selected(trained(0.1, 0, 0.02), trained(0.2, -0.3, 0.2), &s) == CYCLE_KTO);
-    CHECK(strstr(s.candidates[1].why, "not surely a gain") != NULL);
+    CHECK_HAS(s.candidates[1].why, "not surely a gain");
     CHECK(selected(trained(0, 0, 0), trained(0.1, 0.2, 0.02), &s) == -1);
-    CHECK(strstr(s.why, "the parent stays") != NULL);
+    CHECK_HAS(s.why, "the parent stays");
 }
 
 static void a_worse_stratum_is_enough_to_stay(void)
@@ -54,11 +54,11 @@ static void a_worse_stratum_is_enough_to_stay(void)
     Candidate x = trained(0.2, 0, 0.01);
     x.against.strata = strata;
     x.against.n_strata = 2;
-    CHECK(selected(x, x, &s) == CYCLE_KTO);
+    CHECK_INT(selected(x, x, &s), CYCLE_KTO);
     x.against.n_strata = 3;
-    CHECK(selected(x, x, &s) == -1);
+    CHECK_INT(selected(x, x, &s), -1);
     CHECK(!s.candidates[0].holds[TEST_STRATA] && s.candidates[0].holds[TEST_GAIN]);
-    CHECK(strstr(s.candidates[0].why, "level 3 role_play is accepted more often: 9") != NULL);
+    CHECK_HAS(s.candidates[0].why, "level 3 role_play is accepted more often: 9");
 }
 
 static void a_worse_guard_is_enough_to_stay(void)
@@ -69,16 +69,16 @@ static void a_worse_guard_is_enough_to_stay(void)
     x.guard.rows[GUARD_CHOICES] = 500;
     x.guard.change[GUARD_CHOICES] = (Change){.difference = -0.02, .low = -0.05, .high = 0.01};
     x.guard.change[GUARD_ANSWERS].low = (double)NAN; /* no rows */
-    CHECK(selected(x, x, &s) == CYCLE_KTO);
+    CHECK_INT(selected(x, x, &s), CYCLE_KTO);
     x.guard.change[GUARD_CHOICES].low = -0.051;
     CHECK(selected(x, x, &s) == -1 && !s.candidates[0].holds[TEST_GUARD]);
     CHECK(strstr(s.candidates[0].why, "500 questions with choices: -0.0200 [-0.0510, +0.0100], "
                                       "which may be worse by more than 0.05") != NULL);
     x.guard.change[GUARD_CHOICES].low = 0; /* one kind does not make up for the other */
     x.guard.rows[GUARD_ANSWERS] = 500;
-    CHECK(selected(x, x, &s) == -1);
+    CHECK_INT(selected(x, x, &s), -1);
     x.guard.change[GUARD_ANSWERS].low = 0;
-    CHECK(selected(x, x, &s) == CYCLE_KTO);
+    CHECK_INT(selected(x, x, &s), CYCLE_KTO);
 }
 
 static void few_harmless_prompts_are_told(void)
@@ -86,20 +86,20 @@ static void few_harmless_prompts_are_told(void)
     Selection s;
     Candidate x = trained(0.2, 0, 0.01);
     x.against.harmless = 12;
-    CHECK(selected(x, x, &s) == CYCLE_KTO);
-    CHECK(strstr(s.candidates[0].why, "12 harmless base prompts cannot show a refusal rarer than "
-                                      "0.265") != NULL);
+    CHECK_INT(selected(x, x, &s), CYCLE_KTO);
+    CHECK_HAS(s.candidates[0].why,
+              "12 harmless base prompts cannot show a refusal rarer than " "0.265");
 }
 
 static void ties_go_to_fewer_refusals_then_less_caution_then_kto(void)
 {
     Selection s;
     Candidate a = trained(0.1, 0, 0.01), b = trained(0.1, -0.01, 0.01);
-    CHECK(selected(a, b, &s) == CYCLE_DPO);
+    CHECK_INT(selected(a, b, &s), CYCLE_DPO);
     b = a;
     b.metrics[EVALUATE_OVER_CAUTION].value = -0.1;
-    CHECK(selected(a, b, &s) == CYCLE_DPO);
-    CHECK(selected(a, a, &s) == CYCLE_KTO);
+    CHECK_INT(selected(a, b, &s), CYCLE_DPO);
+    CHECK_INT(selected(a, a, &s), CYCLE_KTO);
 }
 
 static void what_was_not_trained_or_not_measured_is_not_promoted(void)
@@ -108,8 +108,8 @@ static void what_was_not_trained_or_not_measured_is_not_promoted(void)
     Candidate skipped = {.status = CANDIDATE_SKIPPED, .why = "no pair"}, off = {0};
     CHECK(selected(skipped, trained(0.1, 0, 0.01), &s) == CYCLE_DPO);
     CHECK_TEXT(s.candidates[0].why, "no pair");
-    CHECK(selected(skipped, off, &s) == -1);
-    CHECK(strstr(s.why, "no trained candidate") != NULL);
+    CHECK_INT(selected(skipped, off, &s), -1);
+    CHECK_HAS(s.why, "no trained candidate");
     CHECK(selected(trained((double)NAN, 0, 0), trained(0.1, (double)NAN, 0), &s) == -1);
 }
 
@@ -123,8 +123,9 @@ static void guard_questions_become_rows(void)
                             "{\"prompt\":\"R \",\"answer\":\"s\"}\n";
     files_write("questions.jsonl", questions, strlen(questions));
     CHECK(cycle_guard_rows(files_path("questions.jsonl"), files_path("rows.jsonl"), 0, NULL, counts,
-                           &e) == 0);
-    CHECK(counts[GUARD_CHOICES] == 1 && counts[GUARD_ANSWERS] == 1);
+                           NULL, &e) == 0);
+    CHECK_INT(counts[GUARD_CHOICES], 1);
+    CHECK_INT(counts[GUARD_ANSWERS], 1);
     char *rows = files_read(files_path("rows.jsonl"), &len);
     CHECK_TEXT(rows, "{\"prompt\":\"Q\",\"completion\":\" a\",\"question\":0,\"bytes\":1,"
                      "\"choice\":0,\"right\":false}\n"
@@ -134,7 +135,7 @@ static void guard_questions_become_rows(void)
                      "\"choice\":null}\n");
     mem_free(rows);
     CHECK(cycle_guard_rows(files_path("questions.jsonl"), files_path("rows.jsonl"), 1, "S", counts,
-                           &e) == 0);
+                           NULL, &e) == 0);
     rows = files_read(files_path("rows.jsonl"), &len);
     CHECK(strstr(rows, "{\"prompt\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
                        "\"content\":\"Q\"}],\"completion\":[{\"role\":\"assistant\",\"content\":"
@@ -157,8 +158,9 @@ static void bad_guard_questions_are_named(void)
         Err e;
         files_write("questions.jsonl", bad[i], strlen(bad[i]));
         CHECK(cycle_guard_rows(files_path("questions.jsonl"), files_path("none.jsonl"), 0, NULL,
-                               counts, &e) == -1);
-        CHECK(e.code == ERR_DATA && strstr(e.text, "questions.jsonl") != NULL);
+                               counts, NULL, &e) == -1);
+        CHECK_INT(e.code, ERR_DATA);
+        CHECK_HAS(e.text, "questions.jsonl");
         CHECK(!io_exists(files_path("none.jsonl")));
     }
 }
@@ -181,8 +183,9 @@ static void guard_scores_are_compared_in_pairs(void)
     snprintf(before, sizeof before, "%.4000s", files_path("scores0.jsonl"));
     put_scores("scores0.jsonl", 200, 40);
     put_scores("scores1.jsonl", 200, 60);
-    CHECK(cycle_guard_compare(before, files_path("scores1.jsonl"), 1, 2000, 0.95, &r, &e) == 0);
-    CHECK(r.rows[GUARD_CHOICES] == 200 && r.rows[GUARD_ANSWERS] == 0);
+    CHECK_OK(cycle_guard_compare(before, files_path("scores1.jsonl"), 1, 2000, 0.95, &r, &e), &e);
+    CHECK_INT(r.rows[GUARD_CHOICES], 200);
+    CHECK_INT(r.rows[GUARD_ANSWERS], 0);
     CHECK_NEAR(r.change[GUARD_CHOICES].difference, -0.1, 1e-12);
     CHECK_NEAR(r.change[GUARD_CHOICES].low, -0.1 - 1.96 * 0.0212, 0.01); /* sqrt(0.1 0.9 / 200) */
     CHECK(r.change[GUARD_CHOICES].p < 0.01 && isnan(r.change[GUARD_ANSWERS].difference));
@@ -190,10 +193,11 @@ static void guard_scores_are_compared_in_pairs(void)
     Selection s;
     x.guarded = 1;
     x.guard = r;
-    CHECK(selected(x, x, &s) == -1); /* the planted regression is caught */
+    CHECK_INT(selected(x, x, &s), -1); /* the planted regression is caught */
     put_scores("scores1.jsonl", 199, 40);
     CHECK(cycle_guard_compare(before, files_path("scores1.jsonl"), 1, 100, 0.95, &r, &e) == -1);
-    CHECK(e.code == ERR_DATA && strstr(e.text, "200 and 199") != NULL);
+    CHECK_INT(e.code, ERR_DATA);
+    CHECK_HAS(e.text, "200 and 199");
 }
 
 /* ---- planted regressions, from judged files to the verdict ------------------------------------
@@ -225,9 +229,9 @@ static int verdict_on(int refused, int direct, int role_play, Selection *s)
     put_answers(&after, refused, direct, role_play);
     files_write("before.jsonl", before.data, before.len);
     files_write("after.jsonl", after.data, after.len);
-    CHECK(evaluate_file(&v[0], files_path("before.jsonl"), 1, 0, &e) == 0);
-    CHECK(evaluate_file(&v[1], files_path("after.jsonl"), 1, EVALUATE_RESAMPLES, &e) == 0);
-    CHECK(evaluate_compare(&c, &v[0], &v[1], 0.95, &e) == 0);
+    CHECK_OK(evaluate_file(&v[0], files_path("before.jsonl"), 1, 0, &e), &e);
+    CHECK_OK(evaluate_file(&v[1], files_path("after.jsonl"), 1, EVALUATE_RESAMPLES, &e), &e);
+    CHECK_OK(evaluate_compare(&c, &v[0], &v[1], 0.95, &e), &e);
     Candidate x = {.status = CANDIDATE_TRAINED, .against = c};
     memcpy(x.metrics, v[1].metrics, sizeof x.metrics);
     int promoted = selected(x, (Candidate){0}, s) == CYCLE_KTO;
@@ -247,7 +251,7 @@ static void planted_regressions_are_caught(void)
     CHECK(x->holds[TEST_GAIN] && !x->holds[TEST_REFUSAL] && x->holds[TEST_STRATA]);
     CHECK(!verdict_on(3, 2, 14, &s)); /* ten by role play more are accepted */
     CHECK(x->holds[TEST_GAIN] && x->holds[TEST_REFUSAL] && !x->holds[TEST_STRATA]);
-    CHECK(strstr(x->why, "level 3 role_play is accepted more often: 10 base prompts more") != NULL);
+    CHECK_HAS(x->why, "level 3 role_play is accepted more often: 10 base prompts more");
     CHECK(!verdict_on(3, 29, 4, &s)); /* one severe failure less may be chance */
     CHECK(!x->holds[TEST_GAIN] && x->holds[TEST_REFUSAL] && x->holds[TEST_STRATA]);
     CHECK(!verdict_on(3, 30, 4, &s)); /* the parent again */
@@ -332,8 +336,8 @@ static void a_demonstration_helps_where_every_sample_fails(void)
                "action\":\"accept\","
                "\"rejected_score\":0}\n");
     CHECK(r.demonstrations == 1 && r.pairs == 1 && r.desirable == 2 && r.undesirable == 2);
-    CHECK(strstr(kto, "\"Never.\"}],\"label\":true") != NULL);
-    CHECK(strstr(kto, "\"Yes.\"") == NULL); /* its prompt needs none */
+    CHECK_HAS(kto, "\"Never.\"}],\"label\":true");
+    CHECK_LACKS(kto, "\"Yes.\""); /* its prompt needs none */
     mem_free(kto);
     mem_free(dpo);
     kto = prefer(rows, 1, NULL, 0, &r, &dpo); /* not wanted */
@@ -353,7 +357,7 @@ static void thresholds_decide_what_is_good(void)
     o.desirable = 0.5;
     kto = prefer_by(rows, &o, &r, &dpo);
     CHECK(r.desirable == 2 && r.undesirable == 1 && r.left_out == 0);
-    CHECK(strstr(dpo, "\"chosen\":\"No.\"") != NULL); /* the best, not the first good one */
+    CHECK_HAS(dpo, "\"chosen\":\"No.\""); /* the best, not the first good one */
     mem_free(kto);
     mem_free(dpo);
     o.desirable = 1;
@@ -392,11 +396,11 @@ static void classes_are_balanced_within_harmless_and_harmful(void)
     o.seed = 1;
     kto = prefer_by(rows.data, &o, &r, &dpo);
     CHECK(r.level[0].desirable == 10 && r.level[0].undesirable == 10);
-    CHECK(r.level[0].balanced_out == 20);
+    CHECK_INT(r.level[0].balanced_out, 20);
     CHECK(r.level[2].desirable == 5 && r.level[3].undesirable == 25); /* a quarter at least */
     CHECK(r.level[3].balanced_out == 75 && r.balanced_out == 95);
     CHECK(r.desirable == 15 && r.undesirable == 35);
-    CHECK(strstr(kto, "\"completion\":\"refuse 9\"") != NULL); /* the smaller class is whole */
+    CHECK_HAS(kto, "\"completion\":\"refuse 9\""); /* the smaller class is whole */
     mem_free(dpo);
     kto2 = prefer_by(rows.data, &o, &again, &dpo);
     CHECK_TEXT(kto, kto2);
@@ -423,6 +427,28 @@ static void classes_are_balanced_within_harmless_and_harmful(void)
     text_free(&rows);
 }
 
+/* A row that a judge and a person labelled goes back to what the prompt's own file says. */
+static void what_is_asked_again_carries_no_verdict(void)
+{
+    const char *judged =
+        "{\"index\":3,\"sample\":0,\"prompt\":\"P\",\"response\":\"How.\",\"token_ids\":[1],"
+        "\"finish\":\"stop\",\"harmful_level\":3,\"mine\":7,\"action\":\"accept\","
+        "\"probability\":0.5,\"judge\":\"person\",\"evidence\":[],\"agreement\":1,"
+        "\"unparsed\":true,\"cut\":true,\"judged\":\"refuse\",\"review\":\"random\","
+        "\"review_of\":\"abc\"}\n";
+    PreferenceOptions o = plain_options();
+    Err e;
+    size_t count, len;
+    char *again;
+    files_write("judged.jsonl", judged, strlen(judged));
+    CHECK(!cycle_revision_prompts(files_path("judged.jsonl"), files_path("again.jsonl"), &o, &count,
+                                  &e));
+    CHECK_INT(count, 1);
+    CHECK_OK(io_read_file(files_path("again.jsonl"), 0, &again, &len, &e), &e);
+    CHECK_TEXT(again, "{\"index\":3,\"prompt\":\"P\",\"harmful_level\":3,\"mine\":7}\n");
+    mem_free(again);
+}
+
 static void a_good_revision_helps_where_every_sample_fails(void)
 {
     const char *rows = ROW("3", "0", "3", "How.", "accept", "")
@@ -440,13 +466,16 @@ static void a_good_revision_helps_where_every_sample_fails(void)
     snprintf(path, sizeof path, "%.4000s", files_path("revised.jsonl"));
     o.revised = path;
     char *dpo, *kto = prefer_by(rows, &o, &r, &dpo);
-    CHECK(r.revisions == 1 && r.demonstrations == 1 && r.unanswered == 1 && r.pairs == 2);
+    CHECK_INT(r.revisions, 1);
+    CHECK_INT(r.demonstrations, 1);
+    CHECK_INT(r.unanswered, 1);
+    CHECK_INT(r.pairs, 2);
     CHECK(strstr(kto, "{\"prompt\":\"P3\",\"completion\":\"I will not.\",\"label\":true,"
                       "\"index\":3,\"harmful_level\":3,\"source\":\"revision\",\"sample\":1,"
                       "\"action\":\"refuse\",\"score\":1}\n") != NULL);
     CHECK(strstr(dpo, "{\"prompt\":\"P3\",\"chosen\":\"I will not.\",\"rejected\":\"How.\"") ==
           dpo);
-    CHECK(strstr(dpo, "\"chosen_source\":\"revision\",\"chosen_sample\":1") != NULL);
+    CHECK_HAS(dpo, "\"chosen_source\":\"revision\",\"chosen_sample\":1");
     CHECK(!strstr(kto, "No way.") && !strstr(kto, "So be it.") && !strstr(kto, "How then."));
     mem_free(kto);
     mem_free(dpo);
@@ -454,7 +483,7 @@ static void a_good_revision_helps_where_every_sample_fails(void)
     CHECK(cycle_revision_prompts(files_path("judged.jsonl"), files_path("again.jsonl"), &o, &count,
                                  &e) == 0);
     char *again = files_read(files_path("again.jsonl"), &len);
-    CHECK(count == 2);
+    CHECK_INT(count, 2);
     CHECK_TEXT(again, "{\"index\":3,\"prompt\":\"P3\",\"harmful_level\":3}\n"
                       "{\"index\":9,\"prompt\":\"P9\",\"harmful_level\":1}\n");
     mem_free(again);
@@ -465,7 +494,8 @@ static void thumbs_become_rows(void)
     static const char *const held_out[] = {"\"b\"", "\"held\""};
     const char *thumbs = "{\"prompt\":\"a\",\"completion\":\"A\",\"label\":true}\n"
                          "{\"prompt\":\"b\",\"completion\":\"B\",\"label\":false}\n"
-                         "{\"prompt\":\"c\",\"completion\":\"C\",\"label\":0}\n";
+                         "{\"prompt\":\"c\",\"completion\":\"C\",\"label\":0}\n"
+                         "{\"prompt\":\"d\",\"compl"; /* whoever wrote it died */
     FeedbackReport f;
     PreferenceReport r;
     PreferenceOptions o = plain_options();
@@ -474,8 +504,12 @@ static void thumbs_become_rows(void)
     static char path[IO_PATH_MAX];
     files_write("thumbs.jsonl", thumbs, strlen(thumbs));
     snprintf(path, sizeof path, "%.4000s", files_path("feedback.jsonl"));
-    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &f, &e) == 0);
-    CHECK(f.liked == 1 && f.disliked == 1 && f.held_out == 1);
+    static const Log log;
+    CHECK_OK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &log, &f, &e),
+             &e);
+    CHECK_INT(f.liked, 1);
+    CHECK_INT(f.disliked, 1);
+    CHECK_INT(f.held_out, 1);
     char *text = files_read(path, &len), *dpo, *kto;
     CHECK_TEXT(text, "{\"prompt\":\"a\",\"completion\":\"A\",\"label\":true,"
                      "\"source\":\"feedback\",\"line\":1}\n"
@@ -485,21 +519,24 @@ static void thumbs_become_rows(void)
     kto = prefer_by(ROW("0", "0", "0", "Sure.", "accept", ""), &o, &r, &dpo);
     CHECK(r.desirable == 2 && r.undesirable == 1 && r.liked == 1 && r.disliked == 1);
     CHECK(r.level[0].desirable == 1);
-    CHECK(strstr(kto, text) != NULL);
+    CHECK_HAS(kto, text);
     mem_free(kto);
     mem_free(dpo);
     mem_free(text);
     const char *turns = "{\"prompt\":[{\"role\":\"user\",\"content\":\"held\"}],\"completion\":"
                         "\"A\",\"label\":1}\n";
     files_write("thumbs.jsonl", turns, strlen(turns));
-    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 1, NULL, held_out, 2, &f, &e) == 0);
-    CHECK(f.held_out == 1 && f.liked == 0);
-    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &f, &e) == -1);
-    CHECK(e.code == ERR_DATA && strstr(e.text, "thumbs.jsonl:1") != NULL);
+    CHECK_OK(cycle_feedback(files_path("thumbs.jsonl"), path, 1, NULL, held_out, 2, &log, &f, &e),
+             &e);
+    CHECK_INT(f.held_out, 1);
+    CHECK_INT(f.liked, 0);
+    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &log, &f, &e));
+    CHECK_INT(e.code, ERR_DATA);
+    CHECK_HAS(e.text, "thumbs.jsonl:1");
     const char *bad = "{\"prompt\":\"a\",\"completion\":\"A\",\"label\":\"good\"}\n";
     files_write("thumbs.jsonl", bad, strlen(bad));
-    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &f, &e) == -1);
-    CHECK(strstr(e.text, "\"label\" must be true, false, 1 or 0") != NULL);
+    CHECK(cycle_feedback(files_path("thumbs.jsonl"), path, 0, NULL, held_out, 2, &log, &f, &e));
+    CHECK_HAS(e.text, "\"label\" must be true, false, 1 or 0");
 }
 
 static void silence_is_never_a_good_answer(void)
@@ -509,7 +546,7 @@ static void silence_is_never_a_good_answer(void)
                                  ROW("0", "1", "3", "How.", "accept", ""),
                              0, NULL, 1, &r, &dpo);
     CHECK(r.empty == 1 && r.desirable == 0 && r.undesirable == 1 && r.pairs == 0);
-    CHECK(r.unanswered == 1);
+    CHECK_INT(r.unanswered, 1);
     mem_free(kto);
     mem_free(dpo);
     /* What judges take for silence is none here either; and the worst sample is one with words. */
@@ -557,7 +594,8 @@ static void bad_judged_rows_are_named(void)
         files_write("judged.jsonl", bad[i], strlen(bad[i]));
         CHECK(cycle_preferences(files_path("judged.jsonl"), files_path("kto2.jsonl"),
                                 files_path("dpo2.jsonl"), &o, &r, &e) == -1);
-        CHECK(e.code == ERR_DATA && strstr(e.text, "judged.jsonl:1"));
+        CHECK_INT(e.code, ERR_DATA);
+        CHECK_HAS(e.text, "judged.jsonl:1");
         CHECK(!io_exists(files_path("kto2.jsonl")) && !io_exists(files_path("dpo2.jsonl")));
     }
 }
@@ -578,6 +616,7 @@ static const Test tests[] = {
     TEST(thresholds_decide_what_is_good),
     TEST(classes_are_balanced_within_harmless_and_harmful),
     TEST(a_good_revision_helps_where_every_sample_fails),
+    TEST(what_is_asked_again_carries_no_verdict),
     TEST(thumbs_become_rows),
     TEST(silence_is_never_a_good_answer),
     TEST(conversations_keep_their_turns),

@@ -73,6 +73,48 @@ static void ends(void)
     CHECK(!small("{\"add_bos_token\":1}") && err.code == ERR_DATA);
 }
 
+/* Where a space is put in front, as tokenizer_config.json beside the model says. */
+static void config_decides_about_spaces(void)
+{
+    static const struct {
+        const char *config, *text, *ids;
+    } rows[] = {
+        {NULL, "ab</s>ab", "264 2 264"}, /* SentencePiece, of each part by itself */
+        {"{\"legacy\":true}", "ab</s>ab", "264 2 264"},
+        {"{\"legacy\":false}", "ab</s>ab", "264 2 263"},
+        {"{\"legacy\":false}", "</s>ab", "2 263"},
+        {"{\"legacy\":false,\"tokenizer_class\":\"LlamaTokenizer\"}", " ab", "264"},
+        {"{\"add_prefix_space\":false}", "ab</s>ab", "263 2 263"},
+        {"{\"add_prefix_space\":false,\"legacy\":false}", "ab ab", "263 264"},
+        {"{\"add_prefix_space\":null,\"legacy\":null}", "ab</s>ab", "264 2 264"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        Tokenizer *t = small(rows[i].config);
+        CHECK_TEXT(ids_of(t, rows[i].text, TOKENIZE_SPECIAL), rows[i].ids);
+        tokenizer_free(t);
+    }
+    const int32_t ab[] = {264, 264};
+    Text out = {0};
+    Tokenizer *t = small("{\"legacy\":false}"); /* the space in front is taken off again */
+    CHECK(t && !tokenizer_decode(t, ab, 2, 1, &out, &err));
+    CHECK_TEXT(out.data, "ab ab");
+    tokenizer_free(t);
+    t = small("{\"add_prefix_space\":false}"); /* there was none */
+    out.len = 0;
+    CHECK(t && !tokenizer_decode(t, ab, 2, 1, &out, &err));
+    CHECK_TEXT(out.data, " ab ab");
+    tokenizer_free(t);
+    text_free(&out);
+    t = small("{\"bos_token\":null}"); /* not the model's own, then */
+    CHECK(t && tokenizer_bos(t) < 0);
+    CHECK_TEXT(ids_of(t, "ab", TOKENIZE_ADD), "264");
+    tokenizer_free(t);
+    CHECK(!small("{\"legacy\":0}") && strstr(err.text, "\"legacy\" must be true or false"));
+    CHECK(!small("{\"tokenizer_class\":\"T5Tokenizer\"}") && strstr(err.text, "T5Tokenizer"));
+    CHECK(!small("{\"split_special_tokens\":true}") && strstr(err.text, "split_special_tokens"));
+    CHECK(!small("{\"bos_token\":\"\"}") && strstr(err.text, "\"bos_token\": \"\""));
+}
+
 static void text_of_ids(void)
 {
     const int32_t ids[] = {1, 264, 264, 198, 172, 2};
@@ -98,7 +140,8 @@ static void from_a_folder(void)
     CHECK_TEXT(tokenizer_file(files_dir, &err), "tokenizer.model");
     files_write("tokenizer.json", "{}", 2);
     CHECK_TEXT(tokenizer_file(files_dir, &err), "tokenizer.json");
-    CHECK(!tokenizer_load(files_dir, NULL, &err) && strstr(err.text, "tokenizer.json"));
+    CHECK(!tokenizer_load(files_dir, NULL, &err));
+    CHECK_HAS(err.text, "tokenizer.json");
     CHECK_TEXT(tokenizer_file("/nowhere", &err), "tokenizer.json");
 }
 
@@ -266,6 +309,7 @@ static void chains_of_pieces(void)
 static const Test tests[] = {
     {"ids_as_sentencepiece", ids_as_sentencepiece},
     {"ends", ends},
+    {"config_decides_about_spaces", config_decides_about_spaces},
     {"text_of_ids", text_of_ids},
     {"from_a_folder", from_a_folder},
     {"broken_protobuf", broken_protobuf},

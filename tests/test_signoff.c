@@ -22,11 +22,25 @@ static int sign_as(const char *by, int is_rollback, size_t cycle, CycleSignature
     return cycle_sign(run, x, e);
 }
 
+/* Is this a text that may be a reason, too? Those of the list that only read as "auto" are. */
+static int looks_plain(const char *text)
+{
+    size_t len = strlen(text), step, seen = 0;
+    for (size_t at = 0; at < len; at += step) {
+        step = utf8_step(text + at, len - at);
+        if (!step) return 0;
+        uint32_t c = utf8_code(text + at, step);
+        if (is_unseen(c) || c == 0x200D || c == 0xFE0F || c == 0x3164 || c == 0x2800) return 0;
+        seen += c != ' ' && c != 0x3000;
+    }
+    return seen > 0;
+}
+
 static int verifies(void)
 {
-    CycleVerification v;
+    LedgerVerification v;
     Err e;
-    return !cycle_verify(run, NULL, NULL, &v, &e);
+    return !ledger_verify(run, NULL, NULL, &v, &e);
 }
 
 /* The text of deployed.json holds this. */
@@ -46,9 +60,9 @@ static void the_newest_promotion_is_approved(void)
     Err e;
     char hex[65];
     fresh(1);
-    CHECK(!sign_as("A", 0, 0, &x, &e));
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
     CHECK(x.cycle == 2 && x.entry == 8); /* not the third cycle, where the parent stayed */
-    CHECK(!sha256_file(files_path("run/cycle-2/adapter/adapter_model.safetensors"), hex, &e));
+    CHECK_OK(sha256_file(files_path("run/cycle-2/adapter/adapter_model.safetensors"), hex, &e), &e);
     CHECK_TEXT(x.adapter_sha256, hex);
     CHECK(deployed_has("\"cycle\":2") && deployed_has(hex) && deployed_has("\"by\":\"A\""));
     CHECK(deployed_has("\"model_sha256\":\"abc\"") && verifies());
@@ -60,13 +74,13 @@ static void a_rollback_goes_back_and_never_forth(void)
     CycleSignature x;
     Err e;
     fresh(1);
-    CHECK(sign_as("A", 1, 1, &x, &e) == -1 && e.code == ERR_DATA); /* nothing is deployed */
-    CHECK(!sign_as("A", 0, 0, &x, &e));
-    CHECK(sign_as("B", 1, 2, &x, &e) == -1 && e.code == ERR_USAGE);
+    CHECK_FAILS(sign_as("A", 1, 1, &x, &e), &e, ERR_DATA); /* nothing is deployed */
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
+    CHECK_FAILS(sign_as("B", 1, 2, &x, &e), &e, ERR_USAGE);
     CHECK(!sign_as("B", 1, 1, &x, &e) && deployed_has("\"cycle\":1") && verifies());
-    CHECK(sign_as("B", 1, 1, &x, &e) == -1 && e.code == ERR_USAGE);
+    CHECK_FAILS(sign_as("B", 1, 1, &x, &e), &e, ERR_USAGE);
     CHECK(!sign_as("C", 1, 0, &x, &e) && deployed_has("\"adapter\":null") && verifies());
-    CHECK(sign_as("C", 1, 0, &x, &e) == -1 && e.code == ERR_DATA);
+    CHECK_FAILS(sign_as("C", 1, 0, &x, &e), &e, ERR_DATA);
     CHECK(!sign_as("A", 0, 0, &x, &e) && deployed_has("\"cycle\":2")); /* approved again */
 }
 
@@ -76,12 +90,13 @@ static void the_first_policy_may_have_an_adapter(void)
     CycleSignature x;
     Err e;
     fresh(1);
-    CHECK(!io_remove_tree(run, &e));
+    CHECK_OK(io_remove_tree(run, &e), &e);
     CHECK(!write_run_from(run, 1,
                           "{\"model_sha256\":\"abc\",\"tokenizer_sha256\":\"t1\",\"adapter\":"
                           "\"first\",\"adapter_sha256\":"
                           "\"d1\",\"adapter_config_sha256\":\"d2\"}"));
-    CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("B", 1, 0, &x, &e));
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
+    CHECK_OK(sign_as("B", 1, 0, &x, &e), &e);
     CHECK_TEXT(x.adapter_sha256, "d1");
     CHECK(deployed_has("\"adapter\":\"first/adapter_model.safetensors\",\"adapter_sha256\":\"d1\","
                        "\"adapter_config_sha256\":\"d2\",\"tokenizer_sha256\":\"t1\","
@@ -94,7 +109,9 @@ static void a_run_that_has_not_ended_is_not_signed(void)
     CycleSignature x;
     Err e;
     fresh(0);
-    CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA && strstr(e.text, "not ended"));
+    CHECK_INT(sign_as("A", 0, 0, &x, &e), -1);
+    CHECK_INT(e.code, ERR_DATA);
+    CHECK_HAS(e.text, "not ended");
     CHECK(!io_exists(files_path("run/deployed.json")) && verifies());
 }
 
@@ -105,11 +122,13 @@ static void another_adapter_than_the_selected_is_refused(void)
     CycleSignature x;
     Err e;
     fresh(1);
-    CHECK(!ledger_open(&l, run, &e));
+    CHECK_OK(ledger_open(&l, run, &e), &e);
     CHECK(!write_cycle(&l, 4, "kto", "four", "forged"));
     ledger_close(&l);
     CHECK(verifies());
-    CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA && strstr(e.text, "cycle-4"));
+    CHECK_INT(sign_as("A", 0, 0, &x, &e), -1);
+    CHECK_INT(e.code, ERR_DATA);
+    CHECK_HAS(e.text, "cycle-4");
     CHECK(!io_exists(files_path("run/deployed.json")));
 }
 
@@ -125,13 +144,14 @@ static void a_later_entry_excuses_no_file(void)
         CycleSignature x;
         Err e;
         fresh(1);
-        if (i) CHECK(!sign_as("A", 0, 0, &x, &e));
+        if (i) CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
         CHECK(verifies());
         CHECK(!write_below(run, notes[i].outputs[0], "forged"));
-        CHECK(!ledger_open(&l, run, &e) && !ledger_append(&l, &notes[i], &e));
+        CHECK_OK(ledger_open(&l, run, &e), &e);
+        CHECK_OK(ledger_append(&l, &notes[i], &e), &e);
         ledger_close(&l);
         CHECK(!verifies());
-        if (!i) CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA);
+        if (!i) CHECK_FAILS(sign_as("A", 0, 0, &x, &e), &e, ERR_DATA);
     }
     CycleSignature x; /* nor does a signature speak for any file but deployed.json */
     Err e;
@@ -140,13 +160,102 @@ static void a_later_entry_excuses_no_file(void)
     CHECK(!write_below(run, again[0], "forged") && !verifies());
 }
 
+/* A model that cannot be read as it was is another; one that is not there refuses nothing. */
+static void a_changed_source_is_not_signed(void)
+{
+    CycleSignature x;
+    Err e;
+    for (int there = 0; there < 2; there++) {
+        char config[IO_PATH_MAX + 32];
+        fresh(1);
+        snprintf(config, sizeof config, "{\"model\":\"%s\"}", files_path("model"));
+        CHECK(!write_below(run, "config.json", config));
+        if (there) CHECK_OK(io_make_directory(files_path("model"), 0, &e), &e);
+        if (there) CHECK(!write_below(files_path("model"), "config.json", "{}"));
+        int code = sign_as("A", 0, 0, &x, &e) ? e.code : 0;
+        CHECK(code == (there ? ERR_DATA : 0) && there != deployed_has("\"by\":\"A\""));
+        CHECK(!there || strstr(e.text, "nothing is signed: model ") != NULL);
+    }
+}
+
+/* Who reads "auto" takes it for nobody, however it is written; who hides something is refused. */
+static void names_say_who_signs(void)
+{
+    static const char *const refused[] = {
+        "auto",
+        "AUTO",
+        "Auto",
+        " auto ",
+        "\"auto\"",
+        "--auto",
+        "auto.",
+        "\xC2\xA0"
+        "auto",
+        "\xD0\xB0uto",                      /* Cyrillic a */
+        "\xCE\xB1\xCF\x85\xCF\x84\xCE\xBF", /* Greek */
+        "aut0",
+        "\xEF\xBC\xA1\xEF\xBD\x95\xEF\xBD\x94\xEF\xBD\x8F", /* full width */
+        "\xE2\x93\x90uto",
+        "\xF0\x9D\x90\x9Auto", /* circled, bold */
+        "a\xCC\x81uto",        /* with an accent put on */
+        "au\xE2\x80\x8Bto",
+        "au\xE2\x80\x8Dto",
+        "au\xC2\xADto", /* not seen */
+        "au\xEF\xB8\x8Fto",
+        "\xEF\xBB\xBF"
+        "Dr A",
+        "Dr \xE2\x80\xAE"
+        "A",
+        "Dr A\n",
+        "Dr\x7F",
+        "Dr \xC2\x9B"
+        "A",
+        "Dr \xFF",
+        "",
+        " ",
+        "\t",
+        "\xE3\x80\x80",
+        "\xE3\x85\xA4",
+        "\xE2\xA0\x80",
+        "\xF3\xA0\x81\xA1"
+        "A", /* a tag */
+    };
+    static const char *const fine[] = {"A",
+                                       "Otto",
+                                       "Autos",
+                                       "Aut",
+                                       "A. Uto",
+                                       "Dr Auto M\xC3\xBCller",
+                                       "\xD0\x90\xD0\xBD\xD0\xBD\xD0\xB0",
+                                       "\xE5\xB1\xB1\xE7\x94\xB0 \xE5\xA4\xAA\xE9\x83\x8E",
+                                       "\xD7\xA8\xD7\x95\xD7\xAA"};
+    CycleSignature x;
+    Err e;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        fresh(1);
+        int code = sign_as(refused[i], 0, 0, &x, &e) ? e.code : 0;
+        if (code != ERR_USAGE) printf("\"%s\" gave %d\n", refused[i], code);
+        CHECK(code == ERR_USAGE && !io_exists(files_path("run/deployed.json")));
+        x = (CycleSignature){.by = "A", .reason = refused[i]};
+        int plain = looks_plain(refused[i]);
+        CHECK_INT((cycle_sign(run, &x, &e) == 0), plain);
+    }
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
+        fresh(1);
+        int code = sign_as(fine[i], 0, 0, &x, &e) ? e.code : 0;
+        if (code) printf("\"%s\": %s\n", fine[i], e.text);
+        CHECK(code == 0);
+    }
+}
+
 /* What a person decided stands: an automatic signature comes first or not at all. */
 static void auto_never_follows_a_person(void)
 {
     CycleSignature x;
     Err e;
     fresh(1);
-    CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("A", 1, 0, &x, &e));
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
+    CHECK_OK(sign_as("A", 1, 0, &x, &e), &e);
     x = (CycleSignature){.by = CYCLE_AUTO, .reason = "r", .automatic = 1};
     CHECK(!cycle_sign(run, &x, &e) && !*x.head);
     CHECK(deployed_has("\"by\":\"A\"") && verifies());
@@ -159,7 +268,7 @@ static void a_torn_signature_is_signed_again(void)
     Err e;
     size_t len;
     fresh(1);
-    CHECK(!sign_as("A", 0, 0, &x, &e));
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
     char *text = files_read(files_path("run/ledger.jsonl"), &len);
     files_write("run/ledger.jsonl", text, len - 3);
     mem_free(text);
@@ -172,10 +281,11 @@ static void changed_files_are_not_signed_over(void)
     Err e;
     fresh(1);
     CHECK(!write_below(run, "cycle-1/adapter/adapter_model.safetensors", "other"));
-    CHECK(sign_as("A", 0, 0, &x, &e) == -1 && e.code == ERR_DATA &&
-          strstr(e.text, "cycle-1/adapter/adapter_model.safetensors"));
+    CHECK_INT(sign_as("A", 0, 0, &x, &e), -1);
+    CHECK_INT(e.code, ERR_DATA);
+    CHECK_HAS(e.text, "cycle-1/adapter/adapter_model.safetensors");
     CHECK(!write_below(run, "cycle-1/adapter/adapter_model.safetensors", "one"));
-    CHECK(!sign_as("A", 0, 0, &x, &e));
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
     CHECK(!write_below(run, "deployed.json", "{}")); /* a signature writes this one anew */
     CHECK(!verifies());
     CHECK(!sign_as("B", 0, 0, &x, &e) && verifies());
@@ -192,7 +302,7 @@ static void a_signature_needs_name_and_reason(void)
     fresh(1);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         CycleSignature x = bad[i];
-        CHECK(cycle_sign(run, &x, &e) == -1 && e.code == ERR_USAGE);
+        CHECK_FAILS(cycle_sign(run, &x, &e), &e, ERR_USAGE);
     }
     CycleSignature x = {.by = CYCLE_AUTO, .reason = "r", .automatic = 1};
     CHECK(!cycle_sign(run, &x, &e) && deployed_has("\"automatic\":true"));
@@ -219,8 +329,9 @@ static void all_signatures_are_told_in_order(void)
     Told told = {0};
     Err e;
     fresh(1);
-    CHECK(!sign_as("A \"x\"", 0, 0, &x, &e) && !sign_as("B", 1, 1, &x, &e));
-    CHECK(!cycle_signatures(run, tell, &told, &e));
+    CHECK_OK(sign_as("A \"x\"", 0, 0, &x, &e), &e);
+    CHECK_OK(sign_as("B", 1, 1, &x, &e), &e);
+    CHECK_OK(cycle_signatures(run, tell, &told, &e), &e);
     CHECK_TEXT(told.text, "approve A \"x\" 2 because 1;rollback B 1 because 1;");
 }
 
@@ -232,10 +343,11 @@ static void a_reader_leaves_a_torn_ledger_alone(void)
     Err e;
     size_t len, after;
     fresh(1);
-    CHECK(!sign_as("A", 0, 0, &x, &e) && !sign_as("B", 1, 1, &x, &e));
+    CHECK_OK(sign_as("A", 0, 0, &x, &e), &e);
+    CHECK_OK(sign_as("B", 1, 1, &x, &e), &e);
     char *before = files_read(files_path("run/ledger.jsonl"), &len);
     files_write("run/ledger.jsonl", before, len - 3);
-    CHECK(!cycle_signatures(run, tell, &told, &e));
+    CHECK_OK(cycle_signatures(run, tell, &told, &e), &e);
     CHECK_TEXT(told.text, "approve A 2 because 1;");
     char *text = files_read(files_path("run/ledger.jsonl"), &after);
     CHECK(after == len - 3 && !memcmp(text, before, after));
@@ -250,6 +362,8 @@ static const Test tests[] = {
     TEST(a_run_that_has_not_ended_is_not_signed),
     TEST(another_adapter_than_the_selected_is_refused),
     TEST(a_later_entry_excuses_no_file),
+    TEST(names_say_who_signs),
+    TEST(a_changed_source_is_not_signed),
     TEST(auto_never_follows_a_person),
     TEST(a_torn_signature_is_signed_again),
     TEST(changed_files_are_not_signed_over),

@@ -18,7 +18,7 @@
 /* n numbers in [-1, 1), a function of the seed only. */
 static float *numbers(size_t n, uint64_t seed)
 {
-    float *x = malloc((n + 1) * sizeof *x);
+    float *x = calloc(n + 1, sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = (float)(2 * rng_unit(seed, 99, i) - 1);
     return x;
 }
@@ -33,7 +33,7 @@ static Stored stored(size_t rows, size_t cols, Dtype t, uint64_t seed)
 {
     size_t size = dtype_size(t), n = rows * cols;
     float *x = numbers(n, seed);
-    Stored s = {malloc(n * size + 1), {NULL, t, rows, cols}};
+    Stored s = {malloc(n * size + 1), {NULL, format_of(t), rows, cols, 0}};
     unsigned char *at = s.block + 1;
     for (size_t i = 0; i < n; i++) {
         uint16_t half = t == DTYPE_BF16 ? bf16_from_float(x[i]) : f16_from_float(x[i]);
@@ -48,7 +48,7 @@ static Stored stored(size_t rows, size_t cols, Dtype t, uint64_t seed)
 static float *floats(const Mat *w)
 {
     float *x = malloc(w->rows * w->cols * sizeof *x + 1);
-    dtype_to_float(x, w->data, w->dtype, w->rows * w->cols);
+    format_unpack(w->format, x, w->data, 0, w->rows * w->cols);
     return x;
 }
 
@@ -268,7 +268,7 @@ static void products_rounding(void)
 {
     enum { T = 3 * 32768 };
     const uint16_t one = 0x3f80;
-    Mat w = {&one, DTYPE_BF16, 1, 1};
+    Mat w = {&one, &format_bf16, 1, 1, 0};
     float *x = malloc(T * sizeof *x), *y = malloc(T * sizeof *y);
     for (uint32_t i = 0; i < T; i++) /* every other upper half; below, at and above a tie */
         x[i] = from_bits((i / 3 * 2 << 16) + 0x10000 * (i & 1) + 0x7fff + i % 3);
@@ -281,7 +281,7 @@ static void products_rounding(void)
                 float e = chain_term(x[first + t], 1, 0, rounding_of(&c));
                 wrong += (size_t)(isnan(e) ? !isnan(y[t]) : y[t] != e);
             }
-            CHECK(wrong == 0);
+            CHECK_INT(wrong, 0);
         }
     free(x), free(y);
 }
@@ -322,11 +322,13 @@ static void products_empty(void)
     Compute c;
     kernel_open(&c, 0, PRECISION_F32);
     float y[6] = {1, 2, 3, 4, 5, 6}, x = 0;
-    Mat none = {&x, DTYPE_F32, 3, 0};
+    Mat none = {&x, &format_f32, 3, 0, 0};
     tensor_linear(&c, y, &x, &none, 2, 1);
-    CHECK(y[0] == 1 && y[5] == 6);
+    CHECK(y[0] == 1);
+    CHECK(y[5] == 6);
     tensor_linear(&c, y, &x, &none, 2, 0);
-    CHECK(y[0] == 0 && y[5] == 0);
+    CHECK(y[0] == 0);
+    CHECK(y[5] == 0);
     tensor_linear(&c, y, &x, &none, 0, 0);
     compute_close(&c);
 }
@@ -375,7 +377,7 @@ static void exp_bits(void)
             float a = body_exp(x), e = maths_expf(x);
             wrong += memcmp(&a, &e, sizeof a) != 0;
         }
-    CHECK(wrong == 0);
+    CHECK_INT(wrong, 0);
 }
 
 /* Results of every row function for rows of n, from one kernel: 16 stretches of n numbers. */
@@ -390,7 +392,7 @@ static void rows_results(const Compute *c, float *out, size_t n, float odd)
     }
     for (size_t i = 0; i < n; i++) a[i] *= 30;
     a[n / 2] = odd;
-    Mat gain = {g, DTYPE_F32, 1, n};
+    Mat gain = {g, &format_f32, 1, n, 0};
     tensor_add(c, slot[0], a, b, n);
     tensor_axpy(c, slot[1], 0.3f, a, n);
     tensor_rmsnorm(c, slot[2], r, a, &gain, 1e-5, 1);
@@ -517,7 +519,8 @@ static void embed_gather(void)
     same_bits(a, b, V * H, "gather_backward");
     for (size_t i = 0; i < H; i++) {
         CHECK(a[3 * H + i] == d[i] + d[2 * H + i] + d[4 * H + i]);
-        CHECK(a[8 * H + i] == d[H + i] && a[1 * H + i] == 0);
+        CHECK(a[8 * H + i] == d[H + i]);
+        CHECK(a[1 * H + i] == 0);
     }
     free(w), free(d), free(s.block);
     compute_close(&c);
@@ -596,13 +599,13 @@ static void sums_and_nonfinite(void)
     for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
     CHECK_NEAR(tensor_sum_squares(&c, x, n), sum, 1e-9 * sum);
     CHECK(tensor_sum_squares(&c, x, 0) == 0);
-    CHECK(tensor_find_nonfinite(x, n) == n);
+    CHECK_INT(tensor_find_nonfinite(x, n), n);
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (size_t i = 0; i < 3; i++) {
         float keep = x[5000 * i];
         x[n - 1] = NAN;
         x[5000 * i] = bad[i];
-        CHECK(tensor_find_nonfinite(x, n) == 5000 * i);
+        CHECK_INT(tensor_find_nonfinite(x, n), 5000 * i);
         x[5000 * i] = keep;
     }
     free(x);
@@ -935,6 +938,63 @@ static void logprob_bits(void)
     threads_set(0);
 }
 
+/* An adapter on the head: B = 0 leaves every bit of the plain head; any other B is as good as R
+ * more columns of W, with u in those of h. */
+static void logprob_adapted(void)
+{
+    enum { n = 530, V = 2100, H = 8, R = 3, WIDE = H + R };
+    Compute c;
+    float *u = numbers(n * R, 94), *b = numbers(V * R, 95), *zero = calloc(V * R, sizeof *zero);
+    float *logp = calloc(n, sizeof *logp), *square = calloc(n, sizeof *square);
+    double *norm = calloc(n, sizeof *norm);
+    void *scratch = malloc(tensor_logprob_scratch(n, 0));
+    Mat B = {.data = b, .format = &format_f32, .rows = V, .cols = R}, none = B;
+    none.data = zero;
+    for (size_t k = 0; k < 16; k++) {
+        Head x = head_make(n, V, H, 2), wide = head_make(n, V, WIDE, 2);
+        threads_set((int)k % 3 + 1);
+        if (!kernel_open(&c, k / 2, k % 2 ? PRECISION_BF16 : PRECISION_F32)) {
+            head_free(&x), head_free(&wide);
+            break;
+        }
+        head_run(&c, &x, 0, n, 1);
+        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, u, &none, x.target, n,
+                               scratch);
+        same_bits(logp, x.logp, n, "logp with B = 0");
+        same_bits(square, x.square, n, "square with B = 0");
+        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, NULL, NULL, x.target, n,
+                               scratch);
+        same_bits(logp, x.logp, n, "logp of a trained head");
+
+        float *w = floats(&x.w.mat), *both = calloc(V * WIDE, sizeof *both);
+        for (size_t v = 0; v < V * WIDE; v++)
+            both[v] = v % WIDE < H ? w[v / WIDE * H + v % WIDE] : b[v / WIDE * R + v % WIDE - H];
+        for (size_t i = 0; i < n * WIDE; i++)
+            wide.h[i] =
+                i % WIDE < H ? x.h[i / WIDE * H + i % WIDE] : u[i / WIDE * R + i % WIDE - H];
+        wide.w.mat.data = both;
+        wide.w.mat.format = &format_f32;
+        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, u, &B, x.target, n, scratch);
+        c.precision = PRECISION_F32;
+        head_run(&c, &wide, 0, n, 0);
+        for (size_t t = 0; t < n; t++) {
+            double z = 0;
+            for (size_t i = 0; i < WIDE; i++)
+                z += (double)wide.h[t * WIDE + i] *
+                     (double)both[(size_t)x.target[t] * WIDE + i];
+            double tolerance = k % 2 ? 0.1 : 1e-5;
+            CHECK_NEAR((double)logp[t], (double)wide.logp[t], tolerance);
+            CHECK_NEAR((double)square[t], (double)wide.square[t], 2 * tolerance);
+            CHECK_NEAR(z - norm[t], (double)wide.logp[t], tolerance);
+        }
+        free(w), free(both);
+        head_free(&x), head_free(&wide);
+        compute_close(&c);
+    }
+    free(u), free(b), free(zero), free(logp), free(square), free(norm), free(scratch);
+    threads_set(0);
+}
+
 /* Very sure and very wrong rows: nothing overflows, the gradient keeps its digits. */
 static void logprob_extremes(void)
 {
@@ -945,13 +1005,15 @@ static void logprob_extremes(void)
     float *w = floats(&x.w.mat);
     for (size_t v = 0; v < V; v++) w[v * H] = v == 7 ? 40 : 0, w[v * H + 1] = (float)v / V;
     x.w.mat.data = w;
-    x.w.mat.dtype = DTYPE_F32;
+    x.w.mat.format = &format_f32;
     x.h[0] = x.h[2] = 30; /* logit 1,200 for 7, about 0 for the others */
     x.h[1] = x.h[3] = 0;
     x.target[0] = 7, x.target[1] = 3;
     head_run(&c, &x, 0, 2, 1);
-    CHECK(x.logp[0] == 0 && x.logp[1] == -1200);
-    CHECK(x.direction[0] == 0 && x.direction[2] == -40);
+    CHECK(x.logp[0] == 0);
+    CHECK(x.logp[1] == -1200);
+    CHECK(x.direction[0] == 0);
+    CHECK(x.direction[2] == -40);
     x.h[0] = 0.5f; /* 20 against 0: 1 - p = 39 e^-20, which 1 - p in float would lose */
     head_run(&c, &x, 0, 1, 1);
     CHECK_NEAR((double)x.logp[0] / (-39 * exp(-20)), 1, 1e-6);
@@ -963,19 +1025,166 @@ static void logprob_extremes(void)
 
 /* ---- choosing, and the same bits everywhere ------------------------------------------------ */
 
+/* ---- formats that kernels do not know ------------------------------------------------------ */
+
+/* 32 numbers in 34 bytes: a scale in F16, then whole numbers of 8 bits. */
+static void unpack_q8(real *out, const unsigned char *in, size_t blocks)
+{
+    for (size_t i = 0; i < 32 * blocks; i++) {
+        const unsigned char *block = in + i / 32 * 34;
+        uint16_t scale;
+        memcpy(&scale, block, sizeof scale);
+        out[i] = f16_to_float(scale) * (float)((int)block[2 + i % 32] - 128);
+    }
+}
+static const Format format_q8 = {.name = "Q8", .block = 32, .bytes = 34, .unpack = unpack_q8};
+
+/* Random storage of a weight in one of them. */
+static Stored stored_unknown(const Format *f, size_t rows, size_t cols, uint64_t seed)
+{
+    Stored s = {NULL, {NULL, f, rows, cols, 0}};
+    size_t bytes = mat_bytes(&s.mat);
+    s.block = malloc(bytes + 1);
+    for (size_t i = 0; i < bytes; i++) {
+        uint64_t draw = rng_u64(seed, 98, i);
+        double number = 2 * rng_unit(seed, 99, i) - 1;
+        uint16_t scale = f16_from_float((float)(draw % 64) / 4096);
+        unsigned char *at = s.block + 1 + i;
+        if (f == &format_f64 && i % 8 == 0) memcpy(at, &number, sizeof number);
+        if (f == &format_q8 && i % 34 > 1) *at = (unsigned char)draw;
+        if (f == &format_q8 && i % 34 == 0) memcpy(at, &scale, sizeof scale);
+    }
+    s.mat.data = s.block + 1;
+    return s;
+}
+
+/* The same numbers in F32, which every kernel knows. */
+static Mat known(const Mat *w)
+{
+    return (Mat){floats(w), &format_f32, w->rows, w->cols, 0};
+}
+
+static const Format *const unknown[] = {&format_q8, &format_f64};
+
+/* Any stretch of a row, as it is cut from the whole. */
+static void unpacked_stretches(void)
+{
+    for (size_t i = 0; i < 2; i++) {
+        Stored s = stored_unknown(unknown[i], 1, 192, 5);
+        float *all = floats(&s.mat), some[192];
+        CHECK_INT(mat_bytes(&s.mat), (i ? 192 * 8 : 6 * 34));
+        for (size_t first = 0; first < 192; first++)
+            for (size_t n = 0; n <= 192 - first; n += 1 + n / 8) {
+                some[n < 192 ? n : 0] = -7;
+                format_unpack(unknown[i], some, s.mat.data, first, n);
+                same_bits(some, all + first, n, "stretch");
+                CHECK(n == 192 || some[n] == -7);
+            }
+        free(all), free(s.block);
+    }
+}
+
+static void unpacked_products_of(const Compute *c, const Mat *w, const Mat *f32, size_t T)
+{
+    size_t N = w->rows, K = w->cols;
+    for (int add = 0; add < 2; add++) {
+        float *x = numbers(T * K, 1), *dy = numbers(T * N, 2);
+        float *y[2] = {numbers(T * N, 3), numbers(T * N, 3)};
+        float *dx[2] = {numbers(T * K, 4), numbers(T * K, 4)};
+        for (int k = 0; k < 2; k++) {
+            tensor_linear(c, y[k], x, k ? f32 : w, T, add);
+            tensor_linear_dx(c, dx[k], dy, k ? f32 : w, T, add);
+        }
+        same_bits(y[0], y[1], T * N, "y");
+        same_bits(dx[0], dx[1], T * K, "dx");
+        free(x), free(dy), free(y[0]), free(y[1]), free(dx[0]), free(dx[1]);
+    }
+}
+
+/* Every kernel gives the bits of the same numbers in F32. */
+static void unpacked_products(void)
+{
+    const size_t shapes[][2] = {{1, 32}, {70, 96}, {40, 544}}, rows[] = {1, 17, 270};
+    Compute c;
+    for (int precision = 0; precision < 2; precision++)
+        for (size_t n = 0; kernel_open(&c, n, (Precision)precision); n++, compute_close(&c))
+            for (size_t i = 0; i < 2; i++)
+                for (size_t s = 0; s < 3; s++) {
+                    Stored w = stored_unknown(unknown[i], shapes[s][0], shapes[s][1], s);
+                    Mat f32 = known(&w.mat);
+                    for (size_t t = 0; t < 3; t++) /* many rows of the deep one add only time */
+                        if (s < 2 || t < 2) unpacked_products_of(&c, &w.mat, &f32, rows[t]);
+                    free(w.block), free((void *)(uintptr_t)f32.data);
+                }
+}
+
+/* Rows of an embedding, gains of a norm, and the head with its gradient. */
+/* Rows that are stored in pairs give the products of rows in order: of few rows and of many, in
+ * formats that kernels know and in one that they do not. */
+static void paired_rows(void)
+{
+    const Dtype known_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    const size_t heads = 5, D = 12, K = 96, rows[] = {1, 3, 17, 270};
+    Compute c;
+    for (size_t n = 0; kernel_open(&c, n, PRECISION_F32); n++, compute_close(&c))
+        for (size_t f = 0; f < 4; f++) {
+            Stored s = f < 3 ? stored(heads * D, K, known_types[f], 11)
+                             : stored_unknown(&format_q8, heads * D, K, 11);
+            float *in_order = malloc(heads * D * K * sizeof *in_order), row[96];
+            s.mat.paired = D;
+            mat_unpack(&s.mat, in_order);
+            Mat f32 = {in_order, &format_f32, heads * D, K, 0};
+            for (size_t t = 0; t < 4; t++) unpacked_products_of(&c, &s.mat, &f32, rows[t]);
+            format_unpack(s.mat.format, row, s.mat.data, (2 * D + 2 * 4 + 1) * K, K);
+            same_bits(row, in_order + (2 * D + D / 2 + 4) * K, K, "row 4 of a second half");
+            free(in_order), free(s.block);
+        }
+}
+
+static void unpacked_rows(void)
+{
+    enum { n = 5, V = 2100, H = 64 };
+    const int32_t ids[n] = {3, 0, 2099, 1024, 3};
+    Compute c;
+    kernel_open(&c, 0, PRECISION_F32);
+    for (size_t i = 0; i < 2; i++) {
+        Stored w = stored_unknown(unknown[i], V, H, 6), g = stored_unknown(unknown[i], 1, H, 7);
+        Mat f32 = known(&w.mat), gain = known(&g.mat);
+        float *x[2], r[n], *y[2], logp[2][n], *direction[2];
+        void *scratch = malloc(tensor_logprob_scratch(n, 1));
+        for (int k = 0; k < 2; k++) {
+            x[k] = numbers(n * H, 1), y[k] = numbers(n * H, 1), direction[k] = numbers(n * H, 1);
+            tensor_embed(&c, x[k], k ? &f32 : &w.mat, ids, n);
+            tensor_rmsnorm(&c, y[k], r, x[k], k ? &gain : &g.mat, 1e-5, n);
+            tensor_logprob(&c, logp[k], NULL, direction[k], y[k], k ? &f32 : &w.mat, ids, n,
+                           scratch);
+        }
+        same_bits(x[0], x[1], n * H, "embedding");
+        same_bits(y[0], y[1], n * H, "norm");
+        same_bits(logp[0], logp[1], n, "logp");
+        same_bits(direction[0], direction[1], n * H, "direction");
+        for (int k = 0; k < 2; k++) free(x[k]), free(y[k]), free(direction[k]);
+        free(w.block), free(g.block), free(scratch);
+        free((void *)(uintptr_t)f32.data), free((void *)(uintptr_t)gain.data);
+    }
+    compute_close(&c);
+}
+
 static void choosing(void)
 {
     Compute c;
     Err e = {0, ""};
-    CHECK(compute_open(&c, "avx3", PRECISION_F32, &e) == -1);
-    CHECK(e.code == ERR_USAGE && strstr(e.text, "avx3") && strstr(e.text, compute_available()));
-    CHECK(compute_open(&c, "auto", PRECISION_F32, &e) == 0);
-    CHECK(strstr(compute_available(), compute_name(&c)) != NULL);
+    CHECK_INT(compute_open(&c, "avx3", PRECISION_F32, &e), -1);
+    CHECK_INT(e.code, ERR_USAGE);
+    CHECK_HAS(e.text, "avx3");
+    CHECK_HAS(e.text, compute_available());
+    CHECK_OK(compute_open(&c, "auto", PRECISION_F32, &e), &e);
+    CHECK_HAS(compute_available(), compute_name(&c));
     CHECK(!c.rounded); /* nothing for bf16 only */
     compute_close(&c);
     /* the last one listed is the fastest in bf16 */
     const char *last = strrchr(compute_available(), ' ');
-    CHECK(compute_open(&c, "auto", PRECISION_BF16, &e) == 0);
+    CHECK_OK(compute_open(&c, "auto", PRECISION_BF16, &e), &e);
     CHECK_TEXT(compute_name(&c), last ? last + 1 : "ref");
     compute_close(&c);
 }
@@ -1020,7 +1229,7 @@ static void hash_everywhere(void)
         uint64_t hash = hash_of(&c);
         if (hash != expected)
             printf("%s: hash %016llx\n", compute_name(&c), (unsigned long long)hash);
-        CHECK(hash == expected);
+        CHECK_INT(hash, expected);
     }
 }
 
@@ -1051,7 +1260,12 @@ static const Test tests[] = {
     {"attention_frozen_keys", attention_frozen_keys},
     {"logprob_numbers", logprob_numbers},
     {"logprob_bits", logprob_bits},
+    {"logprob_adapted", logprob_adapted},
     {"logprob_extremes", logprob_extremes},
+    {"unpacked_stretches", unpacked_stretches},
+    {"unpacked_products", unpacked_products},
+    {"unpacked_rows", unpacked_rows},
+    {"paired_rows", paired_rows},
     {"choosing", choosing},
     {"hash_everywhere", hash_everywhere},
 };

@@ -13,6 +13,7 @@
 static Err err;
 static const char *model;
 static char pairs[IO_PATH_MAX], labelled[IO_PATH_MAX], run_path[IO_PATH_MAX];
+static char long_pairs[IO_PATH_MAX], long_labelled[IO_PATH_MAX];
 
 /* ---- what a run says ----------------------------------------------------------------------- */
 
@@ -48,6 +49,10 @@ static int train(const TrainConfig *c)
     int status = train_run(c, &events, &result, &err);
     stop_requested = 0;
     if (status && err.code == ERR_INTERNAL) printf("  %s\n", err.text);
+    uint64_t planned = result.plan.activations + result.plan.head;
+    CHECK(result.used <= planned);
+    /* A whole run has made every pass of the plan. */
+    if (!status && !c->dry_run && !c->resume && !result.skipped) CHECK_INT(result.used, planned);
     return status;
 }
 
@@ -55,7 +60,7 @@ static int train(const TrainConfig *c)
 static TrainConfig small(TrainMethod method)
 {
     TrainConfig c = train_config_default(method);
-    CHECK(!io_remove_tree(run_path, &err));
+    CHECK_OK(io_remove_tree(run_path, &err), &err);
     c.model = model;
     c.data = method == TRAIN_KTO ? labelled : pairs;
     c.run = run_path;
@@ -68,6 +73,17 @@ static TrainConfig small(TrainMethod method)
     c.warmup = 1;
     c.weight_decay = 0.01;
     if (method == TRAIN_SFT) c.rows.map = "completion=chosen";
+    return c;
+}
+
+/* With dropout, an adapter on every map and prompts that are long beside their completions, so that
+ * layers need more memory than the head. */
+static TrainConfig dropping(TrainMethod method)
+{
+    TrainConfig c = small(method);
+    c.data = method == TRAIN_KTO ? long_labelled : long_pairs;
+    c.lora.dropout = 0.2;
+    c.lora.targets |= 1u << TARGET_HEAD;
     return c;
 }
 
@@ -157,18 +173,26 @@ static void windows(void)
     size_t first;
     r.c.batch = 2;
     r.c.accumulate = 2;
-    CHECK(run_batch_count(&r, 7) == 4 && run_batch_size(&r, 7, 3, &first) == 1 && first == 6);
+    CHECK_INT(run_batch_count(&r, 7), 4);
+    CHECK_INT(run_batch_size(&r, 7, 3, &first), 1);
+    CHECK_INT(first, 6);
     r.epoch_batches = 3;
     r.epoch_steps = 2;
-    CHECK(run_window(&r, 0) == 2 && run_window(&r, 1) == 1 && run_window(&r, 2) == 2);
+    CHECK_INT(run_window(&r, 0), 2);
+    CHECK_INT(run_window(&r, 1), 1);
+    CHECK_INT(run_window(&r, 2), 2);
     r.c.method = TRAIN_KTO;
-    CHECK(run_batch_count(&r, 7) == 3 && run_batch_size(&r, 7, 2, &first) == 3 && first == 4);
-    CHECK(run_batch_count(&r, 8) == 4 && run_batch_size(&r, 8, 3, &first) == 2);
+    CHECK_INT(run_batch_count(&r, 7), 3);
+    CHECK_INT(run_batch_size(&r, 7, 2, &first), 3);
+    CHECK_INT(first, 4);
+    CHECK_INT(run_batch_count(&r, 8), 4);
+    CHECK_INT(run_batch_size(&r, 8, 3, &first), 2);
     r.c.kl_pairing = KTO_TRL;
-    CHECK(run_batch_count(&r, 7) == 4 && run_batch_size(&r, 7, 3, &first) == 1);
+    CHECK_INT(run_batch_count(&r, 7), 4);
+    CHECK_INT(run_batch_size(&r, 7, 3, &first), 1);
     r.c.kto.loss = KTO_APO_ZERO_UNPAIRED;
     r.c.kl_pairing = KTO_DISTINCT;
-    CHECK(run_batch_count(&r, 7) == 4);
+    CHECK_INT(run_batch_count(&r, 7), 4);
 }
 
 static void configurations(void)
@@ -186,7 +210,7 @@ static void configurations(void)
     cases[n].c.lora.rank = 0, cases[n++].part = "--rank";
     cases[n].c.batch = 0, cases[n++].part = "--batch";
     cases[n].c.epochs = 0, cases[n++].part = "--epochs";
-    cases[n].c.ld_alpha = 2, cases[n++].part = "--ld-alpha";
+    cases[n].c.dpo.ld_alpha = 2, cases[n++].part = "--ld-alpha";
     cases[n].c.eval_every = 1, cases[n++].part = "--eval";
     cases[n].c.full = 1, cases[n].c.init_adapter = "x", cases[n++].part = "--full";
     cases[n].c = small(TRAIN_KTO), cases[n].c.batch = 1, cases[n++].part = "--batch";
@@ -200,6 +224,59 @@ static void configurations(void)
     CHECK(train(&cases[0].c) && err.code == ERR_USAGE && !io_exists(run_path));
 }
 
+/* Another value than the default, into the field of a row. */
+static void change(const Option *row, void *settings)
+{
+    void *field = (char *)settings + row->at;
+    if (row->holds == HOLDS_FORM) row->form->read(field, row->words ? row->words(1) : "2");
+    if (row->holds == HOLDS_INT) *(int *)field ^= 1;
+    if (row->holds == HOLDS_UNSIGNED) *(unsigned *)field ^= 1;
+    if (row->holds == HOLDS_ULONG) *(unsigned long *)field += 1;
+    if (row->holds == HOLDS_ULLONG) *(unsigned long long *)field += 1;
+    if (row->holds == HOLDS_DOUBLE) *(double *)field += 0.25;
+    if (row->holds == HOLDS_TEXT) *(const char **)field = "another";
+}
+
+/* Does config.json of some method tell whether the row's value is the default? */
+static int is_recorded(const Option *row, size_t at)
+{
+    int told = 0;
+    for (int m = TRAIN_DPO; m <= TRAIN_SFT; m++) {
+        Text usual = {0}, other = {0};
+        TrainConfig c = train_config_default((TrainMethod)m);
+        c.eval = "eval.jsonl";
+        CHECK_OK(train_config_json(&c, &usual, &err), &err);
+        change(row, (char *)&c + at);
+        CHECK_OK(train_config_json(&c, &other, &err), &err);
+        told |= strcmp(usual.data, other.data) != 0;
+        text_free(&usual);
+        text_free(&other);
+    }
+    return told;
+}
+
+/* What may not differ when a run is resumed is compared with config.json: it must stand there. */
+static void every_option_that_decides_is_in_config_json(void)
+{
+    const OptionGroup *g;
+    size_t at, rows = 0;
+    for (size_t i = 0; (g = train_config_part(i, &at)); i++)
+        for (size_t k = 0; k < g->count; k++) {
+            const Option *row = &g->rows[k];
+            if (row->holds == HOLDS_NOTHING || row->free) continue;
+            int recorded = is_recorded(row, at);
+            if (!recorded) printf("  --%s\n", row->name);
+            CHECK(recorded);
+            rows++;
+        }
+    CHECK(rows > 30);
+    static const char *const free_keys[] = {"model",     "data",       "eval", "init-adapter",
+                                            "reference", "save-every", "keep", "kernel"};
+    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++)
+        CHECK(train_config_free(free_keys[i]));
+    CHECK(!train_config_free("lr") && !train_config_free("precision") && !train_config_free("?"));
+}
+
 /* ---- whole runs ---------------------------------------------------------------------------- */
 
 /* Step 1 has lr 0 (warm-up) and B = 0, so step 2 still has margin 0: ln 2 to the bit. */
@@ -207,10 +284,13 @@ static void dpo_run(void)
 {
     TrainConfig c = small(TRAIN_DPO);
     CHECK(!train(&c));
-    CHECK(result.steps == 4 && lines_told == 4 && result.skipped == 0);
+    CHECK_INT(result.steps, 4);
+    CHECK_INT(lines_told, 4);
+    CHECK_INT(result.skipped, 0);
     for (size_t i = 0; i < 2; i++) {
         CHECK_NEAR(metric(i, "loss"), 0.69314718055994531, 1e-15);
-        CHECK(metric(i, "rewards/margins") == 0 && metric(i, "rewards/accuracies") == 0);
+        CHECK(metric(i, "rewards/margins") == 0);
+        CHECK(metric(i, "rewards/accuracies") == 0);
     }
     CHECK(metric(0, "learning_rate") == 0 && metric(1, "learning_rate") == 1e-2);
     CHECK(metric(3, "loss") < 0.6 && metric(3, "rewards/margins") > 0.1);
@@ -264,15 +344,15 @@ static void kto_run(void)
     TrainConfig c = small(TRAIN_KTO);
     c.kto.desirable_weight = 1.5;
     CHECK(!train(&c));
-    CHECK(result.steps == 4); /* 7 rows, batches of 2, 2, 3: 2 windows */
+    CHECK_INT(result.steps, 4); /* 7 rows, batches of 2, 2, 3: 2 windows */
     CHECK(metric(0, "kl") == 0 && metric(0, "loss") > 0.5 && metric(0, "loss") < 0.75);
     CHECK(metric(3, "loss") < metric(0, "loss"));
     CHECK(isnan(metric(0, "rewards/accuracies")));
-    CHECK(strstr(notes, "desirable") != NULL);
+    CHECK_HAS(notes, "desirable");
     c = small(TRAIN_KTO);
-    c.auto_desirable = c.auto_undesirable = 1;
+    c.kto.auto_desirable = c.kto.auto_undesirable = 1;
     CHECK(!train(&c)); /* 4 desirable, 3 undesirable rows */
-    CHECK(strstr(notes, "class weights: desirable 1, undesirable 1.33333") != NULL);
+    CHECK_HAS(notes, "class weights: desirable 1, undesirable 1.33333");
     c = small(TRAIN_KTO);
     c.kto.loss = KTO_APO_ZERO_UNPAIRED;
     c.batch = 1;
@@ -287,7 +367,7 @@ static void kto_pairings(void)
     c.order = ORDER_TRL;
     c.kl_pairing = KTO_TRL;
     CHECK(!train(&c));
-    CHECK(strstr(notes, "pairs it with itself") != NULL);
+    CHECK_HAS(notes, "pairs it with itself");
     char *distinct, *halos;
     c = small(TRAIN_KTO);
     CHECK(!train(&c));
@@ -330,12 +410,34 @@ static void sft_run(void)
     /* The trained model is a model. */
     char trained[IO_PATH_MAX];
     snprintf(trained, sizeof trained, "%s", files_path("trained"));
-    CHECK(!io_rename(in_run("model"), trained, &err));
+    CHECK_OK(io_rename(in_run("model"), trained, &err), &err);
     double last = metric(3, "loss");
     c = small(TRAIN_SFT);
     c.model = trained;
     CHECK(!train(&c));
     CHECK(metric(0, "loss") < last + 0.5);
+}
+
+/* A token weighs the same however the rows of a step are cut into micro-batches, and in a last
+ * window that is shorter: of 7 rows, steps of 4 and 3. */
+static void sft_accumulates_tokens(void)
+{
+    static const struct {
+        size_t batch, accumulate;
+    } cuts[] = {{4, 1}, {2, 2}, {1, 4}};
+    double loss[4] = {0}, norm[4] = {0};
+    for (size_t i = 0; i < 3; i++) {
+        TrainConfig c = small(TRAIN_SFT);
+        c.batch = cuts[i].batch;
+        c.accumulate = cuts[i].accumulate;
+        c.max_grad_norm = 0;
+        CHECK(!train(&c));
+        for (size_t k = 0; k < 4; k++) {
+            if (i == 0) loss[k] = metric(k, "loss"), norm[k] = metric(k, "grad_norm");
+            CHECK_NEAR(metric(k, "loss"), loss[k], 1e-6 * loss[k]);
+            CHECK_NEAR(metric(k, "grad_norm"), norm[k], 1e-5 * norm[k]);
+        }
+    }
 }
 
 /* Weight decay is for matrices: with gradients of 0 a step is w -= lr wd w, and norms stay. */
@@ -348,7 +450,7 @@ static void decay_groups(void)
     r->c.full = 1;
     r->c.weight_decay = 0.5;
     r->events = &events;
-    CHECK(!run_open(r, &err));
+    CHECK_OK(run_open(r, &err), &err);
     real *before = mem_alloc(r->params.count * sizeof *before, &err);
     for (size_t i = 0; i < r->params.n; i++) {
         const TrainParam *p = &r->params.list[i];
@@ -365,7 +467,8 @@ static void decay_groups(void)
             CHECK_NEAR((double)p->p.w[j], is_norm ? w : 0.875 * w, is_norm ? 0 : 1e-7);
         }
     }
-    CHECK(norms == 2 * TINY_LAYERS + 1 && r->params.n == norms + 7 * TINY_LAYERS + 2);
+    CHECK_INT(norms, 2 * TINY_LAYERS + 1);
+    CHECK_INT(r->params.n, norms + 7 * TINY_LAYERS + 2);
     mem_free(before);
     run_free(r);
 }
@@ -430,7 +533,7 @@ static void accumulation(void)
 /* eval_loss is a mean over rows, the other keys over batches. */
 static void evaluation(void)
 {
-    double by_one[2];
+    double by_one[2] = {NAN, NAN};
     for (size_t batch = 1; batch <= 3; batch += 2) {
         TrainConfig c = small(TRAIN_DPO);
         c.eval = pairs;
@@ -447,7 +550,7 @@ static void evaluation(void)
             by_one[0] = metric(2, "eval_loss"), by_one[1] = metric(1, "eval_rewards/margins");
     }
     CHECK(by_one[0] < 0.69 && by_one[1] > 0);
-    CHECK(strstr(notes, "7 of the 7 rows") != NULL);
+    CHECK_HAS(notes, "7 of the 7 rows");
     CHECK_NEAR(result.eval_loss, 0.69314718055994531, 1e-15);
 }
 
@@ -462,7 +565,8 @@ static void sparse_log(void)
     c = small(TRAIN_DPO);
     c.log_every = 2;
     CHECK(!train(&c));
-    CHECK(lines_told == 2 && metric(1, "step") == 4);
+    CHECK_INT(lines_told, 2);
+    CHECK(metric(1, "step") == 4);
     CHECK_NEAR(metric(1, "loss"), loss, 1e-15);
     CHECK_NEAR(metric(1, "rewards/margins"), margin, 1e-15);
     CHECK(metric(1, "grad_norm") == norm);
@@ -476,7 +580,7 @@ static void dumped_gradients(void)
     c.max_grad_norm = 1e-3;
     CHECK(!train(&c));
     Safetensors s;
-    CHECK(!safetensors_open(&s, c.dump_gradients, 0, &err));
+    CHECK_OK(safetensors_open(&s, c.dump_gradients, 0, &err), &err);
     double sum = 0;
     for (size_t i = 0; i < s.count; i++)
         for (size_t j = 0; j < s.tensors[i].count; j++) {
@@ -485,9 +589,40 @@ static void dumped_gradients(void)
             sum += (double)g * (double)g;
             if (strstr(s.tensors[i].name, "lora_A")) CHECK(g == 0); /* B is 0 */
         }
-    CHECK(s.count == 2 * 7 * TINY_LAYERS);
+    CHECK_INT(s.count, 2 * 7 * TINY_LAYERS);
     CHECK_NEAR(sqrt(sum), metric(0, "grad_norm"), 1e-6);
     safetensors_close(&s);
+}
+
+static int file_says(const char *name, const char *part)
+{
+    size_t len;
+    char *text = files_read(in_run(name), &len);
+    int says = strstr(text, part) != NULL;
+    mem_free(text);
+    return says;
+}
+
+/* Without --reference, TRL's rule: a run that begins with an adapter is held to it, any other to
+ * the base; config.json says which it was. */
+static void reference_auto(void)
+{
+    char adapter[IO_PATH_MAX];
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    CHECK(file_says("config.json", "\"reference\": \"base\""));
+    snprintf(adapter, sizeof adapter, "%s", files_path("adapter-auto"));
+    CHECK_OK(io_rename(in_run("adapter"), adapter, &err), &err);
+    c = small(TRAIN_DPO);
+    c.init_adapter = adapter;
+    CHECK(!train(&c));
+    CHECK(metric(0, "rewards/margins") == 0);
+    CHECK_NEAR(metric(0, "loss"), 0.69314718055994531, 1e-15);
+    CHECK(file_says("config.json", "\"reference\": \"init\""));
+    c = small(TRAIN_KTO);
+    c.init_adapter = adapter;
+    CHECK(!train(&c));
+    CHECK(metric(0, "loss") == 0.5 && metric(0, "kl") == 0);
 }
 
 /* An adapter goes on: against the base its margin shows at once, against itself it is 0. */
@@ -497,9 +632,10 @@ static void references(void)
     TrainConfig c = small(TRAIN_DPO);
     CHECK(!train(&c));
     snprintf(adapter, sizeof adapter, "%s", files_path("adapter"));
-    CHECK(!io_rename(in_run("adapter"), adapter, &err));
+    CHECK_OK(io_rename(in_run("adapter"), adapter, &err), &err);
     c = small(TRAIN_DPO);
     c.init_adapter = adapter;
+    c.reference = REFERENCE_BASE;
     CHECK(!train(&c));
     CHECK(metric(0, "rewards/margins") > 0.1 && metric(0, "loss") < 0.65);
     double base = metric(0, "logps/chosen");
@@ -507,7 +643,8 @@ static void references(void)
     c.init_adapter = adapter;
     c.reference = REFERENCE_INIT;
     CHECK(!train(&c));
-    CHECK(metric(0, "rewards/margins") == 0 && metric(0, "logps/chosen") == base);
+    CHECK(metric(0, "rewards/margins") == 0);
+    CHECK(metric(0, "logps/chosen") == base);
     CHECK_NEAR(metric(0, "loss"), 0.69314718055994531, 1e-15);
     c = small(TRAIN_DPO);
     c.reference = REFERENCE_DIR;
@@ -540,22 +677,50 @@ static Trace trace(void)
 static void check_same(const Trace *want)
 {
     Trace t = trace();
-    CHECK(strlen(t.adapter) == 64);
+    CHECK_INT(strlen(t.adapter), 64);
     CHECK_TEXT(t.adapter, want->adapter);
     CHECK_TEXT(t.metrics, want->metrics);
     mem_free(t.metrics);
 }
 
+/* A run from before --reference auto was held to the base, and goes on so. */
+static void reference_resumed(void)
+{
+    char adapter[IO_PATH_MAX];
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    snprintf(adapter, sizeof adapter, "%s", files_path("adapter-resumed"));
+    CHECK_OK(io_rename(in_run("adapter"), adapter, &err), &err);
+    c = small(TRAIN_DPO);
+    c.init_adapter = adapter;
+    c.reference = REFERENCE_BASE;
+    CHECK(!train(&c));
+    CHECK(metric(0, "rewards/margins") > 0.1);
+    Trace whole = trace();
+    CHECK_OK(io_remove_tree(in_run("adapter"), &err), &err);
+    CHECK_OK(io_remove_tree(in_run("checkpoints"), &err), &err);
+    c.reference = REFERENCE_AUTO;
+    c.resume = 1;
+    CHECK(!train(&c));
+    check_same(&whole);
+    mem_free(whole.metrics);
+}
+
+static TrainConfig small_or_dropping(int i)
+{
+    return i < 3 ? small((TrainMethod)i) : dropping((TrainMethod)(i - 3));
+}
+
 static void same_bits_threads(void)
 {
     static const int counts[] = {2, 3, 7};
-    for (int method = 0; method < 2; method++) {
-        TrainConfig c = small((TrainMethod)method);
+    for (int which = 0; which < 6; which++) {
+        TrainConfig c = small_or_dropping(which);
         threads_set(1);
         CHECK(!train(&c));
         Trace one = trace();
         for (size_t i = 0; i < 3; i++) {
-            c = small((TrainMethod)method);
+            c = small_or_dropping(which);
             threads_set(counts[i]);
             CHECK(!train(&c));
             check_same(&one);
@@ -565,20 +730,71 @@ static void same_bits_threads(void)
     threads_set(1);
 }
 
+static uint64_t first_plan;
+
+static void take_plan(void *ctx, const TrainPlan *plan)
+{
+    (void)ctx;
+    first_plan = plan->activations + plan->head;
+}
+
+/* Memory is planned an epoch at a time: a later one needs more, gets it, and no bit is another. A
+ * plan of a billion steps ends, and names what it planned. */
+static void plans_go_on(void)
+{
+    const TrainEvents seen = {.log = {NULL, take_note}, .metrics = take_line, .plan = take_plan};
+    size_t grown = 0;
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        TrainConfig c = small(TRAIN_DPO);
+        c.accumulate = 1;
+        c.data = long_pairs;
+        c.seed = seed;
+        CHECK(!train(&c));
+        Trace whole = trace();
+        c.plan_batches = 1;
+        CHECK_OK(io_remove_tree(run_path, &err), &err);
+        lines.len = lines_told = 0;
+        CHECK_OK(train_run(&c, &seen, &result, &err), &err);
+        check_same(&whole);
+        mem_free(whole.metrics);
+        grown += result.plan.activations + result.plan.head > first_plan;
+    }
+    CHECK(grown > 0);
+    TrainConfig c = small(TRAIN_DPO);
+    c.steps = 1000000000;
+    c.dry_run = 1;
+    CHECK(!train(&c));
+    CHECK_HAS(notes, "i memory is planned for 100000 of 1000000000 steps");
+}
+
 /* Activations kept, or computed again to fit --memory. */
 static void same_bits_memory(void)
 {
+    for (int which = 0; which < 6; which++) {
+        TrainConfig c = small_or_dropping(which);
+        CHECK(!train(&c));
+        CHECK_INT(result.plan.keep, 1);
+        Trace kept = trace();
+        uint64_t total = result.plan.total;
+        c = small_or_dropping(which);
+        c.memory = total - 1;
+        c.force = 1; /* what is not in layers may outweigh them */
+        CHECK(!train(&c));
+        CHECK_INT(result.plan.keep, 0);
+        check_same(&kept);
+        mem_free(kept.metrics);
+    }
+}
+
+static void memory_limits(void)
+{
     TrainConfig c = small(TRAIN_DPO);
     CHECK(!train(&c));
-    CHECK(result.plan.keep == 1);
-    Trace kept = trace();
     uint64_t total = result.plan.total;
     c = small(TRAIN_DPO);
     c.memory = total - 1;
     CHECK(!train(&c));
     CHECK(result.plan.keep == 0 && result.plan.total < total);
-    check_same(&kept);
-    mem_free(kept.metrics);
     c = small(TRAIN_DPO);
     c.memory = result.plan.total - 1;
     CHECK(train(&c));
@@ -586,6 +802,80 @@ static void same_bits_memory(void)
     CHECK(!io_exists(run_path));
     c.force = 1;
     CHECK(!train(&c));
+}
+
+/* The dropout of a step acts, and its probability; evaluation and the reference have none. The
+ * adapter is one that has learnt something, and stays as it is: what differs is the mask. */
+static void dropout_acts(void)
+{
+    char adapter[IO_PATH_MAX];
+    TrainConfig c = dropping(TRAIN_DPO);
+    CHECK(!train(&c));
+    snprintf(adapter, sizeof adapter, "%s", files_path("adapter-dropping"));
+    CHECK_OK(io_rename(in_run("adapter"), adapter, &err), &err);
+    for (int method = 0; method < 3; method++) {
+        static const double dropout[] = {0.2, 0, 0.5};
+        double norm[3], eval[3];
+        for (int i = 0; i < 3; i++) {
+            c = dropping((TrainMethod)method);
+            c.init_adapter = adapter;
+            c.reference = REFERENCE_BASE;
+            c.eval = c.data;
+            c.lr = 1e-30;
+            c.order = ORDER_FILE;
+            c.steps = 2;
+            c.lora.dropout = dropout[i];
+            CHECK(!train(&c));
+            norm[i] = metric(1, "grad_norm");
+            eval[i] = metric(1, "eval_loss");
+        }
+        CHECK(norm[0] != norm[1] && norm[0] != norm[2] && norm[1] > 0);
+        CHECK(eval[0] == eval[1]);
+        CHECK(eval[0] == eval[2]);
+    }
+}
+
+/* Trials of a method with every set of targets: a pass needs what the plan has counted, to the
+ * byte. Two rows are enough. */
+static void check_plans(TrainMethod method, Model *m, Dataset *rows)
+{
+    enum { SUBSETS = 1 << (TARGET_COUNT + 1), WAYS = 4 };
+    rows->count = 2;
+    for (unsigned i = WAYS; i < SUBSETS * WAYS; i++) {
+        TrainConfig c = dropping(method);
+        double loss;
+        c.lora.targets = i / WAYS;
+        c.lora.rank = 2;
+        c.lora.dropout = i % 2 ? 0.1 : 0;
+        c.memory = i / 2 % 2; /* 1: as little as can be */
+        c.force = 1;
+        c.dpo.wpo = c.lora.targets % 2;
+        TrainTrial *t = train_trial_open(&c, m, rows, &err);
+        CHECK(t && !train_trial_reference(t, &err) && !train_trial_step(t, &loss, &err));
+        if (!t) return;
+        const TrainPlan *p = train_trial_plan(t);
+        CHECK_INT(p->keep, !c.memory);
+        CHECK_INT(train_trial_used(t), p->activations + p->head);
+        train_trial_close(t);
+    }
+}
+
+static void plan_is_exact(void)
+{
+    static const DataKind kinds[] = {DATA_PAIRS, DATA_UNPAIRED, DATA_COMPLETION};
+    Tokenizer *tokenizer = tokenizer_load(model, NULL, &err);
+    Model m;
+    CHECK(tokenizer && !model_load(&m, model, 0, NULL, &err));
+    for (int i = 0; i < 3; i++) {
+        TrainConfig c = dropping((TrainMethod)i);
+        DataOptions o = {.kind = kinds[i], .append_eos = 1, .map = c.rows.map};
+        Dataset rows;
+        CHECK_OK(data_load(&rows, c.data, &o, tokenizer, NULL, &err), &err);
+        check_plans((TrainMethod)i, &m, &rows);
+        data_close(&rows);
+    }
+    model_close(&m);
+    tokenizer_free(tokenizer);
 }
 
 /* Micro-batches of all kinds: none needs more than the plan says, or its step would fail. Seed 146
@@ -613,28 +903,30 @@ static void plan_holds_for_every_batch(void)
         c.seed = seed;
         c.kl_pairing = seed % 2 ? KTO_HALOS : KTO_TRL;
         CHECK(!train(&c));
-        CHECK(!io_remove_tree(run_path, &err));
+        CHECK_OK(io_remove_tree(run_path, &err), &err);
         c.memory = 1;
         c.force = 1;
         CHECK(!train(&c) && result.plan.keep == 0); /* as little as can be */
     }
 }
 
+static TrainConfig resumable(int method)
+{
+    TrainConfig c = dropping((TrainMethod)method);
+    c.log_every = method == TRAIN_KTO ? 1 : 2;
+    c.eval = c.data;
+    return c;
+}
+
 /* Stopped after every step in turn, and gone on: as if never stopped. */
 static void same_bits_resumed(void)
 {
     for (int method = 0; method < 3; method++) {
-        TrainConfig c = small((TrainMethod)method);
-        c.lora.dropout = 0.1;
-        c.log_every = method == TRAIN_KTO ? 1 : 2;
-        c.eval = c.data;
+        TrainConfig c = resumable(method);
         CHECK(!train(&c));
         Trace whole = trace();
         for (size_t stop = 1; stop < (c.log_every == 1 ? 4u : 2u); stop++) {
-            c = small((TrainMethod)method);
-            c.lora.dropout = 0.1;
-            c.log_every = method == TRAIN_KTO ? 1 : 2;
-            c.eval = c.data;
+            c = resumable(method);
             stop_after = stop;
             CHECK(train(&c));
             stop_after = 0;
@@ -642,7 +934,7 @@ static void same_bits_resumed(void)
             CHECK(!exists("adapter") && !exists("LOCK"));
             c.resume = 1;
             CHECK(!train(&c));
-            CHECK(result.resumed_from == stop * c.log_every);
+            CHECK_INT(result.resumed_from, stop * c.log_every);
             check_same(&whole);
         }
         mem_free(whole.metrics);
@@ -663,7 +955,8 @@ static void same_bits_full(void)
     stop_after = 2;
     CHECK(train(&c) && err.code == ERR_INTERRUPTED);
     stop_after = 0;
-    CHECK(!io_remove_tree(in_run("reference.jsonl"), &err)); /* must be found again from the base */
+    CHECK_OK(io_remove_tree(in_run("reference.jsonl"), &err),
+             &err); /* must be found again from the base */
     c.resume = 1;
     CHECK(!train(&c));
     CHECK_TEXT(hash_of("model/model.safetensors"), whole);
@@ -679,14 +972,14 @@ static void die_at_line(void *ctx, const char *line, size_t len)
 
 /* Killed between a line of metrics.jsonl and its checkpoint: the lock of the dead is taken over,
  * the line is written again. (`make faults` kills at every single file operation.) */
-static void killed(void)
+static void killed_run(TrainMethod method)
 {
-    TrainConfig c = small(TRAIN_KTO);
+    TrainConfig c = dropping(method);
     c.save_every = 1;
     CHECK(!train(&c));
     Trace whole = trace();
     for (size_t n = 1; n <= 4; n++) {
-        c = small(TRAIN_KTO);
+        c = dropping(method);
         c.save_every = 1;
         fflush(stdout);
         pid_t child = fork();
@@ -702,10 +995,79 @@ static void killed(void)
         CHECK(exists("LOCK") && !exists("adapter"));
         c.resume = 1;
         CHECK(!train(&c));
-        CHECK(result.resumed_from == n - 1);
+        CHECK_INT(result.resumed_from, n - 1);
         check_same(&whole);
     }
     mem_free(whole.metrics);
+}
+
+static void killed(void)
+{
+    for (int method = 0; method < 3; method++) killed_run((TrainMethod)method);
+}
+
+/* Writes the last four bytes of the model anew, in place, at line `stop_after` of metrics. */
+static char written_model[IO_PATH_MAX - 32];
+static unsigned char last_bytes[4];
+
+static void write_model(const unsigned char bytes[4])
+{
+    char path[IO_PATH_MAX];
+    snprintf(path, sizeof path, "%s/model.safetensors", written_model);
+    FILE *f = fopen(path, "r+b");
+    CHECK(f && !fseek(f, -4, SEEK_END) && fwrite(bytes, 1, 4, f) == 4 && !fclose(f));
+}
+
+static void write_at_line(void *ctx, const char *line, size_t len)
+{
+    take_line(NULL, line, len);
+    if (lines_told == 2) write_model(ctx);
+}
+
+/* The model's file is overwritten in the middle of a run, its length stays: noticed before anything
+ * is kept. The same bytes written again are no other model. */
+static void model_overwritten(void)
+{
+    static unsigned char other[4] = {0, 0, 0x80, 0x3f};
+    size_t len;
+    char path[IO_PATH_MAX];
+    snprintf(written_model, sizeof written_model, "%.4000s", tiny_model("tiny-written"));
+    model = tiny_model("tiny"); /* both paths come from one buffer */
+    snprintf(path, sizeof path, "%s/model.safetensors", written_model);
+    char *text = files_read(path, &len);
+    memcpy(last_bytes, text + len - 4, 4);
+    mem_free(text);
+    const TrainEvents same = {
+        .ctx = last_bytes, .log = {NULL, take_note}, .metrics = write_at_line};
+    const TrainEvents differs = {.ctx = other, .log = {NULL, take_note}, .metrics = write_at_line};
+    for (int full = 0; full < 2; full++) {
+        TrainConfig c = small(TRAIN_DPO);
+        c.model = written_model;
+        c.save_every = 1;
+        c.full = full;
+        CHECK(!train(&c));
+        Trace whole = {"", NULL};
+        if (!full) whole = trace();
+        c = small(TRAIN_DPO);
+        c.model = written_model;
+        c.save_every = 1;
+        c.full = full;
+        lines_told = 0;
+        CHECK_OK(train_run(&c, &same, &result, &err), &err);
+        if (!full) check_same(&whole);
+        CHECK_OK(io_remove_tree(run_path, &err), &err);
+        lines_told = 0;
+        CHECK_INT(train_run(&c, &differs, &result, &err), (full ? 0 : -1)); /* full: copies count */
+        write_model(last_bytes);
+        if (full) continue;
+        CHECK_ERR(err, ERR_DATA, "step 3: ");
+        CHECK_HAS(err.text, "model.safetensors: was written to while it was in use");
+        CHECK(!exists("adapter") && !exists("checkpoints/step-00000003"));
+        c.resume = 1;
+        CHECK(!train(&c) && result.resumed_from == 2);
+        check_same(&whole);
+        mem_free(whole.metrics);
+    }
 }
 
 /* A run of 4 steps stopped after step 3, with checkpoints of steps 2 and 3. */
@@ -727,7 +1089,7 @@ static void flip_byte(const char *name, size_t at)
     size_t len;
     char *text = files_read(in_run(name), &len);
     text[at < len ? at : len - 1] ^= 1;
-    CHECK(!io_write_file(in_run(name), text, len, &err));
+    CHECK_OK(io_write_file(in_run(name), text, len, &err), &err);
     mem_free(text);
 }
 
@@ -745,13 +1107,13 @@ static void damaged_checkpoints(void)
             c = stopped();
             snprintf(name, sizeof name, "checkpoints/step-00000003/%s", files[i]);
             if (missing)
-                CHECK(!io_remove_tree(in_run(name), &err));
+                CHECK_OK(io_remove_tree(in_run(name), &err), &err);
             else
                 flip_byte(name, i == 4 ? 20 : 300);
             CHECK(!train(&c));
-            CHECK(result.resumed_from == 2);
-            CHECK(strstr(notes, "checkpoint step-00000003 is left out") != NULL);
-            if (i < 4) CHECK(strstr(notes, files[i]) != NULL);
+            CHECK_INT(result.resumed_from, 2);
+            CHECK_HAS(notes, "checkpoint step-00000003 is left out");
+            if (i < 4) CHECK_HAS(notes, files[i]);
             check_same(&whole);
         }
     c = stopped();
@@ -779,7 +1141,7 @@ static void torn_metrics(void)
     FILE *f = fopen(in_run("metrics.jsonl"), "ab");
     fputs("{\"step\":4,\"loss\":1}\n{\"step\":5,\"lo", f);
     fclose(f);
-    CHECK(!metrics_trim(in_run("metrics.jsonl"), 2, &err));
+    CHECK_OK(metrics_trim(in_run("metrics.jsonl"), 2, &err), &err);
     size_t trimmed;
     char *left = files_read(in_run("metrics.jsonl"), &trimmed);
     CHECK(trimmed < len && !memcmp(text, left, trimmed) && left[trimmed - 1] == '\n');
@@ -820,8 +1182,8 @@ static void finished_runs(void)
     CHECK(result.finished_before && lines_told == 0 && result.steps == 4);
     check_same(&whole);
     /* Killed between the last checkpoint and the adapter. */
-    CHECK(!io_remove_tree(in_run("adapter"), &err));
-    CHECK(!io_make_directory(in_run("adapter.tmp"), 0, &err));
+    CHECK_OK(io_remove_tree(in_run("adapter"), &err), &err);
+    CHECK_OK(io_make_directory(in_run("adapter.tmp"), 0, &err), &err);
     CHECK(!train(&c));
     CHECK(!result.finished_before && !exists("adapter.tmp"));
     check_same(&whole);
@@ -836,8 +1198,8 @@ static void reference_file(void)
     static const size_t places[] = {25, 250, 400}; /* in the key, the hash, a number */
     for (size_t i = 0; i < 3; i++) {
         flip_byte("reference.jsonl", places[i]);
-        CHECK(train(&c) == 0);
-        CHECK(strstr(notes, "is damaged or of other inputs: computed again") != NULL);
+        CHECK_INT(train(&c), 0);
+        CHECK_HAS(notes, "is damaged or of other inputs: computed again");
         CHECK_TEXT(hash_of("reference.jsonl"), before);
         c = stopped();
     }
@@ -847,7 +1209,7 @@ static void reference_file(void)
     CHECK(!train(&c));
     size_t len;
     char *text = files_read(in_run("reference.jsonl"), &len);
-    CHECK(strstr(text, "\"rows\":4,") != NULL);
+    CHECK_HAS(text, "\"rows\":4,");
     mem_free(text);
 }
 
@@ -861,7 +1223,7 @@ static void run_directory_faults(void)
     CHECK(train(&c) && err.code == ERR_CREATE);
     c.run = files_path("no/such/parent");
     CHECK(train(&c) && err.code == ERR_CREATE);
-    CHECK(!io_make_directory(run_path, 0, &err));
+    CHECK_OK(io_make_directory(run_path, 0, &err), &err);
     c.run = run_path;
     c.data = files_path("absent.jsonl");
     CHECK(train(&c) && err.code == ERR_NO_INPUT);
@@ -873,7 +1235,7 @@ static void run_directory_faults(void)
     char lock[128], host[64] = "";
     gethostname(host, sizeof host - 1);
     snprintf(lock, sizeof lock, "%ld %s\n", (long)getppid(), host);
-    CHECK(!io_write_file(in_run("LOCK"), lock, strlen(lock), &err));
+    CHECK_OK(io_write_file(in_run("LOCK"), lock, strlen(lock), &err), &err);
     CHECK(train(&c) && err.code == ERR_CREATE);
     CHECK(exists("checkpoints/step-00000003"));
 }
@@ -882,14 +1244,15 @@ static void run_directory_faults(void)
 static void foreign_directory(void)
 {
     TrainConfig c = small(TRAIN_DPO);
-    CHECK(!io_make_directory(run_path, 0, &err) && !io_make_directory(in_run("adapter"), 0, &err));
-    CHECK(!io_write_file(in_run("adapter/mine"), "x", 1, &err));
-    CHECK(!io_write_file(in_run("adapter.tmp"), "x", 1, &err));
+    CHECK_OK(io_make_directory(run_path, 0, &err), &err);
+    CHECK_OK(io_make_directory(in_run("adapter"), 0, &err), &err);
+    CHECK_OK(io_write_file(in_run("adapter/mine"), "x", 1, &err), &err);
+    CHECK_OK(io_write_file(in_run("adapter.tmp"), "x", 1, &err), &err);
     c.resume = 1;
     CHECK(train(&c));
     CHECK_ERR(err, ERR_CREATE, "is no run that could be resumed");
     CHECK(exists("adapter/mine") && exists("adapter.tmp") && !exists("LOCK"));
-    CHECK(!io_write_file(in_run("config.json"), "{\"model_type\":\"llama\"}", 22, &err));
+    CHECK_OK(io_write_file(in_run("config.json"), "{\"model_type\":\"llama\"}", 22, &err), &err);
     CHECK(train(&c));
     CHECK_ERR(err, ERR_DATA, "model_type absent (was \"llama\")");
     CHECK(exists("adapter/mine") && exists("adapter.tmp") && !exists("inputs.json"));
@@ -907,7 +1270,7 @@ static void divergence(void)
     c.lora.alpha = 1e18;
     c.save_every = 1;
     CHECK(train(&c));
-    CHECK(err.code == ERR_DIVERGED);
+    CHECK_INT(err.code, ERR_DIVERGED);
     CHECK(!exists("adapter") && !exists("LOCK"));
     CHECK(io_is_directory(in_run("diverged")));
     CHECK(io_is_directory(in_run("checkpoints")));
@@ -921,13 +1284,162 @@ static void gradient_overflow(void)
     c.dpo.beta = 1e8;
     CHECK(train(&c));
     CHECK_ERR(err, ERR_DIVERGED, "step 3: the gradient is not finite, the 3. step in a row");
-    CHECK(lines_told == 2 && strstr(lines.data, "\"grad_norm\":null") != NULL);
+    CHECK_INT(lines_told, 2);
+    CHECK_HAS(lines.data, "\"grad_norm\":null");
     size_t len;
     char *text = files_read(in_run("diverged/step-1.json"), &len);
-    CHECK(strstr(text, "{\"step\":1,\"found\":\"gradient\"") != NULL);
-    CHECK(strstr(text, "{\"line\":") != NULL && strstr(text, "\"policy\":[-") != NULL);
+    CHECK_HAS(text, "{\"step\":1,\"found\":\"gradient\"");
+    CHECK_HAS(text, "{\"line\":");
+    CHECK_HAS(text, "\"policy\":[-");
     mem_free(text);
     CHECK(!exists("adapter") && !exists("checkpoints"));
+}
+
+/* Does a PEFT directory of the run load, and is it other than zero? */
+static void check_adapter(const char *name)
+{
+    Model m;
+    Lora lora;
+    LoraShape shape;
+    CHECK_OK(model_load(&m, model, 0, NULL, &err), &err);
+    model_lora_shape(&m, &shape);
+    int failed = lora_load(&lora, in_run(name), &shape, 0, &err);
+    CHECK(!failed);
+    double sum = 0;
+    for (size_t i = 0; !failed && i < lora.count; i++) sum += fabs((double)lora.weights[i]);
+    CHECK(sum > 0 && isfinite(sum));
+    if (!failed) lora_close(&lora);
+    model_close(&m);
+}
+
+/* Weights grow by a factor of a million in each step, and soon no log-prob is finite. Whichever
+ * step is the last, the run does not end well, and leaves what gave finite numbers. */
+static void last_step_diverges(void)
+{
+    for (size_t steps = 1; steps <= 10; steps++) {
+        TrainConfig c = small(TRAIN_SFT);
+        c.lr = 1000;
+        c.weight_decay = 1000;
+        c.max_grad_norm = 0;
+        c.warmup = 0;
+        c.schedule = SCHEDULE_CONSTANT;
+        c.steps = steps;
+        c.save_every = 1;
+        c.keep = 100;
+        if (steps == 1) c.weight_decay = 0, c.lr = 1e-3;
+        int status = train(&c);
+        CHECK_INT((status == 0), (steps == 1));
+        CHECK_INT((status == 0), exists("adapter"));
+        if (!status) continue;
+        CHECK(err.code == ERR_DIVERGED && !exists("LOCK"));
+        if (!strstr(err.text, "diverged/adapter holds")) continue;
+        check_adapter("diverged/adapter");
+        char good[64];
+        size_t step = 0;
+        CHECK_INT(sscanf(strstr(err.text, "weights of step "), "weights of step %zu", &step), 1);
+        snprintf(good, sizeof good, "checkpoints/step-%08zu/adapter_model.safetensors", step);
+        CHECK_TEXT(hash_of("diverged/adapter/adapter_model.safetensors"), hash_of(good));
+        snprintf(good, sizeof good, "checkpoints/step-%08zu", step + 1);
+        CHECK(!exists(good));
+        c.resume = 1; /* goes on from there, and ends as it did */
+        CHECK(train(&c) && err.code == ERR_DIVERGED && result.resumed_from == step);
+    }
+}
+
+/* Numbers of a gradient that fit, their squares do not: noticed at once, not at the first save. */
+static void squared_gradient(void)
+{
+    TrainConfig c = small(TRAIN_SFT);
+    c.lora.alpha = 1e25;
+    c.max_grad_norm = 0;
+    c.warmup = 0;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DIVERGED,
+              "step 3: the squared gradient is not finite, the 3. step in a row");
+    CHECK(strstr(err.text, "no step before it held") != NULL && !exists("diverged/adapter"));
+    c = small(TRAIN_SFT);
+    c.lora.alpha = 1e25; /* clipped, it fits */
+    c.warmup = 0;
+    c.lr = 1e-30;
+    CHECK(!train(&c));
+}
+
+/* The last step's own numbers are finite, those of the rows held out are not. */
+static void evaluation_diverges(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.lr = 1000;
+    c.weight_decay = 1000;
+    c.max_grad_norm = 0;
+    c.warmup = 0;
+    c.schedule = SCHEDULE_CONSTANT;
+    c.eval = pairs;
+    c.eval_every = 1;
+    c.steps = 20;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DIVERGED, "the loss of --eval is not finite");
+    CHECK(strstr(lines.data, "\"eval_loss\":null") != NULL && !exists("adapter"));
+}
+
+/* Runs that change nothing say so. */
+static void nothing_learnt(void)
+{
+    for (int i = 0; i < 4; i++) {
+        TrainConfig c = i == 3 ? dropping(TRAIN_SFT) : small((TrainMethod)i);
+        CHECK(!train(&c));
+        CHECK(!strstr(notes, "nothing was learnt"));
+        c = i == 3 ? dropping(TRAIN_SFT) : small((TrainMethod)i);
+        c.lr = 1e-30;
+        c.weight_decay = 0;
+        CHECK(!train(&c));
+        CHECK_HAS(notes, "w nothing was learnt in");
+        CHECK_HAS(notes, "of step 0, to the bit");
+    }
+    TrainConfig c = small(TRAIN_DPO);
+    c.full = 1;
+    c.lr = 1e-30;
+    CHECK(!train(&c));
+    CHECK_HAS(notes, "nothing was learnt in 4 steps");
+}
+
+/* A warm-up that takes the whole run is told with what the learning rate reaches. */
+static void long_warmup(void)
+{
+    static const double told[] = {4, 0.76, 100}, quiet[] = {0, 3, 0.75};
+    for (int i = 0; i < 3; i++) {
+        TrainConfig c = small(TRAIN_DPO); /* 4 steps */
+        c.warmup = told[i];
+        CHECK(!train(&c));
+        CHECK_HAS(notes, i == 2 ? "w --warmup 100: the run has 4 steps, so the learning rate is "
+                                  "still rising at its end, to 0.0003 of 0.01"
+                                : "to 0.0075 of 0.01; lower --warmup");
+        c = small(TRAIN_DPO);
+        c.warmup = quiet[i];
+        CHECK(!train(&c));
+        CHECK(!strstr(notes, "--warmup"));
+    }
+}
+
+/* --dump-gradients leaves its file, or says why not. */
+static void dump_without_file(void)
+{
+    TrainConfig c = small(TRAIN_DPO);
+    c.lora.alpha = 4e32;
+    c.dpo.beta = 1e8;
+    c.dump_gradients = files_path("none.safetensors");
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DIVERGED, "step 1: the gradient is not finite: --dump-gradients");
+    CHECK(!io_exists(c.dump_gradients));
+    c = small(TRAIN_DPO);
+    stop_after = 2;
+    CHECK(train(&c) && err.code == ERR_INTERRUPTED);
+    stop_after = 0;
+    c.dump_gradients = files_path("none.safetensors");
+    c.resume = 1;
+    CHECK(!train(&c));
+    CHECK(strstr(notes, "none.safetensors is not written") && !io_exists(c.dump_gradients));
+    CHECK(!train(&c) && result.finished_before);
+    CHECK_HAS(notes, "none.safetensors is not written");
 }
 
 /* Rows that teach nothing are noticed. */
@@ -939,7 +1451,7 @@ static void idle_run(void)
     c.data = files_path("one.jsonl");
     c.steps = 30;
     CHECK(!train(&c));
-    CHECK(strstr(notes, "step 21: the reward margin has been 0 for 20 steps") != NULL);
+    CHECK_HAS(notes, "step 21: the reward margin has been 0 for 20 steps");
 }
 
 static void broken_weights(void)
@@ -948,7 +1460,7 @@ static void broken_weights(void)
     TrainConfig c = small(TRAIN_DPO);
     static const unsigned char nan[] = {0, 0, 0xc0, 0x7f};
     size_t len;
-    CHECK(!io_make_directory(files_path("bad"), 0, &err));
+    CHECK_OK(io_make_directory(files_path("bad"), 0, &err), &err);
     static const char *const copied[] = {"config.json", "tokenizer.json", "tokenizer_config.json"};
     for (size_t i = 0; i < 3; i++) {
         char from[128], to[128];
@@ -977,7 +1489,7 @@ static void long_rows(void)
     TrainConfig c = small(TRAIN_DPO);
     c.data = files_path("long.jsonl");
     CHECK(train(&c));
-    CHECK_ERR(err, ERR_DATA, "the model has 256 positions; set --max-length 256");
+    CHECK_ERR(err, ERR_DATA, "the model has 256 positions: shorten it, or lower --max-length");
     TrainExplain x;
     CHECK(train_explain(&c, 0, &x, NULL, &err));
     CHECK_ERR(err, ERR_DATA, "long.jsonl: line 1: a sequence of ");
@@ -988,11 +1500,21 @@ static void long_rows(void)
 /* More steps than are ever planned; and a plan that takes long can be stopped. */
 static void long_plans(void)
 {
+    Text t = {0};
+    for (int i = 0; i < 1001; i++)
+        text_addf(&t, &err, "{\"prompt\":\"q\",\"chosen\":\"a\",\"rejected\":\"b\"}\n");
+    files_write("many.jsonl", t.data, t.len);
+    text_free(&t);
     TrainConfig c = small(TRAIN_DPO);
+    c.data = files_path("many.jsonl");
+    c.batch = c.accumulate = 1;
     c.steps = 0;
-    c.epochs = 1e9;
+    c.epochs = 1e6;
     CHECK(train(&c));
     CHECK_ERR(err, ERR_USAGE, "allowed are 1000000000");
+    c.epochs = 1e6 + 1;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_USAGE, "--epochs: found \"1000001\", allowed is a number (0,1000000]");
     c = small(TRAIN_DPO);
     c.steps = 1000000000;
     stop_requested = 1;
@@ -1019,10 +1541,10 @@ static void shuffled_blocks(void)
     c.kl_pairing = KTO_TRL;
     c.order = ORDER_SHUFFLE;
     CHECK(!train(&c));
-    CHECK(strstr(notes, "--order trl") != NULL);
+    CHECK_HAS(notes, "--order trl");
     c.order = ORDER_TRL;
     CHECK(!io_remove_tree(run_path, &err) && !train(&c));
-    CHECK(strstr(notes, "--order trl") == NULL);
+    CHECK_LACKS(notes, "--order trl");
 }
 
 static void dry_run(void)
@@ -1034,6 +1556,24 @@ static void dry_run(void)
     CHECK(!io_exists(run_path) && lines_told == 0);
 }
 
+/* A plan to go on with a run compares itself with that run, and changes nothing in it. */
+static void plan_of_another_run(void)
+{
+    char before[65], after[65];
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    CHECK_OK(sha256_file(in_run("config.json"), before, &err), &err);
+    c.dry_run = 1;
+    CHECK(train(&c) && err.code == ERR_CREATE);
+    c.resume = 1;
+    CHECK(!train(&c));
+    c.lr *= 2;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "this is not the run to be resumed: ");
+    CHECK_OK(sha256_file(in_run("config.json"), after, &err), &err);
+    CHECK_TEXT(after, before);
+}
+
 /* ---- explain ------------------------------------------------------------------------------- */
 
 static void explained_pair(void)
@@ -1042,7 +1582,7 @@ static void explained_pair(void)
     TrainExplain x;
     CHECK(!train(&c));
     c.init_adapter = in_run("adapter");
-    CHECK(!train_explain(&c, 3, &x, NULL, &err));
+    CHECK_OK(train_explain(&c, 3, &x, NULL, &err), &err);
     const ExplainSide *s = x.side;
     double sum = 0;
     for (size_t t = 0; t < s->n; t++) sum += s->policy[t];
@@ -1054,7 +1594,7 @@ static void explained_pair(void)
     CHECK_NEAR(s->gradient[0], -0.1 * (1 - x.sigmoid), 1e-12);
     CHECK_NEAR(x.side[1].gradient[1], 0.1 * (1 - x.sigmoid), 1e-12);
     CHECK(x.row == 3 && x.line == 4 && x.n_sides == 2 && x.prompt[0] == TINY_BOS);
-    CHECK(s->token_ids[s->n - 1] == TINY_EOS);
+    CHECK_INT(s->token_ids[s->n - 1], TINY_EOS);
     CHECK(x.plain && !strcmp(x.loss_name, "sigmoid"));
     train_explain_close(&x);
     CHECK(train_explain(&c, 7, &x, NULL, &err));
@@ -1072,13 +1612,38 @@ static void explained_variants(void)
         if (variant == 1) d->weight[0] = 2;
         if (variant == 2) d->f = F_FORWARD_KL;
         if (variant == 3) d->wpo = 1;
-        if (variant == 4) c.ld_alpha = 0.5;
+        if (variant == 4) c.dpo.ld_alpha = 0.5;
         if (variant == 5) d->loss[0] = DPO_IPO;
-        CHECK(!train_explain(&c, 3, &x, NULL, &err));
+        CHECK_OK(train_explain(&c, 3, &x, NULL, &err), &err);
         CHECK(!x.plain);
         CHECK_TEXT(x.loss_name, variant == 0 ? "sigmoid,sft" : variant == 5 ? "ipo" : "sigmoid");
         train_explain_close(&x);
     }
+}
+
+/* A loss beyond all numbers is no lesson. */
+static void explained_overflow(void)
+{
+    TrainExplain x;
+    TrainConfig c = small(TRAIN_DPO);
+    CHECK(!train(&c));
+    char adapter[IO_PATH_MAX];
+    snprintf(adapter, sizeof adapter, "%s", files_path("adapter-explained"));
+    CHECK_OK(io_rename(in_run("adapter"), adapter, &err), &err);
+    c = train_config_default(TRAIN_DPO);
+    c.model = model;
+    c.data = pairs;
+    c.init_adapter = adapter;
+    c.reference = REFERENCE_BASE;
+    for (size_t row = 0; row < 3; row++) {
+        c.dpo.beta = 1e308;
+        CHECK(train_explain(&c, row, &x, NULL, &err));
+        CHECK_ERR(err, ERR_DATA, "lower --beta (now 1e+308)");
+    }
+    c.dpo.beta = 1;
+    CHECK_OK(train_explain(&c, 0, &x, NULL, &err), &err);
+    CHECK(isfinite(x.loss) && isfinite(x.margin));
+    train_explain_close(&x);
 }
 
 static void explained_row(void)
@@ -1088,7 +1653,7 @@ static void explained_row(void)
     CHECK(!train(&c));
     c.init_adapter = in_run("adapter");
     c.kto.undesirable_weight = 2;
-    CHECK(!train_explain(&c, 2, &x, NULL, &err));
+    CHECK_OK(train_explain(&c, 2, &x, NULL, &err), &err);
     double z = 0.1 * (x.kl - x.side[0].logratio);
     CHECK(x.label == 0 && x.weight == 2 && x.kl >= 0);
     CHECK_NEAR(x.sigmoid, 1 / (1 + exp(-z)), 1e-12);
@@ -1096,15 +1661,36 @@ static void explained_row(void)
     CHECK_NEAR(x.side[0].gradient[0], 2 * 0.1 * x.sigmoid * (1 - x.sigmoid), 1e-12);
     train_explain_close(&x);
     c.init_adapter = NULL; /* the base itself */
-    CHECK(!train_explain(&c, 0, &x, NULL, &err));
+    CHECK_OK(train_explain(&c, 0, &x, NULL, &err), &err);
     CHECK(x.side[0].logratio == 0 && x.kl == 0 && x.loss == 0.5);
     train_explain_close(&x);
+}
+
+/* A run of sft whose steps were summed by the rule of 0.1.0 does not go on by another. */
+static void sft_of_before(void)
+{
+    TrainConfig c = small(TRAIN_SFT);
+    CHECK(!train(&c));
+    CHECK(file_says("inputs.json", "tokens of a step"));
+    size_t len;
+    char *inputs = files_read(in_run("inputs.json"), &len);
+    char *from = strstr(inputs, ",\n  \"loss\""), *to = from ? strchr(from + 1, '\n') : NULL;
+    to = to ? strpbrk(to + 1, ",\n") : NULL;
+    CHECK(to != NULL);
+    memmove(from, to, strlen(to) + 1);
+    CHECK_OK(io_write_file(in_run("inputs.json"), inputs, strlen(inputs), &err), &err);
+    mem_free(inputs);
+    CHECK_OK(io_remove_tree(in_run("adapter"), &err), &err);
+    c.resume = 1;
+    CHECK(train(&c));
+    CHECK_ERR(err, ERR_DATA, "tokens of a step\" (was absent)");
 }
 
 static const Test tests[] = {
     {"schedules", schedules},
     {"windows", windows},
     {"configurations", configurations},
+    TEST(every_option_that_decides_is_in_config_json),
     {"dpo_run", dpo_run},
     {"equal_starts", equal_starts},
     {"token_counts", token_counts},
@@ -1112,6 +1698,8 @@ static const Test tests[] = {
     {"kto_pairings", kto_pairings},
     {"absent_classes", absent_classes},
     {"sft_run", sft_run},
+    {"sft_accumulates_tokens", sft_accumulates_tokens},
+    {"sft_of_before", sft_of_before},
     {"decay_groups", decay_groups},
     {"clipping", clipping},
     {"overfit", overfit},
@@ -1120,12 +1708,18 @@ static const Test tests[] = {
     {"sparse_log", sparse_log},
     {"dumped_gradients", dumped_gradients},
     {"references", references},
+    {"reference_auto", reference_auto},
+    {"reference_resumed", reference_resumed},
     {"same_bits_threads", same_bits_threads},
     {"same_bits_memory", same_bits_memory},
+    {"memory_limits", memory_limits},
+    {"dropout_acts", dropout_acts},
+    {"plan_is_exact", plan_is_exact},
     {"plan_holds_for_every_batch", plan_holds_for_every_batch},
     {"same_bits_resumed", same_bits_resumed},
     {"same_bits_full", same_bits_full},
     {"killed", killed},
+    {"model_overwritten", model_overwritten},
     {"damaged_checkpoints", damaged_checkpoints},
     {"newer_checkpoint", newer_checkpoint},
     {"torn_metrics", torn_metrics},
@@ -1136,6 +1730,13 @@ static const Test tests[] = {
     {"foreign_directory", foreign_directory},
     {"divergence", divergence},
     {"gradient_overflow", gradient_overflow},
+    {"last_step_diverges", last_step_diverges},
+    {"squared_gradient", squared_gradient},
+    {"evaluation_diverges", evaluation_diverges},
+    {"nothing_learnt", nothing_learnt},
+    {"long_warmup", long_warmup},
+    {"plans_go_on", plans_go_on},
+    {"dump_without_file", dump_without_file},
     {"idle_run", idle_run},
     {"broken_weights", broken_weights},
     {"long_rows", long_rows},
@@ -1143,10 +1744,32 @@ static const Test tests[] = {
     {"robust_start", robust_start},
     {"shuffled_blocks", shuffled_blocks},
     {"dry_run", dry_run},
+    {"plan_of_another_run", plan_of_another_run},
     {"explained_pair", explained_pair},
     {"explained_variants", explained_variants},
     {"explained_row", explained_row},
+    {"explained_overflow", explained_overflow},
 };
+
+/* Seven rows with prompts of 60 bytes and more. */
+static void write_long_rows(void)
+{
+    static const char text[] =
+        "the quick brown fox jumps over the lazy dog again and again and again";
+    Text p = {0}, k = {0};
+    for (int i = 0; i < 7; i++) {
+        text_addf(&p, &err, "{\"prompt\":\"%.*s\",\"chosen\":\" a%d\",\"rejected\":\" b%d\"}\n",
+                  60 + i, text, i, i);
+        text_addf(&k, &err, "{\"prompt\":\"%.*s\",\"completion\":\" a%d\",\"label\":%s}\n", 60 + i,
+                  text, i, i % 2 ? "true" : "false");
+    }
+    files_write("long-pairs.jsonl", p.data, p.len);
+    files_write("long-labelled.jsonl", k.data, k.len);
+    snprintf(long_pairs, sizeof long_pairs, "%s", files_path("long-pairs.jsonl"));
+    snprintf(long_labelled, sizeof long_labelled, "%s", files_path("long-labelled.jsonl"));
+    text_free(&p);
+    text_free(&k);
+}
 
 /* Seven pairs, and seven labelled rows: + + - - + - +. */
 static void write_rows(void)
@@ -1176,6 +1799,7 @@ int main(int argc, char **argv)
     threads_set(1); /* the model is too small for more */
     model = tiny_model("tiny");
     write_rows();
+    write_long_rows();
     int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
     text_free(&lines);
     files_end();

@@ -35,8 +35,8 @@ static Side read_side(const Json *j)
 {
     Side s;
     s.n = golden_numbers(json_get(j, "policy"), s.policy, MAX_TOKENS);
-    CHECK(golden_numbers(json_get(j, "reference"), s.reference, MAX_TOKENS) == s.n);
-    CHECK(golden_numbers(json_get(j, "log_sum_sq"), s.square, MAX_TOKENS) == s.n);
+    CHECK_INT(golden_numbers(json_get(j, "reference"), s.reference, MAX_TOKENS), s.n);
+    CHECK_INT(golden_numbers(json_get(j, "log_sum_sq"), s.square, MAX_TOKENS), s.n);
     return s;
 }
 
@@ -69,21 +69,28 @@ static DpoPair make_pair(const Side *c, const Side *r, size_t shared, double alp
     return p;
 }
 
+static int place_of(const char *(*words)(size_t i), const char *word)
+{
+    int place = option_place(words, word);
+    CHECK(place >= 0);
+    return place < 0 ? 0 : place;
+}
+
 static DpoConfig read_config(const Json *j)
 {
     DpoConfig c = dpo_config_default();
     Err e;
     c.n_losses = 0;
     for (const Json *l = json_get(j, "losses")->child; l; l = l->next)
-        CHECK(dpo_loss_parse(l->text, &c.loss[c.n_losses++]) == 0);
-    CHECK(golden_numbers(json_get(j, "weights"), c.weight, DPO_LOSS_COUNT) == c.n_losses);
+        c.loss[c.n_losses++] = (DpoLoss)place_of(dpo_loss_name, l->text);
+    CHECK_INT(golden_numbers(json_get(j, "weights"), c.weight, DPO_LOSS_COUNT), c.n_losses);
     c.beta = golden_number(j, "beta");
     c.label_smoothing = golden_number(j, "label_smoothing");
     c.f_alpha = golden_number(j, "f_alpha");
     c.discopop_tau = golden_number(j, "discopop_tau");
     c.wpo = json_get(j, "wpo")->type == JSON_TRUE;
-    CHECK(f_divergence_parse(text_of(j, "f_divergence"), &c.f) == 0);
-    CHECK(dpo_config_check(&c, &e) == 0);
+    c.f = (FDivergence)place_of(f_divergence_name, text_of(j, "f_divergence"));
+    CHECK_OK(dpo_config_check(&c, &e), &e);
     return c;
 }
 
@@ -103,7 +110,7 @@ static void check_gradients(const Json *j, const char *side, size_t i, double sl
     snprintf(key, sizeof key, "%s_token_gradients", side);
     const Json *by_token = json_get(j, key)->child;
     for (size_t k = 0; k < i; k++) by_token = by_token->next;
-    CHECK(golden_numbers(by_token, expected, MAX_TOKENS) == n);
+    CHECK_INT(golden_numbers(by_token, expected, MAX_TOKENS), n);
     for (size_t t = 0; t < n; t++)
         compare(text_of(j, "name"), key, slope * dpo_ld_weight(t, shared, alpha) + nll, expected[t],
                 tolerance);
@@ -187,7 +194,7 @@ static void check_kto_metrics(const Json *j, const KtoConfig *c, const KtoRow *r
                 {"logps/rejected", m.logps_rejected, m.undesirable > 0},
                 {"rewards/margins", m.rewards_margins, m.desirable > 0 && m.undesirable > 0}};
     for (size_t k = 0; k < sizeof list / sizeof *list; k++) {
-        CHECK((json_get(expected, list[k].key) != NULL) == list[k].there);
+        CHECK_INT((json_get(expected, list[k].key) != NULL), list[k].there);
         if (list[k].there)
             compare(text_of(j, "name"), list[k].key, list[k].value,
                     golden_number(expected, list[k].key), 1e-12);
@@ -202,7 +209,7 @@ static void check_kto_case(const Json *batches, const Json *j)
     double tolerance = golden_number(j, "tolerance");
     size_t n = 0;
     KtoConfig c = kto_config_default();
-    CHECK(kto_loss_parse(text_of(j, "loss_type"), &c.loss) == 0);
+    c.loss = (KtoLoss)place_of(kto_loss_name, text_of(j, "loss_type"));
     c.beta = golden_number(j, "beta");
     c.desirable_weight = golden_number(j, "desirable_weight");
     c.undesirable_weight = golden_number(j, "undesirable_weight");
@@ -215,7 +222,7 @@ static void check_kto_case(const Json *batches, const Json *j)
     double kl = kto_kl(policy, reference, n);
     kto_loss(&c, rows, n, kl, results, &loss);
     compare(text_of(j, "name"), "loss", loss, golden_number(j, "loss"), tolerance);
-    CHECK(golden_numbers(json_get(j, "gradient"), gradient, MAX_ROWS) == n);
+    CHECK_INT(golden_numbers(json_get(j, "gradient"), gradient, MAX_ROWS), n);
     for (size_t i = 0; i < n; i++)
         compare(text_of(j, "name"), "gradient", results[i].d_policy, gradient[i], tolerance);
     check_kto_metrics(j, &c, rows, n, kl);

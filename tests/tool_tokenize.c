@@ -129,14 +129,16 @@ static int row_chat(const Options *o, const Tokenizer *t, const Json *row, Text 
     const Json *list = json_get(row, "messages"), *prompt = json_get(row, "add_generation_prompt");
     for (const Json *j = list ? list->child : NULL; j && n < MESSAGES_MAX; j = j->next, n++) {
         const Json *content = json_get(j, "content");
-        m[n] = (ChatMessage){json_get(j, "role")->text, content->text, content->len};
+        m[n] = chat_message(json_get(j, "role")->text, content->text, content->len);
     }
     Ids ids = {0};
     Text text = {0};
     int add = prompt && prompt->type == JSON_TRUE;
-    const ChatTemplate *c = chat_find(t, o->template_name, e);
-    int failed = !c || chat_render(c, t, m, n, add, &text, e) ||
-                 chat_encode(c, t, m, n, add, o->flags, &ids, e);
+    ChatTemplate *c = chat_open(t, o->template_name, "2024-07-26", e);
+    const Chat chat = {m, n, add, NULL};
+    int failed = !c || chat_render(c, t, &chat, &text, e) ||
+                 chat_encode(c, t, &chat, o->flags, &ids, NULL, e);
+    chat_close(c);
     if (failed)
         failed = put_text(line, "error", e->text, strlen(e->text), e);
     else

@@ -4,7 +4,8 @@
     make build/tools/tokenize
     python3 tools/check_chat.py [--count N] [--seed S]
 
-For every template of ALIGN_DATA (default ../shared/data) that chat.c knows: N random conversations
+For every published template of ALIGN_DATA (default ../shared/data) that a built-in one is made
+after, as it is written and then by the built-in name: N random conversations
 (default 600), most of them in good order, some not, with and without a system message and a
 generation prompt. Texts and ids must be equal, and where the template refuses the roles, its reason
 must stand in our message. Then the same with spellings of special tokens in the contents: parsed
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from check_tokenizer import DATA, KNOWN, TOOL, fragment, report, run
 
-DATE = "26 Jul 2024"  # TOKENIZER_CHAT_DATE
+DATE = "26 Jul 2024"  # as tests/tool_tokenize.c has it
 MISTRAL_V01 = (
     "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != "
     "(loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/"
@@ -44,7 +45,7 @@ def read(path):
 
 
 def cases():
-    """(name, template text, tokenizer) for all that the table knows."""
+    """(name, template text, tokenizer), the name being that of a built-in template."""
     vectors = json.loads(read("chat/vectors/llama_cpp_test_chat_template.json"))["cases"]
     vector = {c["name"]: c["template_str"] for c in vectors}
     old = "mistralai/Mistral-7B-Instruct-v0.2 (NOTE: Old pre-v1 without a system prompt)"
@@ -124,9 +125,9 @@ def same(want, got):
     return {k: got[k] for k in ("text", "ids", "error") if k in got}
 
 
-def check(name, template, model, args):
+def check(name, template, model, args, built_in):
     label, bos, eos = model
-    print("%s on %s" % (name, label))
+    print("%s on %s%s" % (name, label, ", by its name" if built_in else ""))
     path = os.path.join(DATA, dict(KNOWN)[label])
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, bos_token=bos, eos_token=eos)
     tokenizer.chat_template = template
@@ -138,6 +139,8 @@ def check(name, template, model, args):
             json.dump({"bos_token": bos, "eos_token": {"content": eos},
                        "chat_template": template}, f)
         command = [TOOL, "-m", directory, "--chat"]
+        if built_in:
+            command += ["--template", name.split(" ")[0].rstrip(",")]
 
         rows = conversations(args.count, args.seed, ["x"], special)
         want = [expected(tokenizer, r) for r in rows]
@@ -203,7 +206,8 @@ def main():
         print("check_chat.py: no %s (set ALIGN_DATA): skipped" % DATA)
         return
     bad = check_published()
-    bad += sum(check(name, template, model, args) for name, template, model in cases())
+    bad += sum(check(name, template, model, args, built_in)
+               for name, template, model in cases() for built_in in (False, True))
     print("%d differences" % bad)
     sys.exit(1 if bad else 0)
 

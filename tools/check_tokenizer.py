@@ -5,8 +5,8 @@
     python3 tools/check_tokenizer.py [--count N] [--seed S] [--align PATH] [DIR ...]
 
 DIR holds a tokenizer.json; without one, the small tokenizers of golden_tokenizer.py and all of
-ALIGN_DATA (default ../shared/data) are checked, together with the published test vectors there, and
-a tokenizer.model with the sentencepiece library. For each: N random texts (default 100000; a tenth
+ALIGN_DATA (default ../shared/data) are checked, together with the published test vectors there, the
+files beside a vocabulary (check_fields.py), and a tokenizer.model with the sentencepiece library. For each: N random texts (default 100000; a tenth
 for the small ones) encoded with and without parsing of special tokens, and the ids of the first half
 of them, and random ids, decoded with and without skipping special tokens (decoding is also streamed,
 by the C tool; a tokenizer.model is encoded only). --align PATH encodes with
@@ -23,7 +23,8 @@ import tempfile
 
 from tokenizers import Tokenizer
 
-from golden_tokenizer import variants
+import check_fields
+from golden_tokenizer import expressions, variants
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 DATA = os.environ.get("ALIGN_DATA", os.path.join(ROOT, "..", "shared", "data"))
@@ -268,10 +269,12 @@ def main():
         with open(os.path.join(directory, "tokenizer.json"), encoding="utf-8") as f:
             bad += check(directory, f.read(), args.count, args)
     if not args.dirs:
-        for name, small in variants():
+        for name, small in variants() + expressions():
             bad += check("small: " + name, small.to_str(), args.count // 10, args)
     if not args.dirs and os.path.isdir(DATA):
         bad += check_vectors(args)
+        if not args.align:
+            bad += sum(check_fields.check(base) for base in check_fields.BASES)
         bad += check_model(os.path.join(DATA, "tokenizers/llama2/tokenizer.model"), args)
         for name, path in KNOWN:
             with open(os.path.join(DATA, path), encoding="utf-8") as f:

@@ -19,10 +19,11 @@ except ImportError:
     import unicodedata
 
 # The order is that of enum UnicodeClass in tokenizer_unicode.h.
-CLASSES = {"Lu": "UPPER", "Lt": "UPPER", "Ll": "LOWER", "Lm": "LETTER", "Lo": "LETTER",
-           "Mn": "MARK", "Mc": "MARK", "Me": "MARK", "Nd": "NUMBER", "Nl": "NUMBER",
-           "No": "NUMBER"}
-NAMES = ["OTHER", "UPPER", "LOWER", "LETTER", "MARK", "NUMBER", "SPACE"]
+CLASSES = {"Lu": "UPPER", "Lt": "TITLE", "Ll": "LOWER", "Lm": "MODIFIER", "Lo": "LETTER",
+           "Nd": "DIGIT", "Nl": "NUMBER", "No": "NUMBER", "M": "MARK", "P": "PUNCTUATION",
+           "S": "SYMBOL"}
+NAMES = ["OTHER", "UPPER", "TITLE", "LOWER", "MODIFIER", "LETTER", "MARK", "DIGIT", "NUMBER",
+         "PUNCTUATION", "SYMBOL", "SPACE"]
 
 # PropList.txt, White_Space: unicodedata has no such property (str.isspace is another set).
 SPACE = ({0x20, 0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
@@ -35,7 +36,7 @@ WORD = ({0x200C, 0x200D} | set(range(0x24B6, 0x24EA)) | set(range(0x1F130, 0x1F1
 HEAD = """/* tokenizer_unicode.c - character classes of Unicode %s. Made by tools/gen_unicode.py. */
 #include "tokenizer_unicode.h"
 
-/* Where a class begins: code point << 4 | word character << 3 | class, ascending. */
+/* Where a class begins: code point << 5 | word character << 4 | class, ascending. */
 /* clang-format off */
 static const uint32_t unicode_starts[] = {
 """
@@ -49,7 +50,7 @@ static uint32_t unicode_find(uint32_t cp)
     size_t low = 0, high = sizeof(unicode_starts) / sizeof(unicode_starts[0]);
     while (high - low > 1) {
         size_t middle = low + (high - low) / 2;
-        if (unicode_starts[middle] >> 4 <= cp)
+        if (unicode_starts[middle] >> 5 <= cp)
             low = middle;
         else
             high = middle;
@@ -59,12 +60,12 @@ static uint32_t unicode_find(uint32_t cp)
 
 UnicodeClass unicode_class(uint32_t cp)
 {
-    return (UnicodeClass)(unicode_find(cp) & 7);
+    return (UnicodeClass)(unicode_find(cp) & 15);
 }
 
 int unicode_is_word(uint32_t cp)
 {
-    return (unicode_find(cp) & 8) != 0;
+    return (unicode_find(cp) & 16) != 0;
 }
 """
 
@@ -72,9 +73,11 @@ int unicode_is_word(uint32_t cp)
 def packed(cp):
     """Class and word bit of one code point."""
     category = "Cs" if 0xD800 <= cp <= 0xDFFF else unicodedata.category(chr(cp))
-    name = "SPACE" if cp in SPACE else CLASSES.get(category, "OTHER")
+    name = CLASSES.get(category, CLASSES.get(category[0], "OTHER"))
+    if cp in SPACE:
+        name = "SPACE"
     word = category[0] in "LM" or category in ("Nd", "Nl", "Pc") or cp in WORD
-    return int(word) << 3 | NAMES.index(name)
+    return int(word) << 4 | NAMES.index(name)
 
 
 def source():
@@ -82,7 +85,7 @@ def source():
     for cp in range(0x110000):
         value = packed(cp)
         if value != before:
-            starts.append(cp << 4 | value)
+            starts.append(cp << 5 | value)
             before = value
     lines = []
     for i in range(0, len(starts), 8):

@@ -43,8 +43,15 @@ TEXTS = [
     "wordx", "word x", "xword", "x word.", "word", "WORD", "for (i = 0; i < n; i++) { x[i]; }\n",
     "https://a.b/c?d=e", "!!!\n\n", "?!\r\n\r\nx", "a/b/c", "HTMLParser", "iPhone", "aB1cD23",
     "\u24d0", "12 345", "x\x1cy", "it's 99% sure", "\U0001F600 ok", "\U000e0067",
-    "the\nthe\n the",
+    "the\nthe\n the", "\x04", "x\x04y", "a\x00\x01\x04\x05 b", "\x7f\x04the\x04\x04 the \x04",
 ]
+
+# For a tokenizer that composes (NFC): marks in and out of order, blocked ones, Hangul, characters that
+# stay apart, singletons.
+COMPOSED = ["a\u0323\u0301", "a\u0301\u0323", "e\u0301\u0301", "a\u0301b\u0300", "\u0300a",
+            "\u1112\u1161\u11ab\u1100\u1161", "\uac00\u11a8", "\u0344", "\u212b", "\u0958",
+            "\u1e0b\u0323", "\ufb1d x", "d\u0307\u0323 \U0001d15e", "caf\u0065\u0301",
+            "a\u0305\u0301", "\uac01\u11a8"]
 
 
 def byte_level(pattern, ignore_merges=False):
@@ -92,6 +99,43 @@ def without_bytes_as_added(t, keep):
     return Tokenizer.from_str(json.dumps(spec))
 
 
+# Expressions that are not known by their text, each a list of Splits one after another; as published
+# (o200k: GPT-4o's) or of the same kind.
+EXPRESSIONS = {
+    "line by line, words, punctuation, han": [
+        r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+"],
+    "ranges": [r"\s?[A-Za-zµÀ-ÖØ-öø-ƺ]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$"],
+    "o200k": [
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    "not these": [r" ?[^(\s|.,!?…。，、।۔،)]+"],
+    "three digits, symbols": [
+        r"\p{N}{1,3}", r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?"
+        r"[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    "pairs of digits": [r"[0-9][0-9](?=\D)|\d\w?", r"\S+"],
+}
+
+
+def expressions():
+    """(name, tokenizer): merges that know no words, so that every cut shows in the ids."""
+    out = []
+    for name, regexes in EXPRESSIONS.items():
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        t = Tokenizer(models.BPE())
+        t.pre_tokenizer = bytes_only
+        t.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=["<s>", "</s>"],
+                                      show_progress=False,
+                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        t.train_from_iterator(TEXTS + TEXT.split("\n"), trainer)
+        t.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(r), "isolated") for r in regexes] + [bytes_only])
+        out.append(("expressions, " + name, t))
+    return out
+
+
 def variants():
     """(name, tokenizer) for each."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -130,6 +174,17 @@ def variants():
     out.append(("qwen2", train(byte_level(QWEN2), ["<s>", "</s>"], 400, alphabet)))
     out.append(("tekken", train(byte_level(TEKKEN), ["<s>", "</s>"], 400, alphabet)))
 
+    # Byte-level without the letters of bytes that the training text does not have: dropped, or the
+    # unknown token, one for each or one for a run of them, or two bytes for each letter.
+    out.append(("few letters", train(byte_level(LLAMA3), ["<s>", "</s>"], 300)))
+    for name, fuse, few in (("few letters, unk", False, []), ("few letters, fused", True, []),
+                            ("few letters, bytes", True, ["<0xC4>", "<0x80>", "<0x81>"])):
+        t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse, byte_fallback=bool(few)))
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        t.decoder = decoders.ByteLevel()
+        train(t, ["<unk>", "<s>"] + few, 260)
+        out.append((name, without_bytes_as_added(t, ["<unk>", "<s>"])))
+
     legacy = normalizers.Sequence([normalizers.Prepend("\u2581"),
                                    normalizers.Replace(" ", "\u2581")])
     t = sentencepiece(None, llama_decoder())
@@ -147,6 +202,10 @@ def variants():
     t.add_tokens([AddedToken("word", normalized=True), AddedToken("[MASK]", normalized=False)])
     out.append(("few bytes", t))
 
+    t = train(byte_level(QWEN2), ["<|end|>"], 400, alphabet)
+    t.normalizer = normalizers.NFC()
+    out.append(("composed", t))
+
     space = pre_tokenizers.Metaspace
     t = sentencepiece(space(prepend_scheme="first", split=False), llama_decoder())
     train(t, ["<unk>", "<s>", "</s>"] + all_bytes(), 600)
@@ -163,13 +222,13 @@ def variants():
     return out
 
 
-def rows(t):
+def rows(t, more):
     """Each text with its ids (special tokens as text, and parsed) and what they decode to."""
     spec = json.loads(t.to_str())
     spec["normalizer"] = None  # see check_tokenizer.py: without_normalizer
     reader = Tokenizer.from_str(json.dumps(spec))
     out = []
-    for text in TEXTS:
+    for text in TEXTS + more:
         row = {"text": text}
         for key, as_text in (("ids", True), ("parsed", False)):
             t.encode_special_tokens = as_text
@@ -183,7 +242,7 @@ def rows(t):
 def content():
     cases = []
     for name, t in variants():
-        cases.append({"name": name, "tokenizer": json.loads(t.to_str()), "rows": rows(t)})
+        cases.append({"name": name, "tokenizer": json.loads(t.to_str()), "rows": rows(t, COMPOSED if name == "composed" else [])})
     lines = []
     for case in cases:
         lines.append("{\"name\":%s,\"tokenizer\":%s,\"rows\":[\n%s]}" % (

@@ -5,7 +5,7 @@ under the SHA-256 of this file, of the job and of every file the job names, so a
 `make parity` computes none of them again.
 
 Everything runs in float32 on the CPU with one thread (a fixed order of summation), eager attention,
-offline. Kinds of jobs: select, train, score, generate, merge.
+offline. Kinds of jobs: select, train, dropout, score, generate, merge.
 """
 import csv
 import hashlib
@@ -215,7 +215,7 @@ def trainable_name(name):
 
 
 def job_train(job, folder):
-    """One run of DPOTrainer or KTOTrainer. Fields: method, model, rows, args (TRL's own names);
+    """One run of DPOTrainer, KTOTrainer or SFTTrainer. Fields: method, model, rows, args (TRL's own names);
     adapter (a PEFT directory: the step-0 adapter) or lora (LoraConfig fields: drawn by PEFT from
     args.seed) or neither (all weights are trained); with an adapter, reference "base", "init" or
     "given" (reference_adapter, another PEFT directory); eval_rows: evaluated as args say.
@@ -224,9 +224,9 @@ def job_train(job, folder):
     from peft import LoraConfig, PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer, PrinterCallback
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
-    make_config, make_trainer = {"dpo": (DPOConfig, DPOTrainer),
-                                 "kto": (KTOConfig, KTOTrainer)}[job["method"]]
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+    make_config, make_trainer = {"dpo": (DPOConfig, DPOTrainer), "kto": (KTOConfig, KTOTrainer),
+                                 "sft": (SFTConfig, SFTTrainer)}[job["method"]]
     settings = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False,
                 "optim": "adamw_torch", "logging_steps": 1, "save_strategy": "no",
                 "report_to": "none", "disable_tqdm": True, **job["args"]}
@@ -282,6 +282,82 @@ def job_train(job, folder):
     return {"steps": steps,
             "evaluations": [r for r in trainer.state.log_history if "eval_loss" in r],
             "ids": [{c: row[c] for c in columns} for row in trainer.train_dataset]}
+
+
+def job_dropout(job, folder):
+    """sft's loss over all rows with the dropout of the adapter's file acting, `seeds` times: the
+    losses, and for each tensor the gradient's component along the gradient without dropout (in
+    units of its length; a tensor without a gradient is left out). Writes those directions."""
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import save_file
+    tokenizer = plain_tokenizer(job["model"])
+    with open(job["rows"], encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    model = PeftModel.from_pretrained(load_model(job["model"]), job["adapter"], is_trainable=True)
+    eos = model.generation_config.eos_token_id
+    texts = []
+    for row in rows:
+        ids = tokenizer.encode(row["prompt"] + row["completion"]).ids + [eos]
+        texts.append((ids, common_prefix(tokenizer.encode(row["prompt"]).ids, ids)))
+    width, scored = max(len(ids) for ids, _ in texts), sum(len(i) - s for i, s in texts)
+    inputs = torch.tensor([ids + [eos] * (width - len(ids)) for ids, _ in texts])
+    mask = torch.tensor([[start <= t < len(ids) for t in range(width)] for ids, start in texts])
+    shown = torch.tensor([[t < len(ids) for t in range(width)] for ids, _ in texts])
+    parameters = {trainable_name(n): p for n, p in model.named_parameters() if p.requires_grad}
+
+    def pass_of():
+        model.zero_grad()
+        logits = model(inputs, attention_mask=shown.long()).logits[:, :-1]
+        logps = logits.log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]
+        loss = -(logps * mask[:, 1:]).sum() / scored
+        loss.backward()
+        return loss.item(), {n: p.grad.detach().clone() for n, p in parameters.items()}
+
+    model.eval()
+    plain, directions = pass_of()
+    directions = {n: g / g.square().sum() for n, g in directions.items() if g.abs().max() > 0}
+    save_file(directions, os.path.join(folder, "directions.safetensors"))
+    model.train()
+    losses, along = [], {n: [] for n in directions}
+    for seed in range(job["seeds"]):
+        torch.manual_seed(seed)
+        loss, gradients = pass_of()
+        losses.append(loss)
+        for name, direction in directions.items():
+            along[name].append((gradients[name] * direction).sum().item())
+    return {"plain": plain, "losses": losses, "along": along}
+
+
+def job_rows(job, folder):
+    """What TRL makes of rows, without a model: ids, and which of them have a label. Fields: model
+    (its tokenizer), rows, method; args (TRL's own names); template (Jinja) or None."""
+    from types import SimpleNamespace
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    if job.get("template"):
+        tokenizer.chat_template = job["template"]
+    make_config, trainer = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer),
+                            "kto": (KTOConfig, KTOTrainer)}[job["method"]]
+    args = make_config(output_dir=os.path.join(folder, "trl"), use_cpu=True, bf16=False,
+                       **job.get("args", {}))
+    rows = Dataset.from_json(job["rows"])
+    only = args.completion_only_loss if job["method"] == "sft" else None
+    if only is None:
+        only = {"prompt", "completion"} <= set(rows.column_names)
+    self = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss=only,
+                           calculate_KL=False)
+    more = {"packing": False, "formatting_func": None} if job["method"] == "sft" else {}
+    made = trainer._prepare_dataset(self, rows, tokenizer, args, dataset_name="train", **more)
+    if job["method"] == "sft":
+        return {"sequences": [[{"ids": r["input_ids"],
+                                "scored": [int(y != -100) for y in r["labels"]]}] for r in made]}
+    sides = ("chosen", "rejected") if job["method"] == "dpo" else ("completion",)
+    return {"sequences": [[{"ids": r["prompt_ids"] + r[s + "_ids"],
+                            "scored": [0] * len(r["prompt_ids"]) + [1] * len(r[s + "_ids"])}
+                           for s in sides] for r in made]}
 
 
 # ---- scores, text, merging -----------------------------------------------------------------------
@@ -355,11 +431,13 @@ def job_generate(job, folder):
 
 
 def job_merge(job, folder):
-    """PEFT's merge_and_unload in the stored type; the sum in float64, and a bound of its error."""
+    """PEFT's merge_and_unload in the stored type, or another; the sum in float64, and a bound of its
+    error."""
     import torch
     from safetensors.torch import save_file
     base = {n: p.detach().clone() for n, p in load_model(job["model"], "auto").named_parameters()}
-    model = with_adapter(job, "auto")
+    dtypes = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+    model = with_adapter(job, dtypes.get(job.get("dtype"), "auto"))
     exact, terms = {}, {}
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and "default" in module.lora_A:
@@ -379,5 +457,5 @@ def job_merge(job, folder):
     return {"names": sorted(merged), "dtype": str(next(iter(merged.values())).dtype)}
 
 
-KINDS = {"select": job_select, "train": job_train, "score": job_score, "generate": job_generate,
-         "merge": job_merge}
+KINDS = {"select": job_select, "train": job_train, "dropout": job_dropout, "rows": job_rows,
+         "score": job_score, "generate": job_generate, "merge": job_merge}

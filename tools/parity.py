@@ -1,6 +1,7 @@
 """parity.py - `make parity`: the program against TRL, PEFT and transformers, number by number.
 
     python tools/parity.py [--quick] [--only TEXT] [--list] [--align PROGRAM] [--threads N]
+                           [--jobs N]
 
 Each case runs `align` and the oracle (tools/oracle.py, whose answers are cached in build/parity/)
 on the same model, adapter and rows, and prints one line: every measure as "worst/tolerance". The
@@ -17,11 +18,15 @@ import contextlib
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -226,6 +231,9 @@ def trl_arguments(method, s):
             "gradient_accumulation_steps": s["accumulate"], "max_steps": s["steps"],
             "learning_rate": s["lr"], "lr_scheduler_type": schedule, "warmup_steps": s["warmup"],
             "weight_decay": s["decay"], "max_grad_norm": s["clip"]}
+    if method == "sft":
+        del args["beta"]
+        return args
     if method == "kto":
         args.update(loss_type=s["loss"][0], desirable_weight=s["desirable"],
                     undesirable_weight=s["undesirable"])
@@ -244,11 +252,13 @@ def trl_arguments(method, s):
 
 def align_arguments(method, s):
     """The settings as options; what equals TRL's default is left out where it may be."""
-    o = ["--order", "trl", "--loss", ",".join(s["loss"]), "--beta", s["beta"],
-         "--batch", s["batch"], "--accumulate", s["accumulate"], "--steps", s["steps"],
+    o = ["--order", "trl", "--batch", s["batch"], "--accumulate", s["accumulate"], "--steps", s["steps"],
          "--lr", s["lr"], "--schedule", s["schedule"], "--warmup", s["warmup"],
          "--weight-decay", s["decay"], "--max-grad-norm", s["clip"],
          "--max-length", s["max_length"], "--seed", s["seed"], "--save-every", 0]
+    if method == "sft":
+        return o
+    o += ["--loss", ",".join(s["loss"]), "--beta", s["beta"]]
     if method == "kto":
         o += ["--kl-pairing", "trl", "--desirable-weight", s["desirable"],
               "--undesirable-weight", s["undesirable"]]
@@ -368,10 +378,12 @@ def train_case(method, model, reference="base", start="start", start_setup=None,
             command += ["--full"]
         elif lora is None:
             # A KTO run wants kl > 0: the sign of B decides the sign of the log-ratios.
-            setup = {"b_width": 0.05 if method == "dpo" else -0.12, **(start_setup or {})}
+            setup = {"b_width": -0.12 if method == "kto" else 0.05, **(start_setup or {})}
             adapter = bench.adapter(model, f"{start}-{method}", **setup)
-            job.update(adapter=adapter, reference=reference)
-            command += ["--init-adapter", adapter, "--reference", reference]
+            job.update(adapter=adapter, reference=reference or "init")
+            command += ["--init-adapter", adapter]
+            if reference and method != "sft":  # else the default, which is TRL's: the adapter as it is
+                command += ["--reference", reference]
             if reference == "given":
                 job["reference_adapter"] = bench.adapter(model, "reference", b_width=0.02)
                 command[-1] = job["reference_adapter"]
@@ -379,7 +391,8 @@ def train_case(method, model, reference="base", start="start", start_setup=None,
             job.update(lora=lora)
             command += lora_arguments(lora)
         if evaluate:
-            job["eval_rows"] = bench.rows(model, method, count=10, seed=2)
+            job["eval_rows"] = rows(bench, model)[0] if rows else \
+                bench.rows(model, method, count=10, seed=2)
             job["args"].update(eval_strategy="steps", eval_steps=5,
                                per_device_eval_batch_size=s["batch"])
             command += ["--eval", job["eval_rows"], "--eval-every", 5]
@@ -422,6 +435,50 @@ def seed_case(model, lora, seed, quick=False):
     return run
 
 
+def mean_and_error(values):
+    """Mean, its standard error, and the variance."""
+    mean = sum(values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values)), variance
+
+
+def dropout_case(model, dropout, seeds=200, quick=False):
+    """--dropout draws other masks than PyTorch: means over many seeds must agree within 4 standard
+    errors, for the loss and for each tensor's gradient along the one without dropout; so must the
+    logarithm of the losses' variance, which knows the rate and what shares a mask."""
+    def run(bench, worst, name):
+        folder, (data, _) = bench.model(model), uneven_rows(bench, model)
+        adapter = bench.adapter(model, f"dropout-{dropout}", b_width=0.2, lora_dropout=dropout)
+        oracle = bench.oracle({"kind": "dropout", "model": folder, "rows": data,
+                               "adapter": adapter, "seeds": seeds})
+        directions = oracle.tensors("directions")
+        losses, along = [], {n: [] for n in directions}
+        for seed in range(seeds):
+            out = bench.out(name)
+            bench.align("sft", "-m", folder, "--data", data, "-o", out, "--init-adapter", adapter,
+                        "--batch", 9, "--steps", 1, "--dropout", dropout, "--seed", seed,
+                        "--save-every", 0, "--dump-gradients", out + ".gradients",
+                        *bench.numbers())
+            losses.append(read_jsonl(os.path.join(out, "metrics.jsonl"))[0]["loss"])
+            gradients = load_file(out + ".gradients")
+            for n, direction in directions.items():
+                along[n].append((gradients[n] * direction).sum().item())
+
+        def compare(what, ours, theirs):
+            (a, error_a, _), (b, error_b, _) = mean_and_error(ours), mean_and_error(theirs)
+            worst.add(what, abs(a - b) / math.hypot(error_a, error_b), 4)
+
+        compare("loss, standard errors", losses, oracle["losses"])
+        for n, values in along.items():
+            compare("gradient, standard errors", values, oracle["along"][n])
+        ratio = mean_and_error(losses)[2] / mean_and_error(oracle["losses"])[2]
+        worst.add("variance, standard errors",
+                  abs(math.log(ratio)) / math.sqrt(4 / (seeds - 1)), 4)
+        worst.equal("the loss moves", len(set(losses)) > seeds // 2, True)
+    run.quick = quick
+    return run
+
+
 def implicit_rows(bench, model):
     """Pairs without a prompt: it is what chosen and rejected share."""
     table = read_jsonl(bench.rows(model, "dpo"))
@@ -440,9 +497,17 @@ def one_left_rows(bench, model):
     return (bench.rows(model, "kto", count=17),) * 2
 
 
+def uneven_rows(bench, model):
+    """Nine answers of 1 to 17 words: however a step is cut into micro-batches, a token weighs the
+    same in TRL."""
+    words = "the little dog ran to the big red house and saw a cat who was very happy".split()
+    return (bench.file(f"uneven-{model}", [
+        {"prompt": "Once upon a time", "completion": " " + " ".join((words[i:] + words)[:2 * i + 1])}
+        for i in range(9)]),) * 2
+
+
 def chat_rows(method):
-    """Conversations of one and of three turns. The Llama 3.2 template writes the day's date; TRL
-    gets the one that the program takes as default."""
+    """Conversations of one and of three turns, with the date that the template is to write."""
     def rows(bench, model):
         if not os.path.isdir(bench.data):
             raise Skip("no chat templates without the data directory")
@@ -460,9 +525,18 @@ def chat_rows(method):
                 row["label"] = r["label"]
             table.append(row)
         dated = [{**row, "chat_template_kwargs": {"date_string": "26 Jul 2024"}} for row in table]
-        return (bench.file(f"chat-{method}-{model}", table),
-                bench.file(f"chat-{method}-{model}-dated", dated))
+        return (bench.file(f"chat-{method}-{model}-dated", dated),) * 2
     return rows
+
+
+def messages_rows(bench, model):
+    """Conversations with two answers, of which sft trains every turn by default."""
+    if not os.path.isdir(bench.data):
+        raise Skip("no chat templates without the data directory")
+    table = [{"messages": [turn("user", r["prompt"].strip()), turn("assistant", r["chosen"].strip()),
+                           turn("user", "Once more."), turn("assistant", r["rejected"].strip())]}
+             for r in read_jsonl(bench.rows(model, "dpo"))[:9]]
+    return (bench.file(f"messages-{model}", table),) * 2
 
 
 def training_cases():
@@ -498,7 +572,8 @@ def training_cases():
         "wpo apo_zero": {"wpo": True, "loss": "apo_zero"},
         "discopop tau 0.5": {"loss": "discopop", "tau": 0.5},
         "beta 0.3": {"beta": 0.3},  # at 0.7 TRL itself is 9.5e-6 from TRL in float64
-        "reference init": {"reference": "init", "quick": True},
+        "reference init": {"reference": "init"},
+        "reference of --init-adapter alone": {"reference": None, "quick": True},
         "rslora": {"start": "rslora", "start_setup": {"use_rslora": True}},
         "query and value": {"start": "qv", "start_setup": {"target_modules": ["q_proj", "v_proj"]}},
         "batch 1 accumulate 1": {"batch": 1, "accumulate": 1},
@@ -529,6 +604,8 @@ def training_cases():
         "kto weights 1.33 and 1": {"loss": "kto", "desirable": 1.33},
         "kto weights 1 and 2.5": {"loss": "kto", "undesirable": 2.5},
         "kto reference init": {"loss": "kto", "reference": "init"},
+        "kto reference of --init-adapter alone": {
+            "loss": "kto", "reference": None, "quick": True},
         "kto last block of one": {"loss": "kto", "rows": one_left_rows},
         "kto batch 19": {"loss": "kto", "batch": 19, "accumulate": 1},
         "kto batch 2 accumulate 4": {"loss": "kto", "batch": 2, "accumulate": 4},
@@ -542,6 +619,23 @@ def training_cases():
     }
     for name, changes in kto.items():
         cases[f"kto {name}"] = train_case("kto", ts, **changes)
+    sft = {
+        "sft 9 x 1": {"batch": 9, "accumulate": 1},
+        "sft 3 x 3": {"batch": 3, "accumulate": 3, "quick": True},
+        "sft 1 x 9": {"batch": 1, "accumulate": 9},
+        "sft 2 x 3, shorter last window": {"batch": 2, "accumulate": 3},
+        "sft rows cut": {"max_length": 16},
+        "sft evaluation": {"batch": 2, "accumulate": 2, "evaluate": True},
+        "sft all weights 2 x 3": {"batch": 2, "accumulate": 3, "full": True, "lr": 1e-4},
+    }
+    for name, changes in sft.items():
+        cases[name] = train_case("sft", ts, reference=None, rows=uneven_rows, **changes)
+    cases["sft messages @mistral-chat"] = train_case(
+        "sft", "mistral-chat", reference=None, rows=messages_rows, batch=3, accumulate=2, steps=4)
+    cases["sft dropout 0.1, 200 seeds"] = dropout_case(ts, 0.1)
+    heads = "llama-two-heads"
+    cases["dpo two heads"] = train_case("dpo", heads, steps=4, quick=True)
+    cases["dpo two heads, all weights"] = train_case("dpo", heads, steps=4, full=True, lr=1e-4)
     seven = {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR}
     two = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": True}
     cases["dpo from the seed"] = train_case("dpo", ts, lora=seven, quick=True)
@@ -561,6 +655,11 @@ def training_cases():
             cases[f"dpo from the seed @{model}"] = train_case("dpo", model, lora=seven)
             cases[f"kto from the seed @{model}"] = train_case("kto", model, lora=seven, loss="kto")
             cases[f"dpo all weights @{model}"] = train_case("dpo", model, full=True, lr=1e-4)
+    for model in FAMILIES:
+        cases[f"dpo sigmoid @{model}"] = train_case("dpo", model, steps=4, quick=model == "qwen2")
+        cases[f"dpo all weights @{model}"] = train_case("dpo", model, full=True, lr=1e-4, steps=4)
+    cases["kto kto @qwen3"] = train_case("kto", "qwen3", loss="kto", steps=4)
+    cases["kto kto @smollm3"] = train_case("kto", "smollm3", loss="kto", steps=4)
     for model in ("llama3-chat", "mistral-chat"):
         quick = model == "mistral-chat"
         cases[f"dpo conversations @{model}"] = train_case(
@@ -572,6 +671,7 @@ def training_cases():
 
 MADE = ["llama-gqa", "llama-gqa-bf16", "llama-tied", "llama-linear", "mistral-window",
         "mistral-32000", "llama3-128256"]
+FAMILIES = ["llama-biases", "qwen2", "qwen3", "smollm3"]  # more weights in a layer, or no positions
 
 # ---- scores, adapters, merging, text -------------------------------------------------------------
 
@@ -617,6 +717,68 @@ def score_case(model, adapter=None, quick=False, **setup):
         score_with(bench, worst, name, bench.model(model), score_rows(bench, model), made)
     run.quick = quick
     return run
+
+
+def edited(bench, model, name, edit):
+    """The adapter start-dpo of a model, with some keys of its configuration set otherwise."""
+    made, folder = bench.adapter(model, "start-dpo"), bench.out(name + "-adapter")
+    shutil.copytree(made, folder)
+    path = os.path.join(folder, "adapter_config.json")
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({**config, **edit}, f)
+    return folder
+
+
+# Values of adapter_config.json that change no number for these models, and such as do.
+HARMLESS = {
+    "bias": "lora_only", "fan_in_fan_out": True, "modules_to_save": ["score"],
+    "target_parameters": ["experts.gate_up_proj"], "layer_replication": [[0, 1], [1, 2]],
+    "lora_bias": True, "use_qalora": True, "loftq_config": {"loftq_bits": 4},
+    "eva_config": {"rho": 2.0}, "velora_config": {"num_groups": 8}, "ensure_weight_tying": True,
+    "task_type": "FEATURE_EXTRACTION", "auto_mapping": {"unsloth_fixed": True},
+    "exclude_modules": ["vision"], "layers_to_transform": [0, 1], "layers_pattern": "layers",
+    "lora_dropout": 1.0, "revision": "main", "an_unknown_key": 1}
+CHANGED = [
+    {"target_modules": ["q_proj"]}, {"target_modules": None}, {"target_modules": ".*[qk]_proj"},
+    {"exclude_modules": ["q_proj"]}, {"exclude_modules": ".*q_proj"}, {"layers_to_transform": 1},
+    {"layers_to_transform": [0]}, {"layer_replication": [[0, 2], [0, 2]]}, {"use_dora": True},
+    {"alora_invocation_tokens": [5]}, {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "OLoRA"}, {"kasa_config": {}}]
+
+
+def harmless_case(bench, worst, name):
+    """What nothing depends on is accepted, and computes what PEFT computes with it."""
+    model = "llama-gqa"
+    made = edited(bench, model, name, HARMLESS)
+    score_with(bench, worst, name, bench.model(model), score_rows(bench, model), made)
+    for i, way in enumerate(["Gaussian", "lora_ga", "mica", "eva", False, None]):
+        made = edited(bench, model, f"{name}-{i}", {"init_lora_weights": way})
+        score_with(bench, worst, f"{name}-{i}", bench.model(model), score_rows(bench, model), made)
+
+
+def changed_case(bench, worst, name):
+    """With each of these PEFT computes other numbers than without: it is refused by its name."""
+    model, rows = "llama-gqa", score_rows(bench, "llama-gqa")
+    plain = bench.oracle({"kind": "score", "model": bench.model(model), "rows": rows,
+                          "adapter": bench.adapter(model, "start-dpo")})["scores"]
+    for i, edit in enumerate(CHANGED):
+        made, out = edited(bench, model, f"{name}-{i}", edit), bench.out(f"{name}.jsonl")
+        theirs = bench.oracle({"kind": "score", "model": bench.model(model), "rows": rows,
+                               "adapter": made})["scores"]
+        worst.add("edits that change nothing for PEFT", int(theirs == plain), 0)
+        try:
+            bench.align("score", "-m", bench.model(model), "--data", rows, "-o", out,
+                        "--adapter", made, *bench.numbers())
+        except Failure as e:
+            if not str(e).startswith("exit 65") or f'"{next(iter(edit))}"' not in str(e):
+                raise
+            continue
+        raise Failure(f"{edit} was accepted")
+
+
+harmless_case.quick = changed_case.quick = False
 
 
 def reference_logprobs_case(bench, worst, name):
@@ -727,7 +889,7 @@ def explain_case(method, model="tinystories-656k", quick=False):
         for row in (0, 6, len(table) - 1):
             out = json.loads(bench.align(
                 "explain", "-m", folder, "--data", data, "--row", row, "--method", method,
-                "--beta", beta, "--init-adapter", adapter, "--json", *bench.numbers(),
+                "--beta", beta, "--adapter", adapter, "--json", *bench.numbers(),
                 *(["--batch", batch, "--kl-pairing", "trl"] if method == "kto" else [])))
             at = 2 * row
             worst.equal("row and method", [out["row"], out["method"]], [row, method])
@@ -783,16 +945,41 @@ def flat_logps(scores):
     return [x for r in scores for x in r["token_logps"] if x is not None]
 
 
-def merge_case(model, adapter, quick=False, **setup):
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+def check_rounding(worst, told, exact, ours, base):
+    """What merge says of rounding, from the tensors alone."""
+    error = torch.cat([(ours[k].double() - exact[k]).abs().flatten() for k in exact])
+    update = torch.cat([(exact[k] - base[k].double()).abs().flatten() for k in exact])
+    stays = torch.cat([(ours[k] == base[k].to(ours[k].dtype)).flatten() for k in exact])
+    for key, wanted in (("weights", error.numel()), ("largest_error", error.max()),
+                        ("mean_error", error.mean()), ("error_of_update", error.norm() / update.norm()),
+                        ("lost_of_update", update[stays].sum() / update.sum())):
+        wanted = float(wanted)
+        worst.add(f"told {key}", abs(told[key] - wanted), 1e-9 + 1e-4 * abs(wanted))
+
+
+def merge_case(model, adapter, quick=False, dtype=None, **setup):
     """align merge: untouched tensors bit-equal, merged ones as near to W + s B A as PEFT's are, or
-    within float32's error bound and half an ulp of the stored type; then both score the model."""
+    within float32's error bound and half an ulp of the stored type; then both score the model. With
+    dtype the weights are stored as that, untouched ones rounded as PyTorch does."""
     def run(bench, worst, name):
         folder, made = bench.model(model), bench.adapter(model, adapter, **setup)
         out = bench.out(name)
-        bench.align("merge", "-m", folder, "--adapter", made, "-o", out)
-        oracle = bench.oracle({"kind": "merge", "model": folder, "adapter": made})
+        told = bench.align("merge", "-m", folder, "--adapter", made, "-o", out, "--json",
+                           *(["--dtype", dtype] if dtype else []))
+        job = {"kind": "merge", "model": folder, "adapter": made}
+        oracle = bench.oracle({**job, "dtype": dtype} if dtype else job)
         exact, theirs, terms = (oracle.tensors(n) for n in ("exact", "merged", "terms"))
         ours, base = read_model(out), read_model(folder)
+        check_rounding(worst, json.loads(told), exact, ours, base)
+        if dtype:
+            base = {k: t.to(DTYPES[dtype]) for k, t in base.items()}
+            with open(os.path.join(out, "config.json"), encoding="utf-8") as f:
+                config = json.load(f)
+            worst.equal("dtype in config.json", config.get("dtype", config.get("torch_dtype")),
+                        str(DTYPES[dtype]).removeprefix("torch."))
         worst.equal("tensors of the model", sorted(ours), sorted(base))
         for key, b in base.items():
             worst.equal(f"{key}: dtype and shape", [str(ours[key].dtype), *ours[key].shape],
@@ -866,6 +1053,42 @@ def script_case(*command, quick=False):
     return run
 
 
+def decode_case(bench, worst, name):
+    """Every id of every tokenizer of the data directory, and random sequences of them."""
+    bench.real("tokenizers")
+    if not os.path.exists(os.path.join(ROOT, "build", "tests", "tool_tokenize")):
+        raise Skip("no build/tests/tool_tokenize (make tests)")
+    os.environ["ALIGN_DATA"] = bench.data
+    script_case("check_decode.py")(bench, worst, name)
+
+
+decode_case.quick = False
+
+
+def defaults_case(bench, worst, name):
+    """Every default that decides what is learnt is TRL's, or README.md and the run say that it is
+    not."""
+    import trl_defaults
+    model, lines = bench.model("tinystories-656k"), {}
+    rows = {"dpo": bench.rows("tinystories-656k", "dpo"),
+            "kto": bench.rows("tinystories-656k", "kto"),
+            "sft": uneven_rows(bench, "tinystories-656k")[0]}
+    for method, data in rows.items():
+        done = subprocess.run([bench.program, method, "-m", model, "--data", data, "--dry-run"],
+                              capture_output=True, text=True)
+        worst.equal(f"exit code of {method} --dry-run", done.returncode, 0)
+        lines[method] = done.stderr
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        readme = f.read()
+    faults, count = trl_defaults.compare(bench.align("--options"), readme, lines)
+    if faults:
+        raise Failure("; ".join(faults))
+    worst.add(f"of {count} defaults unsaid", 0, 0)
+
+
+defaults_case.quick = True
+
+
 def export_case(bench, worst, name):
     """A pickled checkpoint goes through tools/export.py and scores as the model it was."""
     import export
@@ -883,17 +1106,161 @@ def export_case(bench, worst, name):
 export_case.quick = True
 
 
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def turn(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+TALK = [turn("system", "Be kind."), turn("user", "Hi there"), turn("assistant", "Hello."),
+        turn("user", "And now?"), turn("assistant", " Good bye. ")]
+PAIR = {"chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b c")]}
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "does",
+                                           "parameters": {"type": "object", "properties": {}}}}]
+
+
+# TRL's templates that render tools, and that have marks for the answers.
+READ_TOOLS = ("llama3_1", "llama3_2", "qwen2_5", "qwen3", "qwen3_8", "glm4moe", "gptoss",
+              "nemotron_3_nano", "lfm2_v2")
+MARK_ANSWERS = ("qwen2_5", "qwen3", "qwen3_8", "gptoss", "phi3", "gemma3", "cohere",
+                "deepseek_r1_distill", "glm4moe", "lfm2_v2", "nemotron_3_nano")
+
+
+def rows_case(method, rows, template, chat_template, options=(), says=None, equal=True,
+              quick=False, **args):
+    """The first row that a dry run shows, of each of the rows alone: ids and scored tokens are TRL's
+    (equal=False: they are not, for which there is a count). says: what stderr must hold. Template is
+    a file of TRL's; chat_template: the built-in one that stands for it, or None for the file."""
+    def run(bench, worst, name):
+        if not os.path.isdir(bench.data):
+            raise Skip("no tokenizer with control tokens without the data directory")
+        import trl
+        folder = os.path.join(os.path.dirname(trl.__file__), "chat_templates")
+        with open(os.path.join(folder, template), encoding="utf-8") as f:
+            jinja = f.read()
+        model = bench.model("llama3-chat")
+        for i, row in enumerate(rows):
+            path = bench.file(f"{name}-{i}".replace(" ", "-").replace("/", "-"), [row])
+            command = [bench.program, method, "-m", model, "--data", path, "--dry-run", "--json",
+                       "--chat-template", chat_template or os.path.join(folder, template), *options]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Failure(done.stderr.strip().split("\n")[-1])
+            ours = json.loads(done.stdout)["first_row"]
+            theirs = bench.oracle({"kind": "rows", "model": model, "rows": path, "method": method,
+                                   "template": jinja, "args": args})["sequences"][0]
+            if says and says not in done.stderr:
+                raise Failure(f"nothing on the screen says: {says}")
+            for side, wanted in zip(ours, theirs, strict=True):
+                scored = [0] + wanted["scored"][1:]  # nothing predicts a first token
+                if not equal:
+                    worst.equal(f"row {i} differs", side["ids"] != wanted["ids"], True)
+                    continue
+                worst.equal(f"row {i} ids", side["ids"], wanted["ids"])
+                worst.equal(f"row {i} scored", side["scored"], scored)
+    run.quick = quick
+    return run
+
+
+def template_case(every, count, quick=False):
+    """Made conversations by published chat templates, every so many of them: text and ids are those
+    of apply_chat_template, and what it refuses is refused (tools/check_template.py)."""
+    def run(bench, worst, name):
+        if not os.path.isdir(bench.data):
+            raise Skip("no chat templates without the data directory")
+        import check_template
+        folders = [os.path.join(bench.data, f) for f in ("chat", "tokenizers")]
+        program = check_template.Program(
+            bench.program, os.path.join(folders[1], "tinyllama", "tokenizer.json"))
+        check = check_template.Check(None, 1)
+        check_template.hf.datetime = check_template.FixedDate
+        for title, text in list(check_template.templates(folders).items())[::every]:
+            check.program(title, text, check_template.conversations(every, count), program)
+        check_template.hf.datetime = check_template.REAL_DATE  # other cases ask for today
+        program.close()
+        worst.equal("different conversations", check.differ, 0)
+        worst.equal("conversations were compared", check.equal > 20 * count // every, True)
+    run.quick = quick
+    return run
+
+
+def row_cases():
+    """name -> case: what rows say, as TRL prepares them."""
+    talks = [{"messages": TALK}, {"messages": TALK[1:3]}, {"messages": TALK[:4]},
+             {"prompt": TALK[:2], "completion": TALK[2:]}]
+    llama3 = ("llama3_training.jinja", "llama3")
+    plain = [{"prompt": "Hi there", "completion": " you all"}, {"text": "Hi there you all"}]
+    tools = [{"prompt": TALK[:2], "tools": TOOLS, **PAIR}]
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1.5, "b": ["x", None]}}}
+    calls = tools + [
+        {"prompt": TALK[:2], "tools": json.dumps(TOOLS), **PAIR},
+        {"prompt": TALK[1:2] + [turn("assistant", "", tool_calls=[call]), turn("tool", "7")],
+         "tools": TOOLS, **PAIR},
+        {"prompt": TALK[:2], "chosen": [turn("assistant", "so", tool_calls=[call])],
+         "rejected": PAIR["rejected"], "tools": TOOLS,
+         "chat_template_kwargs": {"enable_thinking": False}}]
+    control = [{"prompt": "<|begin_of_text|>Hi<|eot_id|>", "completion": " you<|eot_id|>"}]
+    llama31 = ("llama3_1.jinja", "llama3.1")
+    return {
+        "rows sft --train-on auto": rows_case("sft", talks + plain, *llama3, quick=True),
+        "rows sft --train-on all": rows_case("sft", talks + plain, *llama3,
+                                             ("--train-on", "all"), completion_only_loss=False),
+        "rows sft --train-on answers": rows_case("sft", talks, *llama3,
+                                                 ("--train-on", "answers"),
+                                                 assistant_only_loss=True, quick=True),
+        # of one answer, the last is what TRL's completion is
+        "rows sft --train-on last": rows_case("sft", [{"prompt": TALK[:4],
+                                                       "completion": TALK[4:]}], *llama3,
+                                              ("--train-on", "last")),
+        "rows sft from/value": rows_case("sft", [{"conversations": [
+            {"from": m["role"], "value": m["content"]} for m in TALK]}], *llama3),
+        "rows dpo without prompt": rows_case("dpo", [
+            {side: TALK[:2] + PAIR[side] for side in PAIR},
+            {"chosen": "The sky is blue", "rejected": "The sky is green"},
+            {"chosen": "abc", "rejected": "abcd"}, {"chosen": "Yes it is", "rejected": "No"}],
+            *llama31),
+        "rows dpo, prompt ends with an answer": rows_case(
+            "dpo", [{"prompt": TALK[:3], **PAIR}], *llama31),
+        "rows dpo, keys that no template reads": rows_case("dpo", [
+            {"prompt": [turn("user", "Hi", name="bob")], "margin": 1.5, "system": "x", **PAIR}],
+            *llama31),
+        "rows dpo with tools that a built-in template does not read": rows_case(
+            "dpo", tools, *llama31, says='not read, as in TRL: "tools" (1 rows, first: line 1)',
+            equal=False),
+        **{f"rows dpo with tools, {name}": rows_case("dpo", calls, name + ".jinja", None,
+                                                     quick=name == "qwen3")
+           for name in READ_TOOLS},
+        **{f"rows sft --train-on answers, {name}": rows_case(
+            "sft", talks, name + "_training.jinja", None, ("--train-on", "answers"),
+            assistant_only_loss=True, quick=name == "qwen3") for name in MARK_ANSWERS},
+        "rows sft, control tokens are counted": rows_case(
+            "sft", control, *llama3, says="1 rows spell control tokens", equal=False),
+        "rows sft, control tokens read": rows_case(
+            "sft", control, *llama3, ("--parse-special",),
+            says="1 rows begin with the start token twice"),
+    }
+
+
 def text_cases():
     """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
     cases = {"golden files made again": script_case("golden.py", "--check"),
+             "formats of GGUF files": script_case("check_gguf.py", quick=True),
+             "SmolLM2 in a GGUF file": script_case("check_smollm2.py"),
+             "tables of composed characters": script_case("gen_nfc.py", "--check", quick=True),
              "tests of export.py": script_case("test_export.py", quick=True),
              "tests of judge_http.py": script_case("test_judge_http.py", quick=True),
+             "all ids of all tokenizers decode as in transformers": decode_case,
              "tests of cares.py": script_case("test_cares.py", quick=True),
+             "defaults against TRL's": defaults_case,
+             "chat templates, some": template_case(12, 5, quick=True),
+             "chat templates": template_case(1, 10),
              "score what export.py made": export_case,
              "score reference log-probs": reference_logprobs_case,
              "score @tinystories-656k": score_case("tinystories-656k", quick=True),
              "score adapter @tinystories-656k": score_case("tinystories-656k", "start-dpo")}
-    for model in MADE + ["llama-gqa-f16", "llama-sharded", "mistral-window-bf16"]:
+    for model in MADE + FAMILIES + ["llama-gqa-f16", "llama-sharded", "mistral-window-bf16",
+                                    "qwen3-biases-bf16"]:
         cases[f"score @{model}"] = score_case(model, quick=model in ("llama-linear",
                                                                      "mistral-window"))
     gqa = "llama-gqa"
@@ -920,8 +1287,14 @@ def text_cases():
                                                       target_modules=["lm_head"]),
         "score adapter on a tied head": score_case("llama-tied", "tied-head",
                                                    target_modules=["q_proj", "lm_head"]),
-        "refuse adapter, pattern with an asterisk": refused_case(gqa, "asterisk",
-                                                                 rank_pattern={".*mlp.*": 2}),
+        "score adapter, pattern with an asterisk": score_case(gqa, "asterisk",
+                                                              rank_pattern={".*mlp.*": 2}),
+        "score adapter, harmless values": harmless_case,
+        "refuse adapter, values that count": changed_case,
+        "score adapter, pattern that looks ahead": score_case(
+            gqa, "ahead", rank_pattern={".*(?=mlp).*": 2}),
+        "refuse adapter, pattern that refers back": refused_case(
+            gqa, "back", rank_pattern={r".*\.(.)\1.*|.*_proj": 2}),
         "refuse adapter, DoRA": refused_case(gqa, "dora", use_dora=True),
         "refuse adapter, biases": refused_case(gqa, "biases", lora_bias=True),
         "refuse adapter, embedding": refused_case(gqa, "embedding",
@@ -942,10 +1315,22 @@ def text_cases():
         "merge f32": merge_case("llama-gqa", "start-dpo", quick=True),
         "merge bf16": merge_case("llama-gqa-bf16", "start-dpo", quick=True),
         "merge f16": merge_case("llama-gqa-f16", "start-dpo"),
+        "score two heads": score_case("llama-two-heads", quick=True),
+        "merge two heads": merge_case("llama-two-heads", "head",
+                                      target_modules=ALL_LINEAR + ["lm_head"]),
+        "merge f32 into bf16": merge_case("llama-gqa", "start-dpo", dtype="bf16"),
+        "merge f32 into f16": merge_case("llama-gqa", "start-dpo", dtype="f16"),
+        "merge bf16 into f32": merge_case("llama-gqa-bf16", "start-dpo", dtype="f32", quick=True),
+        "merge bf16 into f16": merge_case("llama-gqa-bf16", "start-dpo", dtype="f16"),
+        "merge f16 into bf16": merge_case("llama-gqa-f16", "start-dpo", dtype="bf16"),
         "merge tied, rslora": merge_case("llama-tied", "rslora-dpo", use_rslora=True),
         "merge the head": merge_case("llama-gqa", "head",
                                      target_modules=ALL_LINEAR + ["lm_head"]),
         "merge shards": merge_case("llama-sharded", "start-dpo"),
+        "merge biases": merge_case("llama-biases", "start-dpo"),
+        "merge head norms": merge_case("qwen3", "start-dpo"),
+        "refuse adapter, biases that it trained": refused_case("qwen2", "trained-biases",
+                                                               bias="lora_only"),
         "merge patterns": merge_case(
             gqa, "patterns", rank_pattern={"q_proj": 4, "layers.1.mlp.up_proj": 2},
             alpha_pattern={"v_proj": 32, "layers.0.self_attn.q_proj": 2}),
@@ -953,12 +1338,19 @@ def text_cases():
                                                     quick=True),
         "generate adapter @tinystories-656k": generate_case("tinystories-656k", "start-dpo"),
     })
-    for model in ("llama-gqa", "llama-tied", "mistral-window", "mistral-32000", "llama3-128256"):
+    for model in ("llama-gqa", "llama-tied", "mistral-window", "mistral-32000", "llama3-128256",
+                  "qwen2", "smollm3"):
         cases[f"generate @{model}"] = generate_case(model, quick=model == "mistral-window")
     return cases
 
 
 # ---- running -------------------------------------------------------------------------------------
+
+
+def keep_worst(records, measure, record):
+    records.setdefault(measure, (0.0, 1.0, ""))
+    if worst_share(record) >= worst_share(records[measure]):
+        records[measure] = record
 
 
 def run_case(bench, name, case, records):
@@ -973,9 +1365,7 @@ def run_case(bench, name, case, records):
     except Exception as e:  # missing fields of ours, or the oracle's own trouble: the case failed
         return "FAIL", f"{type(e).__name__}: {str(e).strip().split(chr(10))[0]}"
     for measure, figure in worst.figures.items():
-        records.setdefault(measure, (0.0, 1.0, ""))
-        if worst_share(figure) >= worst_share(records[measure]):
-            records[measure] = (*figure, name)
+        keep_worst(records, measure, (*figure, name))
     return ("ok" if worst.passed() else "FAIL"), worst.text()
 
 
@@ -989,6 +1379,24 @@ def print_records(records):
             print(f"worst {measure:20} {error:.1e} of {tolerance:.0e}  ({name})")
 
 
+def chosen_cases(args):
+    cases = {**text_cases(), **row_cases(), **training_cases()}
+    return {n: c for n, c in cases.items() if args.only in n and (c.quick or not args.quick)}
+
+
+def run_lane(args, lane):
+    """Every args.jobs-th case, in a folder of its own: what cases share is made in each."""
+    work = os.path.join(args.work, f"lane-{lane}")
+    bench = Bench(args.align, args.threads, tiny_models.data_directory(), work)
+    count, records = Counter(), {}
+    for name, case in list(chosen_cases(args).items())[lane::args.jobs]:
+        result, text = run_case(bench, name, case, records)
+        count[result] += 1
+        print(f"{result:4} {name:42} {text}", flush=True)
+    return SimpleNamespace(count=count, records=records, align_seconds=bench.align_seconds,
+                           computed=bench.oracle.computed)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a part of the cases, in minutes")
@@ -996,25 +1404,27 @@ def main():
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     parser.add_argument("--align", default=os.path.join(ROOT, "align"), help="the program")
     parser.add_argument("--threads", default="2")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1,
+                        help="cases at a time: the oracle computes with one thread")
     parser.add_argument("--work", default=os.path.join(ROOT, "build", "parity"))
     args = parser.parse_args()
-    cases = {**text_cases(), **training_cases()}
-    cases = {n: c for n, c in cases.items() if args.only in n and (c.quick or not args.quick)}
     if args.list:
-        print("\n".join(cases))
+        print("\n".join(chosen_cases(args)))
         return 0
     if not os.access(args.align, os.X_OK):
         print(f"parity: {args.align} is not there; build it with make")
         return 1
-    bench = Bench(args.align, args.threads, tiny_models.data_directory(), args.work)
-    count, start, records = {"ok": 0, "FAIL": 0, "skip": 0}, time.time(), {}
-    for name, case in cases.items():
-        result, text = run_case(bench, name, case, records)
-        count[result] += 1
-        print(f"{result:4} {name:42} {text}", flush=True)
+    start, count, records, taken, computed = time.time(), Counter(), {}, 0.0, 0
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
+        for lane in pool.map(run_lane, [args] * args.jobs, range(args.jobs)):
+            count.update(lane.count)
+            taken += lane.align_seconds
+            computed += lane.computed
+            for measure, record in lane.records.items():
+                keep_worst(records, measure, record)
     print_records(records)
-    print(f"{time.time() - start:.0f} s, of which the program took {bench.align_seconds:.0f} s; "
-          f"{bench.oracle.computed} answers of the oracle were new")
+    print(f"{time.time() - start:.0f} s, of which the program took {taken:.0f} s; "
+          f"{computed} answers of the oracle were new")
     skipped = f", {count['skip']} skipped" if count["skip"] else ""
     print(f"{count['ok']} passed, {count['FAIL']} failed{skipped}")
     return 1 if count["FAIL"] or not count["ok"] else 0

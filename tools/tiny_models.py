@@ -34,7 +34,8 @@ def fill(parameters, generator, embedding=0.5, matrix=1.5):
         for name, p in parameters:
             noise = torch.randn(p.shape, generator=generator)
             width = p.shape[-1]
-            p.copy_(1 + 0.2 * noise if p.dim() == 1 else
+            p.copy_(0.2 * noise if name.endswith("bias") else
+                    1 + 0.2 * noise if p.dim() == 1 else
                     noise * (embedding if "embed" in name else matrix / math.sqrt(width)))
 
 
@@ -70,41 +71,48 @@ def sentence(draw):
         + draw.choice(ENDINGS)
 
 
-def made_tokenizer(folder, words=384):
-    """A byte-level BPE tokenizer with a BOS in its post-processor, trained on made sentences."""
-    from tokenizers import (Regex, Tokenizer, decoders, models, pre_tokenizers, processors,
-                            trainers)
+def made_tokenizer(folder, words=384, qwen=False):
+    """A byte-level BPE tokenizer, trained on made sentences: as Llama-3's, with a BOS in its
+    post-processor, or as Qwen's, with digits one by one and no BOS."""
+    from tokenizers import (Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
+                            processors, trainers)
     draw = random.Random(5)
     texts = [sentence(draw) for _ in range(400)]
     special = ["<|begin|>", "<|end|>"]
     tokenizer = Tokenizer(models.BPE())
-    pattern = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-                    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")  # Llama-3's
+    digits = r"\p{N}" if qwen else r"\p{N}{1,3}"
+    pattern = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits +
+                    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(pattern, behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    if qwen:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=words, special_tokens=special, show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 0)])
+    if not qwen:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B",
+            special_tokens=[("<|begin|>", 0)])
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
         json.dump({"bos_token": special[0], "eos_token": special[1], "pad_token": special[1],
                    "clean_up_tokenization_spaces": False, "model_max_length": 4096,
-                   "tokenizer_class": "PreTrainedTokenizerFast"}, f, indent=2)
+                   "tokenizer_class": "Qwen2Tokenizer" if qwen else "PreTrainedTokenizerFast"},
+                  f, indent=2)
 
 
 def has_tokenizer(name, data):
     """Are all files of the real tokenizer there?"""
-    return all(os.path.exists(os.path.join(data, p)) for p in TOKENIZERS[name] if p)
+    return name in TOKENIZERS and all(os.path.exists(os.path.join(data, p)) for p in TOKENIZERS[name] if p)
 
 
 def put_tokenizer(folder, name, data):
     """Copies tokenizer `name` into folder, or makes one where there is no data."""
     if not has_tokenizer(name, data):
-        made_tokenizer(folder)
+        made_tokenizer(folder, qwen=name == "qwen")
         return
     paths = [p and os.path.join(data, p) for p in TOKENIZERS[name]]
     with open(paths[0], encoding="utf-8") as f:
@@ -135,6 +143,8 @@ def vocabulary(folder):
 
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
                "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+             "original_max_position_embeddings": 128}
 # name -> tokenizer, stored type, and what differs from hidden 64, 2 layers, 4 heads over 2
 MODELS = {
     "llama-gqa": ("tinystories", "float32", {"rope_parameters": LLAMA3_ROPE}),
@@ -142,11 +152,22 @@ MODELS = {
     "llama-gqa-f16": ("tinystories", "float16", {"rope_parameters": LLAMA3_ROPE}),
     "llama-sharded": ("tinystories", "float32", {"shards": "150KB"}),
     "llama-tied": ("tinystories", "float32", {"tie_word_embeddings": True, "num_hidden_layers": 3}),
+    # says it is tied, but its files hold a head of its own: transformers unties it
+    "llama-two-heads": ("tinystories", "float32", {"says_tied": True}),
     "llama-linear": ("tinystories", "float32", {
         "head_dim": 24, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0,
                                             "factor": 2.5}}),
     "mistral-window": ("tinystories", "float32", {"family": "mistral", "sliding_window": 9}),
     "mistral-window-bf16": ("tinystories", "bfloat16", {"family": "mistral", "sliding_window": 9}),
+    # families whose layers have more weights, or fewer positions
+    "llama-biases": ("tinystories", "float32", {"attention_bias": True, "mlp_bias": True}),
+    "qwen2": ("qwen", "float32", {"family": "qwen2", "rope_parameters": YARN_ROPE}),
+    "qwen3": ("tinystories", "float32", {"family": "qwen3", "head_dim": 24}),
+    "qwen3-biases-bf16": ("tinystories", "bfloat16", {
+        "family": "qwen3", "head_dim": 24, "attention_bias": True,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}}),
+    "smollm3": ("tinystories", "float32", {"family": "smollm3", "num_hidden_layers": 5,
+                                           "tie_word_embeddings": True, "pad_token_id": None}),
     "mistral-32000": ("mistral", "float32", {"family": "mistral", "sliding_window": None,
                                              "num_key_value_heads": 1}),
     "llama3-128256": ("llama3", "float32", {"hidden_size": 32, "rope_parameters": LLAMA3_ROPE,
@@ -173,7 +194,7 @@ def mark_made(folder, recipe):
 
 def make(name, out, data):
     """Makes OUT/name, unless it is there; returns its path and whether its tokenizer is real."""
-    from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM)
+    from transformers import AutoConfig, AutoModelForCausalLM
     folder = os.path.join(out, name)
     tokenizer, dtype, changes = MODELS[name]
     real = has_tokenizer(tokenizer, data)
@@ -189,14 +210,19 @@ def make(name, out, data):
              "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
              "bos_token_id": bos, "eos_token_id": eos,
              "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, **changes}
-    shards = setup.pop("shards", "5GB")
-    mistral = setup.pop("family", "llama") == "mistral"
-    config = (MistralConfig if mistral else LlamaConfig)(**setup)
-    model = (MistralForCausalLM if mistral else LlamaForCausalLM)(config)
+    shards, says_tied = setup.pop("shards", "5GB"), setup.pop("says_tied", False)
+    config = AutoConfig.for_model(setup.pop("family", "llama"), **setup)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     same = name.removesuffix("-bf16").removesuffix("-f16")  # one model in three stored types
     seed = int.from_bytes(hashlib.sha256(same.encode()).digest()[:4], "little")
     fill(model.named_parameters(), torch.Generator().manual_seed(seed), embedding=0.3, matrix=0.9)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards)
+    if says_tied:
+        path = os.path.join(folder, "config.json")
+        with open(path, encoding="utf-8") as f:
+            stored = json.load(f)
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump({**stored, "tie_word_embeddings": True}, f, indent=2)
     mark_made(folder, recipe)
     return folder, real
 

@@ -1,5 +1,6 @@
-/* cycle_ledger.c - the chain of what happened: appending, finding, verifying. */
-#include "cycle_parts.h"
+/* ledger.c - the ledger, a chain of entries: appending, finding, verifying; and the names of the
+ * files of a run. */
+#include "ledger.h"
 
 #include <string.h>
 #include <time.h>
@@ -9,10 +10,39 @@ enum { HEX = 64 };
 static const char no_hash[HEX + 1] =
     "0000000000000000000000000000000000000000000000000000000000000000";
 
+/* ---- names --------------------------------------------------------------------------------- */
+
+const RunPlace run_first = {"validation", "cycle-0"};
+const RunPlace run_tests[RUN_TESTS] = {
+    [RUN_TEST_FIRST] = {"test of the first policy", "test-first"},
+    [RUN_TEST_LAST] = {"test of the last policy", "test-last"},
+};
+
+RunCandidate run_candidate(size_t cycle, const char *method)
+{
+    RunCandidate c;
+    snprintf(c.folder, sizeof c.folder, "cycle-%zu/%.15s", cycle, method);
+    snprintf(c.adapter, sizeof c.adapter, "cycle-%zu/%.15s/" ADAPTER_FOLDER, cycle, method);
+    snprintf(c.validation.stage, sizeof c.validation.stage, "validation of %.15s", method);
+    snprintf(c.validation.folder, sizeof c.validation.folder, "cycle-%zu/validate-%.15s", cycle,
+             method);
+    return c;
+}
+
+void run_name(char out[RUN_NAME], const char *folder, const char *name)
+{
+    snprintf(out, RUN_NAME, "%.100s/%.100s", folder, name);
+}
+
+void run_cycle_name(char out[RUN_NAME], size_t cycle, const char *name)
+{
+    snprintf(out, RUN_NAME, "cycle-%zu%s%.100s", cycle, *name ? "/" : "", name);
+}
+
 /* ---- lines --------------------------------------------------------------------------------- */
 
 /* Checks one line against the hash before it and its own; *json is the entry, hash its hash.
- * NULL when it is right, else what is wrong with it. */
+ * Returns NULL if it is right, else what is wrong. */
 static const char *check_line(Pool *pool, const char *line, size_t len, size_t number,
                               const char *previous, const Json **json, char hash[HEX + 1])
 {
@@ -41,7 +71,7 @@ static int keep_entry(Ledger *l, const Json *json, const char *hash, Err *e)
 }
 
 /* Reads lines until one is wrong. Returns 0 with *wrong NULL, or what is wrong at entry count;
- * *whole = bytes of the lines that are right. -1 only without memory. */
+ * *whole = number of bytes of the lines that are right. -1 only if memory is short. */
 static int read_lines(Ledger *l, const char *text, size_t len, size_t *whole, const char **wrong,
                       Err *e)
 {
@@ -64,7 +94,13 @@ static int read_lines(Ledger *l, const char *text, size_t len, size_t *whole, co
     return 0;
 }
 
-/* mend: a torn last line is taken off the file. */
+/* Is what follows the whole lines one line without an end? */
+static int is_torn(const char *text, size_t len, size_t whole)
+{
+    return whole < len && !memchr(text + whole, '\n', len - whole);
+}
+
+/* Opens the chain; with `mend` an incomplete last line is removed from the file. */
 static int open_chain(Ledger *l, const char *run, int mend, Err *e)
 {
     char path[IO_PATH_MAX], *text;
@@ -76,7 +112,8 @@ static int open_chain(Ledger *l, const char *run, int mend, Err *e)
     if (!io_exists(path)) return 0;
     if (io_read_file(path, 0, &text, &len, e)) return -1;
     int status = read_lines(l, text, len, &whole, &wrong, e);
-    int torn = wrong && !memchr(text + whole, '\n', len - whole);
+    int torn = is_torn(text, len, whole);
+    l->torn = torn && !mend;
     if (!status && torn && mend)
         status = io_write_file(path, text, whole, e);
     else if (!status && wrong && !torn)
@@ -105,7 +142,7 @@ void ledger_close(Ledger *l)
 
 /* ---- appending ----------------------------------------------------------------------------- */
 
-/* "path":"sha256",... of files below RUN. */
+/* Writes "path":"sha256",... of files below RUN. */
 static int put_files(Text *out, const Ledger *l, const char *const *paths, Err *e)
 {
     for (size_t i = 0; paths && paths[i]; i++) {
@@ -119,7 +156,7 @@ static int put_files(Text *out, const Ledger *l, const char *const *paths, Err *
     return 0;
 }
 
-/* Seconds of the clock as 2025-12-03T12:00:00Z. For readers only: nothing is decided by it. */
+/* Formats a time as 2025-12-03T12:00:00Z. It is for readers only; nothing depends on it. */
 static void clock_text(char *out, size_t size)
 {
     time_t now = time(NULL);
@@ -157,7 +194,7 @@ int ledger_append(Ledger *l, const LedgerEntry *x, Err *e)
         sha256_bytes(line.data, line.len, hash);
         status = text_addf(&line, e, HASH_KEY "%s\"}", hash);
     }
-    if (!status) { /* checked first: a wrong line would spoil the file for good */
+    if (!status) { /* checked first: a wrong line would break the file for good */
         wrong = check_line(&l->pool, line.data, line.len, l->count, l->head, &json, hash);
         status =
             wrong ? err_set(e, ERR_INTERNAL, "%s: our own entry %zu %s", path, l->count, wrong)
@@ -179,6 +216,12 @@ const Json *ledger_find(const Ledger *l, const char *event, size_t cycle, const 
             return x;
     }
     return NULL;
+}
+
+int ledger_is_signature(const Json *entry)
+{
+    const Json *event = json_get(entry, "event");
+    return json_is(event, "approve") || json_is(event, "rollback");
 }
 
 /* NULL where the file has this hash, else what is wrong. */
@@ -211,7 +254,7 @@ int ledger_check_outputs(const Ledger *l, const Json *entry, Err *e)
 /* ---- verifying ----------------------------------------------------------------------------- */
 
 typedef struct {
-    CycleVerification *v;
+    LedgerVerification *v;
     void (*bad)(void *ctx, const char *path, const char *why);
     void *ctx;
     Text names;
@@ -227,13 +270,11 @@ static int report_bad(Verifier *x, const char *path, const char *why, Err *e)
 /* Is this a signature that names deployed.json? */
 static int signs(const Json *entry)
 {
-    const Json *event = json_get(entry, "event");
-    return (json_is(event, "approve") || json_is(event, "rollback")) &&
-           json_get(json_get(entry, "outputs"), DEPLOYED_FILE);
+    return ledger_is_signature(entry) && json_get(json_get(entry, "outputs"), DEPLOYED_FILE);
 }
 
-/* Does a later signature than `entry` speak for deployed.json? It is the one file of a run that is
- * written more than once: a later entry about any other file excuses nothing. */
+/* Is there a signature after `entry` that names deployed.json? It is the only file of a run that is
+ * written more than once; for other files a later entry is no excuse. */
 static int signed_later(const Ledger *l, size_t entry, const char *path)
 {
     for (size_t i = entry + 1; i < l->count && !strcmp(path, DEPLOYED_FILE); i++)
@@ -241,7 +282,7 @@ static int signed_later(const Ledger *l, size_t entry, const char *path)
     return 0;
 }
 
-/* The hash that the newest entry before `entry` gave this path as an output, or NULL. */
+/* Returns the hash of this path as an output of the newest entry before `entry`, or NULL. */
 static const Json *made_before(const Ledger *l, size_t entry, const char *path)
 {
     for (size_t i = entry; i-- > 0;) {
@@ -251,7 +292,7 @@ static const Json *made_before(const Ledger *l, size_t entry, const char *path)
     return NULL;
 }
 
-/* What was read is what had been written: no file was another one in between. */
+/* Checks that each input has the hash it had as an output: no file was another one in between. */
 static int verify_inputs(Verifier *x, const Ledger *l, size_t entry, Err *e)
 {
     const Json *inputs = json_get(l->entries[entry], "inputs");
@@ -263,7 +304,7 @@ static int verify_inputs(Verifier *x, const Ledger *l, size_t entry, Err *e)
     return 0;
 }
 
-/* Every output of every entry, and every input against the output that it was. */
+/* Checks every output of every entry, and every input against the output that it was. */
 static int verify_files(Verifier *x, const Ledger *l, Err *e)
 {
     for (size_t i = 0; i < l->count; i++) {
@@ -279,14 +320,14 @@ static int verify_files(Verifier *x, const Ledger *l, Err *e)
     return 0;
 }
 
-/* A run that shows results, or a deployed policy, has an entry that says so: else lines were cut
- * off the end, or somebody wrote the file by hand. */
+/* Checks that a run with results, or with a deployed policy, has an entry that says so. Otherwise
+ * lines were cut off the end, or the file was written by hand. */
 static int verify_end(Verifier *x, const Ledger *l, Err *e)
 {
     char path[IO_PATH_MAX];
-    if (io_path(path, sizeof path, l->run, "results.json", e)) return -1;
+    if (io_path(path, sizeof path, l->run, RESULTS_FILE, e)) return -1;
     if (io_exists(path) && !ledger_find(l, "finish", 0, "") &&
-        report_bad(x, LEDGER_FILE, "has no entry for results.json, which exists", e))
+        report_bad(x, LEDGER_FILE, "has no entry for " RESULTS_FILE ", which exists", e))
         return -1;
     if (io_path(path, sizeof path, l->run, DEPLOYED_FILE, e)) return -1;
     for (size_t i = 0; i < l->count; i++)
@@ -301,20 +342,21 @@ static int verify_chain(Verifier *x, Ledger *l, const char *text, size_t len, Er
     char why[160];
     if (read_lines(l, text, len, &whole, &wrong, e)) return -1;
     x->v->entries = l->count;
+    x->v->torn = is_torn(text, len, whole);
     memcpy(x->v->head, l->head, sizeof l->head);
     if (!wrong && l->count) return verify_end(x, l, e);
     snprintf(why, sizeof why, "entry %zu %s", l->count, wrong ? wrong : "is missing");
     return report_bad(x, LEDGER_FILE, why, e);
 }
 
-int cycle_verify(const char *run, void (*bad)(void *ctx, const char *path, const char *why),
-                 void *ctx, CycleVerification *v, Err *e)
+int ledger_verify(const char *run, void (*bad)(void *ctx, const char *path, const char *why),
+                  void *ctx, LedgerVerification *v, Err *e)
 {
     char path[IO_PATH_MAX], *text;
     size_t len;
     Verifier x = {.v = v, .bad = bad, .ctx = ctx};
     Ledger l = {.run = run};
-    *v = (CycleVerification){0};
+    *v = (LedgerVerification){0};
     memcpy(l.head, no_hash, sizeof no_hash);
     if (io_path(path, sizeof path, run, LEDGER_FILE, e)) return -1;
     if (!io_exists(path))

@@ -1,0 +1,344 @@
+/* model_gguf.c - reads a model in a GGUF file: its configuration as a config.json, its tensors.
+ *
+ * The configuration is written as the text of the config.json that says the same, and read as any
+ * other, so that each value is checked in one place and a merged model gets that text. Tensors stay
+ * as they lie in the file. Writers of GGUF files interleave the two halves of each head in queries
+ * and keys; a Mat whose rows are paired undoes it.
+ */
+#include "model_config.h"
+
+#include "json.h"
+
+#include <math.h>
+#include <string.h>
+
+#define TENSOR_EMBEDDING "token_embd.weight"
+#define TENSOR_HEAD "output.weight"
+#define TENSOR_ROPE "rope_freqs.weight"
+#define ARCHITECTURE "llama"
+
+typedef struct {
+    const Gguf *g;
+    const char *path;
+    Text *out;
+    Err *e;
+} Source;
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+/* A whole number; absent 0: it must be there. Some writers give one for each layer: then all must
+ * be the same. */
+static int read_size(const Source *s, const char *key, uint64_t absent, uint64_t *out)
+{
+    const GgufValue *v = gguf_get(s->g, key);
+    *out = absent;
+    if (v && v->is_array && v->type != GGUF_STRING && v->count > 0) {
+        double first = gguf_number(v, 0);
+        for (uint64_t i = 1; i < v->count; i++)
+            if (gguf_number(v, i) < first || gguf_number(v, i) > first)
+                return err_set(s->e, ERR_DATA,
+                               "%s: %s differs between layers, which is not supported", s->path,
+                               key);
+        if (!(first >= 0 && first < 1e9))
+            return err_set(s->e, ERR_DATA, "%s: %s is %g; allowed: a whole number", s->path, key,
+                           first);
+        *out = (uint64_t)first;
+        return 0;
+    }
+    int found = gguf_u64(s->g, key, out, s->e);
+    if (found < 0) return -1;
+    if (!found && !absent) return err_set(s->e, ERR_DATA, "%s: %s is missing", s->path, key);
+    return 0;
+}
+
+static int put_size(const Source *s, const char *name, uint64_t value)
+{
+    return text_addf(s->out, s->e, "  \"%s\": %llu,\n", name, (unsigned long long)value);
+}
+
+static int put_number(const Source *s, const char *name, double value)
+{
+    return text_addf(s->out, s->e, "  \"%s\": ", name) || json_put_f64(s->out, value, s->e) ||
+                   text_addf(s->out, s->e, ",\n")
+               ? -1
+               : 0;
+}
+
+static int check_architecture(const Source *s)
+{
+    const char *name = "";
+    size_t len = 0;
+    uint64_t experts;
+    if (gguf_text(s->g, "general.architecture", &name, &len, s->e) < 0) return -1;
+    if (len != strlen(ARCHITECTURE) || memcmp(name, ARCHITECTURE, len))
+        return err_set(s->e, ERR_DATA,
+                       "%s: general.architecture is \"%.*s\"; supported: " ARCHITECTURE
+                       " (Llama and Mistral)",
+                       s->path, len > 60 ? 60 : (int)len, name);
+    if (read_size(s, "llama.expert_count", UINT64_MAX, &experts)) return -1;
+    if (experts != UINT64_MAX && experts > 0)
+        return err_set(s->e, ERR_DATA,
+                       "%s: llama.expert_count is %llu: mixtures of experts are not "
+                       "supported",
+                       s->path, (unsigned long long)experts);
+    return 0;
+}
+
+/* ---- rotary positions ---------------------------------------------------------------------- */
+
+/* Factor of Llama 3's scaling for pair i of `half`: 1 for high frequencies, `factor` for low ones,
+ * between them as the file's writer computes it. */
+static double llama3_factor(double theta, size_t i, size_t half, double factor, double original)
+{
+    const double pi = 3.14159265358979323846, low = 1, high = 4;
+    double wave = 2 * pi * maths_pow(theta, (double)i / (double)half);
+    if (wave < original / high) return 1;
+    if (wave > original / low) return factor;
+    double smooth = (original / wave - low) / (high - low);
+    return 1 / ((1 - smooth) / factor + smooth);
+}
+
+/* rope_freqs.weight has what divides each frequency. All published ones are Llama 3's, of which
+ * only the factor differs; config.json can say that, and nothing else. */
+static int put_factors(const Source *s, const GgufTensor *t, double theta)
+{
+    const double original = 8192, close = 1e-4;
+    size_t half = (size_t)t->count;
+    if (t->n_dims != 1 || t->format != &format_f32 || half < 2)
+        return err_set(s->e, ERR_DATA, "%s: " TENSOR_ROPE " must be a list of F32", s->path);
+    real first, last, x;
+    format_unpack(t->format, &first, t->data, 0, 1);
+    format_unpack(t->format, &last, t->data, half - 1, 1);
+    for (size_t i = 0; i < half; i++) {
+        format_unpack(t->format, &x, t->data, i, 1);
+        double want = llama3_factor(theta, i, half, (double)last, original);
+        if (!(fabs((double)x - want) <= close * want))
+            return err_set(s->e, ERR_DATA,
+                           "%s: " TENSOR_ROPE ": number %zu is %g, Llama 3's scaling has %g: other "
+                           "scalings are not supported",
+                           s->path, i, (double)x, want);
+    }
+    if (last <= first) return 0; /* all are 1 */
+    return text_addf(s->out, s->e,
+                     "  \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": ") ||
+                   json_put_f64(s->out, (double)last, s->e) ||
+                   text_addf(s->out, s->e,
+                             ", \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
+                             "\"original_max_position_embeddings\": 8192},\n")
+               ? -1
+               : 0;
+}
+
+static int put_linear(const Source *s, double factor)
+{
+    if (factor > 0 && factor <= 1 && factor >= 1) return 0;
+    return text_addf(s->out, s->e,
+                     "  \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": ") ||
+                   json_put_f64(s->out, factor, s->e) || text_addf(s->out, s->e, "},\n")
+               ? -1
+               : 0;
+}
+
+static int put_rope(const Source *s, uint64_t head)
+{
+    const GgufTensor *factors = gguf_tensor(s->g, TENSOR_ROPE);
+    const char *type = "none";
+    size_t len = strlen(type);
+    double theta = 10000, factor = 1;
+    uint64_t rotated;
+    if (gguf_f64(s->g, "llama.rope.freq_base", &theta, s->e) < 0 ||
+        gguf_f64(s->g, "llama.rope.scale_linear", &factor, s->e) < 0 ||
+        gguf_f64(s->g, "llama.rope.scaling.factor", &factor, s->e) < 0 ||
+        gguf_text(s->g, "llama.rope.scaling.type", &type, &len, s->e) < 0 ||
+        read_size(s, "llama.rope.dimension_count", head, &rotated) ||
+        put_number(s, "rope_theta", theta))
+        return -1;
+    if (rotated != head)
+        return err_set(s->e, ERR_DATA,
+                       "%s: llama.rope.dimension_count is %llu, heads have width "
+                       "%llu: rotating a part of a head is not supported",
+                       s->path, (unsigned long long)rotated, (unsigned long long)head);
+    if (factors && factors->count != head / 2)
+        return err_set(s->e, ERR_DATA, "%s: " TENSOR_ROPE " has %llu numbers, expected %llu",
+                       s->path, (unsigned long long)factors->count, (unsigned long long)(head / 2));
+    if (factors) return put_factors(s, factors, theta);
+    if (len == 6 && !memcmp(type, "linear", len)) return put_linear(s, factor);
+    if (len == 4 && !memcmp(type, "none", len)) return put_linear(s, factor);
+    return err_set(s->e, ERR_DATA,
+                   "%s: llama.rope.scaling.type is \"%.*s\"; supported: none, linear", s->path,
+                   len > 40 ? 40 : (int)len, type);
+}
+
+/* ---- the configuration --------------------------------------------------------------------- */
+
+/* Widths: of the embedding by its tensor, of heads by their key or by division. */
+static int put_sizes(const Source *s)
+{
+    const GgufTensor *t = gguf_tensor(s->g, TENSOR_EMBEDDING);
+    uint64_t hidden, ff, layers, heads, groups, positions, head, value;
+    if (!t || t->n_dims != 2)
+        return err_set(s->e, ERR_DATA, "%s: tensor " TENSOR_EMBEDDING " is missing", s->path);
+    if (read_size(s, "llama.embedding_length", 0, &hidden) ||
+        read_size(s, "llama.feed_forward_length", 0, &ff) ||
+        read_size(s, "llama.block_count", 0, &layers) ||
+        read_size(s, "llama.attention.head_count", 0, &heads) ||
+        read_size(s, "llama.attention.head_count_kv", heads, &groups) ||
+        read_size(s, "llama.context_length", 0, &positions))
+        return -1;
+    if (heads < 1 || heads > hidden)
+        return err_set(
+            s->e, ERR_DATA,
+            "%s: llama.attention.head_count is %llu; allowed: 1 to embedding_length, %llu", s->path,
+            (unsigned long long)heads, (unsigned long long)hidden);
+    if (read_size(s, "llama.attention.key_length", hidden / heads, &head) ||
+        read_size(s, "llama.attention.value_length", head, &value))
+        return -1;
+    if (value != head)
+        return err_set(s->e, ERR_DATA,
+                       "%s: llama.attention.value_length is %llu, key_length %llu: "
+                       "they must be the same",
+                       s->path, (unsigned long long)value, (unsigned long long)head);
+    return put_size(s, "vocab_size", t->shape[0]) || put_size(s, "hidden_size", hidden) ||
+                   put_size(s, "intermediate_size", ff) ||
+                   put_size(s, "num_hidden_layers", layers) ||
+                   put_size(s, "num_attention_heads", heads) ||
+                   put_size(s, "num_key_value_heads", groups) || put_size(s, "head_dim", head) ||
+                   put_size(s, "max_position_embeddings", positions) || put_rope(s, head)
+               ? -1
+               : 0;
+}
+
+/* What ends an answer: the ends of text, turn and message, each once. */
+static int put_ends(const Source *s)
+{
+    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    uint64_t id, seen[3];
+    size_t n = 0;
+    int found = gguf_u64(s->g, "tokenizer.ggml.bos_token_id", &id, s->e);
+    if (found < 0 || (found && put_size(s, "bos_token_id", id)) ||
+        text_addf(s->out, s->e, "  \"eos_token_id\": "))
+        return -1;
+    for (size_t i = 0; i < 3; i++) {
+        found = gguf_u64(s->g, keys[i], &id, s->e);
+        if (found < 0) return -1;
+        for (size_t k = 0; k < n && found; k++) found = seen[k] != id;
+        if (!found) continue;
+        seen[n++] = id;
+        if (text_addf(s->out, s->e, "%s%llu", n > 1 ? ", " : "[", (unsigned long long)id))
+            return -1;
+    }
+    return text_addf(s->out, s->e, n ? "],\n" : "null,\n");
+}
+
+int model_gguf_config(const Gguf *g, Text *out, Err *e)
+{
+    const Source s = {g, g->parts[0].path, out, e};
+    uint64_t window;
+    double eps = 0;
+    if (check_architecture(&s) ||
+        read_size(&s, "llama.attention.sliding_window", UINT64_MAX, &window))
+        return -1;
+    int has_window = window != UINT64_MAX && window > 0;
+    int has_eps = gguf_f64(g, "llama.attention.layer_norm_rms_epsilon", &eps, e);
+    if (has_eps <= 0)
+        return has_eps < 0
+                   ? -1
+                   : err_set(e, ERR_DATA, "%s: llama.attention.layer_norm_rms_epsilon is missing",
+                             s.path);
+    return text_addf(out, e,
+                     "{\n  \"architectures\": [\"%sForCausalLM\"],\n"
+                     "  \"model_type\": \"%s\",\n  \"hidden_act\": \"silu\",\n",
+                     has_window ? "Mistral" : "Llama", has_window ? "mistral" : "llama") ||
+                   put_sizes(&s) || put_number(&s, "rms_norm_eps", eps) ||
+                   (has_window && put_size(&s, "sliding_window", window)) || put_ends(&s) ||
+                   text_addf(out, e,
+                             "  \"tie_word_embeddings\": %s,\n  \"dtype\": \"float32\"\n}\n",
+                             gguf_tensor(g, TENSOR_HEAD) ? "false" : "true")
+               ? -1
+               : 0;
+}
+
+/* ---- tensors ------------------------------------------------------------------------------- */
+
+static int take(const Model *m, const Weight *w, const GgufTensor *t, Mat *out, Err *e)
+{
+    size_t rows = w->kind == WEIGHT_MATRIX ? w->rows : 1;
+    if (!t) return err_set(e, ERR_DATA, "%s: tensor %s is missing", m->path, w->gguf);
+    uint64_t cols = t->shape[t->n_dims - 1];
+    if (t->n_dims != (w->kind == WEIGHT_MATRIX ? 2 : 1) || cols != w->cols ||
+        t->count / cols != rows)
+        return err_set(
+            e, ERR_DATA, "%s: %s: expected [%zu,%zu], found %llu numbers in rows of %llu", m->path,
+            t->name, rows, w->cols, (unsigned long long)t->count, (unsigned long long)cols);
+    if (!t->format)
+        return err_set(e, ERR_DATA,
+                       "%s: %s: type %s is not supported here; F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
+                       "Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL and IQ4_XS are",
+                       m->path, t->name, t->type);
+    *out = (Mat){.data = t->data, .format = t->format, .rows = rows, .cols = w->cols};
+    if (w->target == TARGET_Q || w->target == TARGET_K) out->paired = m->config.D;
+    return 0;
+}
+
+/* --check-tensors: every number is finite. */
+static int check_finite(const Mat *w, const char *path, const char *name, Err *e)
+{
+    size_t run, stride;
+    real *row = mem_calloc(w->cols, sizeof *row, e);
+    if (!row) return -1;
+    int bad = 0;
+    for (size_t r = 0; r < w->rows && !bad; r++) {
+        format_unpack(w->format, row, mat_row(w, r, &run, &stride), 0, w->cols);
+        size_t at = tensor_find_nonfinite(row, w->cols);
+        if (at < w->cols)
+            bad = err_set(e, ERR_DATA, "%s: tensor \"%.80s\": value %zu is NaN or infinite", path,
+                          name, r * w->cols + at);
+    }
+    mem_free(row);
+    return bad;
+}
+
+/* A tensor that the function does not depend on; a bias is one that it should. */
+static int note_extras(const Model *m, int flags, const Log *log, Err *e)
+{
+    size_t others = 0, count = model_weight_count(m);
+    const char *first = NULL;
+    for (size_t i = 0; i < m->gguf.n_tensors; i++) {
+        const GgufTensor *t = &m->gguf.tensors[i];
+        size_t len = strlen(t->name);
+        int known = !strcmp(t->name, TENSOR_ROPE);
+        Weight w;
+        for (size_t k = 0; k < count && !known; k++) {
+            model_weight(m, k, &w);
+            known = !strcmp(t->name, w.gguf);
+        }
+        if (known) continue;
+        if (len > 5 && !strcmp(t->name + len - 5, ".bias"))
+            return err_set(e, ERR_DATA, "%s: tensor %s: models with biases are not supported",
+                           m->path, t->name);
+        if (!others++) first = t->name;
+    }
+    if (!others) return 0;
+    if (flags & MODEL_STRICT)
+        return err_set(e, ERR_DATA,
+                       "%s: --strict: %zu stored tensors are not used, the first is %s", m->path,
+                       others, first);
+    log_note(log, 'w', "%s: %zu stored tensors are not used, the first is %s", m->path, others,
+             first);
+    return 0;
+}
+
+int model_gguf_weights(Model *m, int flags, const Log *log, Err *e)
+{
+    Weight w;
+    for (size_t i = 0; i < model_weight_count(m); i++) {
+        model_weight(m, i, &w);
+        const GgufTensor *t = gguf_tensor(&m->gguf, w.gguf);
+        if (take(m, &w, t, &w.param->w, e)) return -1;
+        if (flags & MODEL_CHECK_TENSORS && check_finite(&w.param->w, m->path, t->name, e))
+            return -1;
+        m->weight_bytes += (size_t)t->bytes;
+    }
+    return note_extras(m, flags, log, e);
+}
