@@ -52,16 +52,18 @@ class Oracle:
     def __call__(self, job):
         folder = os.path.join(self.folder, f"{job['kind']}-{self.key(job)}")
         if not os.path.exists(os.path.join(folder, "answer.json")):
-            partial = folder + ".partial"
+            partial = f"{folder}.{os.getpid()}"
             shutil.rmtree(partial, ignore_errors=True)
             os.makedirs(partial)
             prepare()
             answer = KINDS[job["kind"]](job, partial)
             with open(os.path.join(partial, "answer.json"), "w", encoding="utf-8") as f:
                 json.dump(answer, f)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(partial, folder)
             self.computed += 1
+            try:
+                os.rename(partial, folder)
+            except OSError:  # another process was sooner
+                shutil.rmtree(partial)
         return Answer(folder)
 
 

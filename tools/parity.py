@@ -110,9 +110,9 @@ def short(value):
 class Bench:
     """What all cases share: the program, the oracle, models, adapters and rows."""
 
-    def __init__(self, program, threads, data, work):
+    def __init__(self, program, threads, data, work, answers):
         self.program, self.threads, self.data, self.work = program, threads, data, work
-        self.oracle = Oracle(os.path.join(work, "oracle"))
+        self.oracle = Oracle(answers)
         self.align_seconds = 0.0
 
     # -- inputs --
@@ -1384,17 +1384,32 @@ def chosen_cases(args):
     return {n: c for n, c in cases.items() if args.only in n and (c.quick or not args.quick)}
 
 
-def run_lane(args, lane):
-    """Every args.jobs-th case, in a folder of its own: what cases share is made in each."""
-    work = os.path.join(args.work, f"lane-{lane}")
-    bench = Bench(args.align, args.threads, tiny_models.data_directory(), work)
-    count, records = Counter(), {}
-    for name, case in list(chosen_cases(args).items())[lane::args.jobs]:
-        result, text = run_case(bench, name, case, records)
+PART = 6      # cases that a lane takes at a time
+BENCH = None  # of this process: what its cases share is made in a folder of its own
+
+
+def begin_lane(args, lanes):
+    global BENCH
+    with lanes.get_lock():
+        lane, lanes.value = lanes.value, lanes.value + 1
+    # Threads that wait sleep: as many cases as processors run at a time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    BENCH = Bench(args.align, args.threads, tiny_models.data_directory(),
+                  os.path.join(args.work, f"lane-{lane}"), os.path.join(args.work, "oracle"))
+
+
+def run_part(args, names):
+    """Cases that stand side by side, for these ask the oracle the same."""
+    cases, count, records = chosen_cases(args), Counter(), {}
+    seconds, computed = BENCH.align_seconds, BENCH.oracle.computed
+    for name in names:
+        start = time.time()
+        result, text = run_case(BENCH, name, cases[name], records)
         count[result] += 1
-        print(f"{result:4} {name:42} {text}", flush=True)
-    return SimpleNamespace(count=count, records=records, align_seconds=bench.align_seconds,
-                           computed=bench.oracle.computed)
+        print(f"{result:4} {name:42} {time.time() - start:5.1f} s  {text}", flush=True)
+    return SimpleNamespace(count=count, records=records,
+                           align_seconds=BENCH.align_seconds - seconds,
+                           computed=BENCH.oracle.computed - computed)
 
 
 def main():
@@ -1415,12 +1430,15 @@ def main():
         print(f"parity: {args.align} is not there; build it with make")
         return 1
     start, count, records, taken, computed = time.time(), Counter(), {}, 0.0, 0
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
-        for lane in pool.map(run_lane, [args] * args.jobs, range(args.jobs)):
-            count.update(lane.count)
-            taken += lane.align_seconds
-            computed += lane.computed
-            for measure, record in lane.records.items():
+    names = list(chosen_cases(args))
+    parts = [names[i:i + PART] for i in range(0, len(names), PART)]
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(args.jobs, fork, begin_lane, (args, fork.Value("i"))) as pool:
+        for part in pool.map(run_part, [args] * len(parts), parts):
+            count.update(part.count)
+            taken += part.align_seconds
+            computed += part.computed
+            for measure, record in part.records.items():
                 keep_worst(records, measure, record)
     print_records(records)
     print(f"{time.time() - start:.0f} s, of which the program took {taken:.0f} s; "
