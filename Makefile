@@ -127,16 +127,16 @@ SANITIZED = $(MAKE) BUILD=build/asan PROGRAM=build/asan/align CFLAGS=-O2 \
 
 .PHONY: sanitized
 sanitized: ## builds what the next three run: the address and undefined-behaviour sanitizers
-	$(SANITIZED) tests all
+	+$(SANITIZED) tests all
 
 .PHONY: asan
 asan: ## all tests again under the sanitizers
-	$(SANITIZED) test
+	+$(SANITIZED) test
 
 # Input n of a fuzzer depends on FUZZ_SEED and n only: a failure can be repeated.
 .PHONY: fuzz
 fuzz: ## damaged files into every parser under the sanitizers, FUZZ_SECONDS each (10)
-	$(SANITIZED) fuzz-run
+	+$(SANITIZED) fuzz-run
 
 .PHONY: fuzz-run
 fuzz-run: $(FUZZERS)
@@ -144,7 +144,7 @@ fuzz-run: $(FUZZERS)
 
 .PHONY: faults
 faults: ## every allocation and every file operation fails once, under the sanitizers
-	$(SANITIZED) faults-run
+	+$(SANITIZED) faults-run
 
 .PHONY: faults-run
 faults-run: $(FAULTS)

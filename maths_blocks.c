@@ -112,7 +112,7 @@ static void unpack_iq4_nl(real *out, const unsigned char *in, size_t blocks)
 /* Two bits of number i among 256 in 64 bytes: 128 numbers share 32 bytes, 32 of them each place. */
 static unsigned two_bits(const unsigned char *q, size_t i)
 {
-    return q[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3u;
+    return (unsigned)q[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3u;
 }
 
 /* s and t of 16 groups in one byte each, q[64], d, m: (d s) q - (m t) */
@@ -140,8 +140,8 @@ static void unpack_q3_k(real *out, const unsigned char *in, size_t blocks)
         const unsigned char *low = in + 96, *high = in + 104;
         float d = f16_at(in + 108);
         for (size_t g = 0; g < 16; g++) {
-            unsigned s =
-                (g < 8 ? low[g] & 15u : low[g - 8] >> 4) | (high[g % 4] >> (g / 4 * 2) & 3u) << 4;
+            unsigned s = (g < 8 ? low[g] & 15u : low[g - 8] >> 4) |
+                         ((unsigned)high[g % 4] >> (g / 4 * 2) & 3u) << 4;
             float scale = d * (float)((int)s - 32);
             for (size_t i = g * 16; i < g * 16 + 16; i++) {
                 int q = (int)two_bits(in + 32, i) - (in[i % 32] >> (i / 32) & 1 ? 0 : 4);
@@ -170,7 +170,7 @@ static void unpack_pairs(real *out, const unsigned char *in, size_t blocks, int 
             six_bits(in + 4, g, &s, &t);
             float scale = d * (float)s, least = m * (float)t;
             for (size_t j = 0; j < 32; j++) {
-                unsigned q = in[q_at + g / 2 * 32 + j] >> (g % 2 * 4) & 15u;
+                unsigned q = (unsigned)in[q_at + g / 2 * 32 + j] >> (g % 2 * 4) & 15u;
                 if (fifth) q |= (in[16 + j] >> g & 1u) << 4;
                 float x = scale * (float)q;
                 out[g * 32 + j] = x - least;
@@ -214,7 +214,8 @@ static void unpack_iq4_xs(real *out, const unsigned char *in, size_t blocks)
         float d = f16_at(in);
         unsigned high = in[2] | (unsigned)in[3] << 8;
         for (size_t g = 0; g < 8; g++) {
-            unsigned s = (in[4 + g / 2] >> (g % 2 * 4) & 15u) | (high >> (g * 2) & 3u) << 4;
+            unsigned s = ((unsigned)in[4 + g / 2] >> (g % 2 * 4) & 15u) | (high >> (g * 2) & 3u)
+                                                                              << 4;
             float scale = d * (float)((int)s - 32);
             for (size_t j = 0; j < 32; j++)
                 out[g * 32 + j] = scale * (float)uneven[nibble(in + 8 + g * 16, j)];
