@@ -82,6 +82,7 @@ typedef struct {
     Progress progress;
     const char *stage, *name;
     size_t cycle;
+    size_t max_tokens; /* of a sample */
     TrainShow train;
 } Show;
 
@@ -107,6 +108,8 @@ static void show_progress(void *ctx, const CycleProgress *p)
     progress_draw(&s->progress, p->done, p->total, p->seconds, left, rate, NULL);
 }
 
+enum { MANY_CUT = 5 }; /* one sample in so many cut: a warning */
+
 static void show_preferences(void *ctx, size_t cycle, const PreferenceReport *r)
 {
     Show *s = ctx;
@@ -117,6 +120,14 @@ static void show_preferences(void *ctx, size_t cycle, const PreferenceReport *r)
              "demonstrations, %zu revisions, %zu prompts without any",
              cycle, r->samples, r->prompts, r->desirable, r->undesirable, r->left_out,
              r->balanced_out, r->pairs, r->demonstrations, r->revisions, r->unanswered);
+    if (r->at_limit)
+        log_note(notes(), r->at_limit > r->samples / MANY_CUT ? 'w' : 'i',
+                 "cycle %zu: %zu of %zu samples were cut at --max-tokens %zu, and are taught "
+                 "without an end%s",
+                 cycle, r->at_limit, r->samples, s->max_tokens,
+                 r->at_limit > r->samples / MANY_CUT ? "; with a higher one the policy is judged, "
+                                                       "and taught, by whole answers"
+                                                     : "");
 }
 
 static void show_selected(void *ctx, const Selection *s)
@@ -585,6 +596,7 @@ static int cycle_command(const Options *o, Err *e)
     if (option_flag(o, "print-config")) return print_config(o, e);
     if (option_given(o, "approve") || option_given(o, "rollback")) return sign_command(o, e);
     if (config_from(o, &c, e)) return -1;
+    show.max_tokens = c.sample.max_tokens;
     threads_from(o);
     if (note_options(o, e)) return -1;
     CycleEvents events = {.ctx = &show,

@@ -227,7 +227,7 @@ static int render(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, i
 int chat_render(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, Text *out, Err *e)
 {
     TemplateOutput r;
-    if (render(c, t, chat, chat->prompt, &r, e)) return -1;
+    if (render(c, t, chat, chat->prompt > 0, &r, e)) return -1;
     int failed = text_add(out, r.text.data, r.text.len, e);
     template_output_free(&r);
     return failed;
@@ -259,12 +259,21 @@ static int loses_system(const Chat *chat, const TemplateOutput *r)
     return !r->text.len || !memchr(r->given.data, TEMPLATE_GIVEN_MESSAGE, r->text.len);
 }
 
+/* Returns where the text of the last message ends. */
+static size_t messages_end(const TemplateOutput *r)
+{
+    size_t n = r->text.len;
+    while (n && r->given.data[n - 1] < TEMPLATE_GIVEN_MESSAGE) n--;
+    return n;
+}
+
 int chat_encode(const ChatTemplate *c, const Tokenizer *t, const Chat *chat, int flags, Ids *out,
                 int *no_system, Err *e)
 {
     TemplateOutput r;
-    if (render(c, t, chat, chat->prompt, &r, e)) return -1;
-    int failed = encode_bytes(&r, t, r.text.len, flags, out, e);
+    if (render(c, t, chat, chat->prompt > 0, &r, e)) return -1;
+    size_t len = chat->prompt == CHAT_OPEN ? messages_end(&r) : r.text.len;
+    int failed = encode_bytes(&r, t, len, flags, out, e);
     if (no_system) *no_system = loses_system(chat, &r);
     template_output_free(&r);
     return failed;

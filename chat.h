@@ -24,11 +24,14 @@ static inline ChatMessage chat_message(const char *role, const char *content, si
     return (ChatMessage){role, content, len, NULL};
 }
 
+enum { CHAT_OPEN = -1 };
+
 /* A conversation, as apply_chat_template takes it. */
 typedef struct {
     const ChatMessage *messages;
     size_t count;
-    int prompt; /* add_generation_prompt: the opening of an answer is written behind it */
+    int prompt; /* 1 = add_generation_prompt: the opening of an answer is written behind it;
+                 * CHAT_OPEN: the last message was cut, and nothing is written behind its text */
     /* The object whose members "tools", "documents" and "chat_template_kwargs" the template may
      * read, each of them optional; or NULL. "tools" may be JSON in a string, as in TRL. */
     const Json *row;

@@ -221,6 +221,7 @@ typedef struct {
     size_t revisions;       /* the same, with a revision instead */
     size_t unanswered;      /* the same, with neither */
     size_t repeated, empty; /* samples equal to an earlier one; without a word */
+    size_t at_limit;        /* samples cut at --max-tokens, which are taught without an end */
     size_t liked, disliked; /* rows of feedback, counted in desirable and undesirable, too */
     PreferenceCounts level[EVALUATE_LEVELS]; /* without feedback */
 } PreferenceReport;
@@ -230,7 +231,7 @@ typedef struct {
  * the worst. If no sample is desirable, the demonstration is the good answer, or else the first
  * desirable revision. Every row says where it comes from: index, harmful_level, source, sample
  * (null: none), action, score. In DPO's rows the last four stand twice: as chosen_source ... and
- * rejected_source ...
+ * rejected_source ... An answer that was cut at its limit keeps "finish":"length" (see data_load).
  *
  * Balance. If most good answers are refusals (to harmful prompts) and few are answers (to harmless
  * ones), a model can learn the shares of the labels instead of the difference, and refuse

@@ -197,6 +197,7 @@ typedef struct {
     Action action;
     double score;
     int repeated, empty;
+    int open;  /* it was cut at its limit */
     Pool pool; /* holds json, if samples_each read it */
 } Sample;
 /* ERR_DATA for a row that is not a judged sample. */

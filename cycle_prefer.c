@@ -80,9 +80,11 @@ static int put_source(Text *t, const char *prefix, const Answer *a, Err *e)
         return text_addf(t, e, "\"%ssample\":null,\"%saction\":null,\"%sscore\":1", prefix, prefix,
                          prefix);
     const char *score = a->sample->score == 1 ? "1" : a->sample->score == 0 ? "0" : "0.5";
-    return text_addf(t, e, "\"%ssample\":%llu,\"%saction\":\"%s\",\"%sscore\":%s", prefix,
-                     (unsigned long long)a->sample->sample, prefix, action_names[a->sample->action],
-                     prefix, score);
+    if (text_addf(t, e, "\"%ssample\":%llu,\"%saction\":\"%s\",\"%sscore\":%s", prefix,
+                  (unsigned long long)a->sample->sample, prefix, action_names[a->sample->action],
+                  prefix, score))
+        return -1;
+    return a->sample->open ? text_addf(t, e, ",\"%s" DATA_FINISH "\":\"length\"", prefix) : 0;
 }
 
 /* In the first pass notes the class of a row; in the second says whether it is kept. */
@@ -185,6 +187,7 @@ static void mark_repeated(Sample *s, size_t n, PreferenceReport *r)
 {
     for (size_t i = 0; i < n; i++) {
         r->empty += s[i].empty ? 1 : 0;
+        r->at_limit += s[i].open ? 1 : 0;
         for (size_t j = 0; j < i && !s[i].repeated; j++)
             s[i].repeated = s[i].response->len == s[j].response->len &&
                             !memcmp(s[i].response->text, s[j].response->text, s[i].response->len);
@@ -357,7 +360,7 @@ static const struct {
     MEMBER(prompts),   MEMBER(samples),      MEMBER(desirable), MEMBER(undesirable),
     MEMBER(left_out),  MEMBER(balanced_out), MEMBER(pairs),     MEMBER(demonstrations),
     MEMBER(revisions), MEMBER(unanswered),   MEMBER(repeated),  MEMBER(empty),
-    MEMBER(liked),     MEMBER(disliked),
+    MEMBER(at_limit),  MEMBER(liked),        MEMBER(disliked),
 #undef MEMBER
 };
 static const struct {

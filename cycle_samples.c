@@ -17,6 +17,7 @@ int sample_read(Sample *s, const Json *row, Err *e)
     s->level = judged.level;
     s->action = judged.action;
     s->score = evaluate_score(s->level, s->action);
+    s->open = json_is(json_get(row, DATA_FINISH), "length");
     s->empty = !judge_has_words(s->response->text, s->response->len);
     return 0;
 }

@@ -81,7 +81,7 @@ static int encode_turns(Loader *l, const Json *row, const Piece *prompt, const P
         return -1;
     if (add_turns(l, &n, prompt, e)) return -1;
     if (completion && add_turns(l, &n, completion, e)) return -1;
-    Chat chat = {l->messages, n, !completion, row};
+    Chat chat = {l->messages, n, !completion ? 1 : completion->open ? CHAT_OPEN : 0, row};
     if (chat_encode(l->chat, l->t, &chat, flags, out, &no_system, e)) return -1;
     l->no_system |= no_system && completion;
     return 0;
@@ -98,7 +98,7 @@ static int encode_text(Loader *l, const Piece *prompt, const Piece *completion, 
                  text_add(&joint, completion->text, completion->len, e) ||
                  tokenizer_encode(l->t, joint.data, joint.len, flags, out, e);
     text_free(&joint);
-    if (failed || !l->o->append_eos) return failed ? -1 : 0;
+    if (failed || !l->o->append_eos || completion->open) return failed ? -1 : 0;
 
     int32_t eos = tokenizer_eos(l->t);
     if (eos < 0)
@@ -356,6 +356,8 @@ static int add_row(Loader *l, const Line *line, size_t index, const Saying *s, s
         data_note(l, ROW_NO_PROMPT, line->line);
     if (d->kind == DATA_COMPLETION) count_scored(report, &row, s->answers);
     if (s->word_cut) data_note(l, ROW_WORD_CUT, line->line);
+    if (s->completion[from].open || (n == 2 && s->completion[1].open))
+        data_note(l, ROW_OPEN, line->line);
     if (s->first_space) data_note(l, ROW_FIRST_SPACE, line->line);
     if (d->kind == DATA_UNPAIRED) label ? report->desirable++ : report->undesirable++;
     if (mem_grow(&d->rows, &l->cap_rows, d->count, sizeof *d->rows, e)) return -1;

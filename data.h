@@ -81,6 +81,7 @@ typedef enum {
     ROW_MARKS,      /* spell marks that the chat template writes in letters */
     ROW_RENAMED,    /* roles of ShareGPT: human, gpt */
     ROW_PARTS,      /* contents that are lists of parts */
+    ROW_OPEN,       /* answers that were cut at their limit: trained without an end, unlike TRL */
     ROW_FIRST_SPACE, /* no prompt, chosen ends in a space: TRL's extract_prompt goes astray */
     ROW_NO_SYSTEM,  /* the chat template leaves their system message out, as in TRL */
     ROW_TWO_STARTS, /* parse_special: spell BOS, and get the tokenizer's, too, as in TRL */
@@ -141,6 +142,9 @@ typedef struct {
  *     {"messages"}: by train_on, all of it, its answers, or the last turn. {"text"}: all of it.
  *  4. The completion starts where the two lists of ids part, for a pair at the first of the two
  *     places. The rest of the prompt is dropped.
+ *     "finish":"length" (of a pair "chosen_finish", "rejected_finish"), as `align generate` writes
+ *     it: the answer was cut at its limit, and no end is taught behind it, neither the end token
+ *     nor what the template writes after the last turn.
  *  5. Rows with an empty completion are dropped (EOS alone teaches nothing but silence), rows whose
  *     prompt has max_length tokens or more are dropped, sequences are cut to max_length.
  * Errors: ERR_DATA naming file, line and column; ERR_USAGE for options; no usable row is ERR_DATA.
@@ -174,6 +178,11 @@ typedef enum {
     OWNER_VERDICT /* what a judge said of the answer (judge_file) */
 } ColumnOwner;
 ColumnOwner data_owner(const char *key);
+
+/* Columns that say how an answer ended, "stop" or "length" (see data_load). */
+#define DATA_FINISH "finish"
+#define DATA_CHOSEN_FINISH "chosen_finish"
+#define DATA_REJECTED_FINISH "rejected_finish"
 
 /* Refuses the column of a row: ERR_DATA saying that it must be WHAT, what was found, and what makes
  * it fit. Returns -1 (data_wants.c). */

@@ -29,6 +29,7 @@ typedef struct {
     size_t len;
     const Json *turn; /* the first of `turns` siblings */
     size_t turns;
+    int open; /* an answer that was cut at its limit: no end is taught behind it */
 } Piece;
 
 /* What a row says: a prompt and n completions. */

@@ -30,9 +30,19 @@ static int is_of_template(const Loader *l, const Json *column)
     return 0;
 }
 
+/* Does the column say how an answer of this kind of row ended? */
+static int is_finish(const Loader *l, const char *key)
+{
+    if (l->o->kind == DATA_PROMPTS) return 0;
+    if (l->shape.columns & BIT(COLUMN_CHOSEN))
+        return !strcmp(key, DATA_CHOSEN_FINISH) || !strcmp(key, DATA_REJECTED_FINISH);
+    return !strcmp(key, DATA_FINISH);
+}
+
 static int is_read(const Loader *l, const Json *column)
 {
     const char *key = column->key;
+    if (is_finish(l, key)) return 1;
     if (is_of_template(l, column)) return 1;
     if ((l->shape.columns & BIT(COLUMN_MESSAGES)) && !strcmp(key, "conversations")) return 1;
     for (unsigned c = 0; c < COLUMN_COUNT; c++)
@@ -114,6 +124,10 @@ static const NoteText note_texts[] = {
     {ROW_RENAMED, 'w', 1,
      "rows with the roles human and gpt: they are read as user and assistant, where TRL hands "
      "these names to the chat template",
+     NULL, NULL},
+    {ROW_OPEN, 'i', 1,
+     "rows with an answer that was cut at its limit (\"finish\":\"length\"): no end is taught "
+     "behind it, where TRL teaches one",
      NULL, NULL},
     {ROW_PARTS, 'w', 1,
      "rows with contents that are lists of parts: their texts are read, where TRL hands the lists "

@@ -386,7 +386,16 @@ static int split_messages(const Loader *l, const Line *line, Saying *s, Err *e)
     return 0;
 }
 
-int data_read(const Loader *l, const Line *line, Saying *s, Err *e)
+/* {"finish":"length"}: the answer was cut. */
+static void read_finish(const Loader *l, const Line *line, Saying *s)
+{
+    static const char *const keys[3] = {DATA_FINISH, DATA_CHOSEN_FINISH, DATA_REJECTED_FINISH};
+    size_t pair = l->shape.columns & BIT(COLUMN_CHOSEN) ? 1 : 0;
+    for (size_t i = 0; i < s->n; i++)
+        s->completion[i].open = json_is(json_get(line->json, keys[pair + i]), "length");
+}
+
+static int read_pieces(const Loader *l, const Line *line, Saying *s, Err *e)
 {
     unsigned columns = l->shape.columns;
     *s = (Saying){.n = l->o->kind == DATA_PROMPTS ? 0 : 1};
@@ -406,6 +415,13 @@ int data_read(const Loader *l, const Line *line, Saying *s, Err *e)
         s->prompt = (Piece){.text = "", .len = 0};
         s->completion[0] = piece_of(line->value[COLUMN_TEXT]);
     }
+    return 0;
+}
+
+int data_read(const Loader *l, const Line *line, Saying *s, Err *e)
+{
+    if (read_pieces(l, line, s, e)) return -1;
+    read_finish(l, line, s);
     return 0;
 }
 

@@ -583,6 +583,40 @@ static void shapes_of_others(void)
     data_close(&d);
 }
 
+/* "finish":"length" of an answer: nothing ends it, neither the end token nor the template. */
+static void cut_answers_are_taught_without_an_end(void)
+{
+    Dataset d;
+    CHECK_OK(load(&d, DATA_UNPAIRED,
+                  "{\"prompt\":\"q\",\"completion\":\"ab\",\"label\":true,\"finish\":\"length\"}\n"
+                  "{\"prompt\":\"q\",\"completion\":\"ab\",\"label\":true,\"finish\":\"stop\"}\n"
+                  "{\"prompt\":\"q\",\"completion\":\"ab\",\"label\":false}\n"),
+             &err);
+    CHECK_COMPLETION(d.rows[0], 0, "ab");
+    CHECK_COMPLETION(d.rows[1], 0, "ab$");
+    CHECK_COMPLETION(d.rows[2], 0, "ab$");
+    CHECK_INT(d.report.notes[ROW_OPEN].rows, 1);
+    CHECK_INT(d.report.notes[ROW_COPY].rows, 0);
+    CHECK_HAS(notes, "i rows.jsonl: 1 rows with an answer that was cut at its limit");
+    CHECK(!strstr(notes, "not read"));
+    data_close(&d);
+    CHECK_OK(load_chat(
+                 &d, DATA_PAIRS,
+                 "{\"prompt\":[" USER("q") "],\"chosen\":[" ASSISTANT(
+                     "b") "],\"rejected\":[" ASSISTANT("cd") "],\"rejected_finish\":\"length\"}\n"),
+             &err);
+    CHECK_COMPLETION(d.rows[0], 0, "b$\n");
+    CHECK_COMPLETION(d.rows[0], 1, "cd");
+    data_close(&d);
+    /* A whole conversation: its last answer is the one that was cut. */
+    CHECK_OK(load_chat(&d, DATA_COMPLETION,
+                       "{\"messages\":[" USER("q") "," ASSISTANT("a") "," USER("q") "," ASSISTANT(
+                           "xy") "],\"finish\":\"length\"}\n"),
+             &err);
+    CHECK_COMPLETION(d.rows[0], 0, "xy");
+    data_close(&d);
+}
+
 static void hints_for_other_shapes(void)
 {
     static const struct {
@@ -973,6 +1007,7 @@ static const Test tests[] = {
     {"refused_columns", refused_columns},
     {"spelled_marks", spelled_marks},
     {"shapes_of_others", shapes_of_others},
+    {"cut_answers_are_taught_without_an_end", cut_answers_are_taught_without_an_end},
     {"hints_for_other_shapes", hints_for_other_shapes},
     {"many_unread_columns", many_unread_columns},
     {"spelled_control_tokens", spelled_control_tokens},

@@ -319,6 +319,21 @@ static void scores_make_rows_and_pairs(void)
     mem_free(dpo);
 }
 
+static void a_cut_sample_is_marked_in_its_rows(void)
+{
+    PreferenceReport r;
+    char *dpo, *kto = prefer(ROW("7", "0", "2", "How to", "accept", ",\"finish\":\"length\"")
+                                 ROW("7", "1", "2", "No.", "refuse", ",\"finish\":\"stop\""),
+                             0, NULL, 0, &r, &dpo);
+    CHECK_HAS(kto, "\"action\":\"accept\",\"score\":0,\"finish\":\"length\"}\n");
+    CHECK_HAS(kto, "\"action\":\"refuse\",\"score\":1}\n");
+    CHECK_HAS(dpo, "\"rejected_score\":0,\"rejected_finish\":\"length\"}\n");
+    CHECK_LACKS(dpo, "chosen_finish");
+    CHECK_INT(r.at_limit, 1);
+    mem_free(kto);
+    mem_free(dpo);
+}
+
 static void a_demonstration_helps_where_every_sample_fails(void)
 {
     const char *rows = ROW("0", "0", "3", "How.", "accept", ",\"demonstration\":\"Never.\"")
@@ -612,6 +627,7 @@ static const Test tests[] = {
     TEST(guard_scores_are_compared_in_pairs),
     TEST(planted_regressions_are_caught),
     TEST(scores_make_rows_and_pairs),
+    TEST(a_cut_sample_is_marked_in_its_rows),
     TEST(a_demonstration_helps_where_every_sample_fails),
     TEST(thresholds_decide_what_is_good),
     TEST(classes_are_balanced_within_harmless_and_harmful),
