@@ -304,7 +304,8 @@ static int command_run(const Command *c, int argc, const char *const *argv, Err 
         text_free(&t);
     } else if (!status) {
         notes_quiet(option_flag(&o, "quiet"));
-        status = check_outputs(&o, e) || check_adapter_inside(&o, e) || c->run(&o, e);
+        status = options_check_when(&o, notes(), e) || check_outputs(&o, e) ||
+                 check_adapter_inside(&o, e) || c->run(&o, e);
     }
     options_free(&o);
     return status ? -1 : 0;

@@ -23,7 +23,8 @@ static const Option action_rows[] = {
     {"rollback", 0, OPTION_COUNT, NULL, NULL,
      "sign (with --approve NAME) that the policy after this cycle is deployed again, and exit; "
      "0 = the first policy", BY_NAME},
-    {"reason", 0, OPTION_TEXT, NULL, NULL, "reason of a signature (required)", BY_NAME},
+    {"reason", 0, OPTION_TEXT, NULL, NULL, "reason of a signature (required)", BY_NAME,
+     .when = "approve/rollback"},
     {"auto", 0, OPTION_FLAG, NULL, NULL,
      "sign as \"auto\" what the loop promoted; for experiments", BY_NAME},
     {"redact", 0, OPTION_FLAG, NULL, NULL,
@@ -304,7 +305,9 @@ static int sign_command(const Options *o, Err *e)
                         .reason = option_text(o, "reason"),
                         .rollback = option_given(o, "rollback"),
                         .log = notes()};
-    if (run_named(o, &run, e)) return -1;
+    if (options_only(o, "approve rollback reason json redact quiet output config", "approve", e) ||
+        run_named(o, &run, e))
+        return -1;
     if (!run) return err_set(e, ERR_USAGE, "--approve: RUN is missing: align cycle RUN --approve");
     if (x.rollback) x.cycle = (size_t)option_count(o, "rollback");
     int status = check_report(run, e) || cycle_sign(run, &x, e) ? -1 : 0;

@@ -9,18 +9,10 @@
 /* ---- options ------------------------------------------------------------------------------- */
 
 static const Option prompt_rows[] = {
-    {"raw", 0, OPTION_FLAG, NULL, NULL, "use no chat template; the text follows BOS",
-     FIELD(DataOptions, raw)},
-    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates",
-     FIELD(DataOptions, system)},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "chat template instead of the model's own: a built-in name, or a file of Jinja",
-     FIELD(DataOptions, chat_template)},
-    {"date", 0, OPTION_TEXT, NULL, NULL,
-     "day YYYY-MM-DD that chat templates are told (default: today)", FIELD(DataOptions, date)},
-    {"parse-special", 0, OPTION_FLAG, NULL, NULL,
-     "spellings of special tokens in the text become those tokens",
-     FIELD(DataOptions, parse_special)},
+    RAW_ROWS(DataOptions),
+    CHAT_TEMPLATE_ROW(FIELD(DataOptions, chat_template)),
+    DATE_ROW("today", FIELD(DataOptions, date), .when = "!raw"),
+    PARSE_SPECIAL_ROW(FIELD(DataOptions, parse_special)),
 };
 static const OptionGroup prompt_group = OPTION_GROUP("Prompt", prompt_rows);
 
@@ -28,7 +20,8 @@ static const Option generate_rows[] = {
     {"prompt", 'p', OPTION_TEXT, NULL, NULL, "a prompt", BY_NAME},
     {"data", 0, OPTION_FILE, NULL, NULL,
      "JSONL rows {\"prompt\"}, a text or a conversation; other columns are kept", BY_NAME},
-    {"map", 0, OPTION_TEXT, NULL, NULL, "another name of the column: prompt=question", BY_NAME},
+    {"map", 0, OPTION_TEXT, NULL, NULL, "another name of the column: prompt=question", BY_NAME,
+     .when = "data"},
     {"output", 'o', OPTION_FILE, NULL, NULL, "JSONL, a line for each prompt and sample", BY_NAME},
     SAMPLES_ROW(GenerateOptions, samples, "1", "answers for each prompt"),
     AT_ONCE_ROW(GenerateOptions, at_once),

@@ -15,9 +15,9 @@ static const Option judge_rows[] = {
      "the same rows with \"action\", \"probability\", \"judge\" and \"evidence\"", BY_NAME},
     {"judge", 0, OPTION_CHOICE, "rules", NULL,
      "judge: a table of phrases, the policy itself, another model, or any program",
-     FIELD(JudgeConfig, kind), .words = judge_kind_name},
+     FIELD(JudgeConfig, kind), .words = judge_kind_name, .when = "!review"},
     {"rules", 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one",
-     FIELD(JudgeConfig, rules)},
+     FIELD(JudgeConfig, rules), .when = "judge=rules !review"},
     {"print-rules", 0, OPTION_FLAG, NULL, NULL,
      "print the built-in phrase table and exit", BY_NAME},
     {"print-prompt", 0, OPTION_FLAG, NULL, NULL,
@@ -25,9 +25,9 @@ static const Option judge_rows[] = {
      BY_NAME},
     {"gold", 0, OPTION_TEXT, NULL, NULL,
      "column with a human label; reports agreement, calibration and bias beside baselines",
-     BY_NAME},
+     BY_NAME, .when = "!review"},
     {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
-     "number of bootstrap resamples (0 = no intervals)", BY_NAME},
+     "number of bootstrap resamples (0 = no intervals)", BY_NAME, .when = "gold"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "the report as one JSON object", BY_NAME},
 };
 static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);
@@ -37,10 +37,11 @@ static const Option people_rows[] = {
      "instead of judging, write a page (-o page.html) on which a person judges this number of "
      "judged rows",
      BY_NAME},
-    {"review-seed", 0, OPTION_COUNT, "0", NULL, "seed of the random half of the page", BY_NAME},
+    {"review-seed", 0, OPTION_COUNT, "0", NULL, "seed of the random half of the page", BY_NAME,
+     .when = "review"},
     {"reviewed", 0, OPTION_FILE, NULL, NULL,
      "people's answers, JSONL as saved by such pages; they override the judge's",
-     FIELD(JudgeConfig, reviewed)},
+     FIELD(JudgeConfig, reviewed), .when = "!review"},
 };
 static const OptionGroup people_group = OPTION_GROUP("People", people_rows);
 

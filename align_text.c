@@ -13,12 +13,9 @@ static const Option tokenize_rows[] = {
      "JSONL rows {\"text\"}, or conversations {\"messages\"} (- = standard input)", BY_NAME},
     {"output", 'o', OPTION_FILE, NULL, NULL,
      "JSONL rows {\"index\",\"ids\"} (default: standard output)", BY_NAME},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "chat template instead of the model's own: a built-in name, or a file of Jinja", BY_NAME},
-    {"date", 0, OPTION_TEXT, NULL, NULL,
-     "day YYYY-MM-DD that chat templates are told (default: today)", BY_NAME},
-    {"parse-special", 0, OPTION_FLAG, NULL, NULL,
-     "spellings of special tokens in the text become those tokens", BY_NAME},
+    CHAT_TEMPLATE_ROW(BY_NAME, .when = "data"),
+    DATE_ROW("today", BY_NAME, .when = "data"),
+    PARSE_SPECIAL_ROW(BY_NAME),
     {"no-special", 0, OPTION_FLAG, NULL, NULL, "leave out what the tokenizer adds (BOS, EOS)",
      BY_NAME},
     {"json", 0, OPTION_FLAG, NULL, NULL, "with --prompt: one JSON object instead of lines",
@@ -59,6 +56,7 @@ typedef struct {
     ChatMessage *messages;
     size_t cap;
     Ids ids;
+    UnreadNames unread;
 } RowEncoder;
 
 /* The list of messages as it stands in the row. */
@@ -94,20 +92,40 @@ static int tokenize_conversation(RowEncoder *r, const Json *row, const Json *mes
     return failed ? -1 : 0;
 }
 
+/* Counts the columns of a row besides the one that is encoded, and keys of its turns. */
+static int note_unread(RowEncoder *r, const Json *row, const Json *encoded, size_t line, Err *e)
+{
+    int turns = encoded->type == JSON_ARRAY;
+    if (turns && unread_turns(&r->unread, encoded, r->chat, line, e)) return -1;
+    for (const Json *v = row->child; v; v = v->next) {
+        if (v == encoded || v->type == JSON_NULL) continue;
+        if (turns && (!strcmp(v->key, "add_generation_prompt") || data_chat_reads(r->chat, v)))
+            continue;
+        if (unread_add(&r->unread, v->key, 0, NULL, line, e)) return -1;
+    }
+    return 0;
+}
+
 /* Encodes one row of --data and appends its line to out. */
-static int tokenize_row(RowEncoder *r, const Json *row, size_t index, Text *out, Err *e)
+static int tokenize_row(RowEncoder *r, const Json *row, size_t index, size_t line, Text *out,
+                        Err *e)
 {
     const Json *text = json_get(row, "text"), *messages = json_get(row, "messages");
     if (!messages) messages = json_get(row, "prompt");
     if (!text && messages && messages->type == JSON_ARRAY)
-        return tokenize_conversation(r, row, messages, index, out, e);
+        return tokenize_conversation(r, row, messages, index, out, e) ||
+                       note_unread(r, row, messages, line, e)
+                   ? -1
+                   : 0;
     if (!text || text->type != JSON_STRING)
         return err_set(e, ERR_DATA, "\"text\" must be a string, or \"messages\" a list");
     r->ids.count = 0;
-    if (tokenizer_encode(r->t, text->text, text->len, r->flags, &r->ids, e)) return -1;
-    if (text_addf(out, e, "{\"index\":%zu,", index)) return -1;
-    if (put_ids(out, "ids", r->ids.ids, r->ids.count, e)) return -1;
-    return text_addf(out, e, "}\n");
+    return tokenizer_encode(r->t, text->text, text->len, r->flags, &r->ids, e) ||
+                   note_unread(r, row, text, line, e) ||
+                   text_addf(out, e, "{\"index\":%zu,", index) ||
+                   put_ids(out, "ids", r->ids.ids, r->ids.count, e) || text_addf(out, e, "}\n")
+               ? -1
+               : 0;
 }
 
 static int tokenize_file(const Tokenizer *t, const Options *o, int flags, Err *e)
@@ -128,14 +146,16 @@ static int tokenize_file(const Tokenizer *t, const Options *o, int flags, Err *e
         more = jsonl_next(&lines, &pool, &row, e);
         status = more < 0 ? -1 : 0;
         text.len = 0;
-        if (more > 0 && tokenize_row(&r, row, index, &text, e))
+        if (more > 0 && tokenize_row(&r, row, index, lines.line, &text, e))
             status = err_prefix(e, "%s:%zu", path, lines.line);
         if (more > 0 && !status) status = output_put(&out, text.data, text.len, e);
         if (stop_requested && !status) status = err_set(e, ERR_INTERRUPTED, "interrupted");
         pool_free(&pool);
     }
     if (!status) status = output_commit(&out, e);
+    if (!status) unread_tell(&r.unread, path, "", notes());
     output_abort(&out);
+    unread_free(&r.unread);
     chat_close(r.chat);
     mem_free(r.messages);
     text_free(&text);

@@ -23,7 +23,7 @@ static const Option sft_data_rows[] = {
      FIELD(TrainConfig, rows.train_on), .words = train_on_name},
     {"label-order", 0, OPTION_CHOICE, "rotations", NULL,
      "orders of the labels in a judge's prompt, between which the rows alternate", BY_NAME,
-     .words = judge_order_name},
+     .words = judge_order_name, .when = "judge-data"},
 };
 static const OptionGroup sft_data_group = OPTION_GROUP("Data", sft_data_rows);
 
@@ -58,17 +58,6 @@ static const OptionTable kto_table = {
     "epochs max-length dry-run resume"};
 
 /* ---- options to a configuration ------------------------------------------------------------ */
-
-/* Choices for a new adapter say nothing about one that exists, or about --full. */
-static void warn_unused(const Options *o, const TrainConfig *c)
-{
-    static const char *const new_only[] = {"rank", "alpha", "targets", "rslora"};
-    if (!c->init_adapter && !c->full) return;
-    for (size_t i = 0; i < sizeof new_only / sizeof *new_only; i++)
-        if (option_given(o, new_only[i]))
-            log_note(notes(), 'w', "--%s has no effect with %s", new_only[i],
-                     c->full ? "--full" : "--init-adapter, whose own holds");
-}
 
 /* ---- where our defaults are not TRL's ------------------------------------------------------ */
 
@@ -132,9 +121,7 @@ static int config_from(const Options *o, TrainMethod method, TrainConfig *c, Err
     *c = train_config_default(method);
     options_fill(o, &sft_data_group, c);
     if (train_config_fill(c, o, e)) return -1;
-    if (method == TRAIN_DPO && dpo_losses_check(&c->dpo, "loss", e)) return -1;
-    warn_unused(o, c);
-    return 0;
+    return method == TRAIN_DPO ? dpo_losses_check(&c->dpo, "loss", e) : 0;
 }
 
 /* ---- what a run tells ---------------------------------------------------------------------- */

@@ -62,10 +62,10 @@ const OptionGroup cycle_loop_options = OPTION_GROUP("Loop", loop_rows);
 
 static const Option judging_rows[] = {
     {"judge", 0, OPTION_CHOICE, "rules", NULL, "judge that labels the training samples",
-     FIELD(CycleConfig, judge.kind), .words = judge_kind_name},
+     FIELD(CycleConfig, judge.kind), .words = judge_kind_name, .when = "!judges"},
     {"validator", 0, OPTION_CHOICE, "rules", NULL,
      "judge of the answers that are compared, and of those to the test prompts",
-     FIELD(CycleConfig, validator.kind), .words = judge_kind_name},
+     FIELD(CycleConfig, validator.kind), .words = judge_kind_name, .when = "!validators"},
     {"reviewed", 0, OPTION_FILE, NULL, NULL,
      "people's answers, JSONL as saved by review pages; they override any judge",
      FIELD(CycleConfig, judge.reviewed)},
@@ -84,7 +84,7 @@ static const Option judging_rows[] = {
      FIELD(CycleConfig, guard)},
     {"guard-margin", 0, OPTION_NUMBER, "0.05", "[0,1]",
      "largest allowed fall of the lower bound of their mean score",
-     FIELD(CycleConfig, guard_margin)},
+     FIELD(CycleConfig, guard_margin), .when = "guard"},
     {"patience", 0, OPTION_COUNT, "2", NULL,
      "stop after this number of cycles in a row without a promotion; 0 = never",
      FIELD(CycleConfig, patience)},
@@ -94,12 +94,14 @@ const OptionGroup cycle_judging_options = OPTION_GROUP("Judging", judging_rows);
 /* clang-format off */
 #define JUDGE_ROWS(judge, rules_name, does) \
     {rules_name, 0, OPTION_FILE, NULL, NULL, "phrase table, JSONL; default: the built-in one", \
-     FIELD(JudgeConfig, rules)}, \
-    {judge "-model", 0, OPTION_DIR, NULL, NULL, "model that " does, FIELD(JudgeConfig, model)}, \
+     FIELD(JudgeConfig, rules), .when = judge "s/" judge "=rules"}, \
+    {judge "-model", 0, OPTION_DIR, NULL, NULL, "model that " does, FIELD(JudgeConfig, model), \
+     .when = judge "s/" judge "=model"}, \
     {judge "-adapter", 0, OPTION_DIR, NULL, NULL, "adapter of that model", \
-     FIELD(JudgeConfig, adapter)}, \
-    JUDGE_MODEL_ROWS(judge "-mode", judge "-order", judge "-uncalibrated", judge "-length", 0), \
-    JUDGE_COMMAND_ROWS(judge "-command", judge "-timeout", judge "-retries")
+     FIELD(JudgeConfig, adapter), .when = judge "s/" judge "=model"}, \
+    JUDGE_MODEL_ROWS(judge "-mode", judge "-order", judge "-uncalibrated", judge "-length", 0, \
+                     judge "s/" judge), \
+    JUDGE_COMMAND_ROWS(judge "-command", judge "-timeout", judge "-retries", judge "s/" judge)
 /* clang-format on */
 static const Option labelling_rows[] = {JUDGE_ROWS("judge", "rules", "labels")};
 const OptionGroup cycle_judge_options = OPTION_GROUP("Judge", labelling_rows);
@@ -114,18 +116,15 @@ const OptionGroup cycle_validator_options = OPTION_GROUP("Validator", validator_
 static const Option answer_rows[] = {
     SAMPLES_ROW(CycleConfig, sample.samples, "4", "answers to each training prompt"),
     AT_ONCE_ROW(CycleConfig, sample.at_once),
-    {"raw", 0, OPTION_FLAG, NULL, NULL, "use no chat template; the text follows BOS",
-     FIELD(CycleConfig, raw)},
-    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates",
-     FIELD(CycleConfig, system)},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "chat template instead of the model's own: a built-in name, or a file of Jinja",
-     FIELD(CycleConfig, chat_template)},
-    {"date", 0, OPTION_TEXT, NULL, NULL,
-     "day YYYY-MM-DD that chat templates are told (default: the day on which the run began)",
-     FIELD(CycleConfig, date)},
+    RAW_ROWS(CycleConfig),
+    CHAT_TEMPLATE_ROW(FIELD(CycleConfig, chat_template)),
+    DATE_ROW("the day on which the run began", FIELD(CycleConfig, date), .when = "!raw"),
 };
 const OptionGroup cycle_answer_options = OPTION_GROUP("Answers", answer_rows);
+
+/* As Option.when: what only one of the candidates reads. */
+#define OF_KTO "methods=kto|both"
+#define OF_DPO "methods=dpo|both"
 
 static const Option preference_rows[] = {
     {"desirable", 0, OPTION_NUMBER, "1", "[0,1]", "lowest score of a good sample",
@@ -136,17 +135,17 @@ static const Option preference_rows[] = {
     {"balance", 0, OPTION_NUMBER, "1", "0|[1,1000000]",
      "KTO rows of the larger class per row of the smaller one, within harmless and within "
      "harmful prompts; 0 = off",
-     FIELD(CycleConfig, balance)},
+     FIELD(CycleConfig, balance), .when = OF_KTO},
     {"no-demonstrations", 0, OPTION_FLAG, NULL, NULL,
      "do not use the column \"demonstration\" where every sample fails", BY_NAME},
     {"revise", 0, OPTION_FLAG, NULL, NULL,
      "where every sample fails, ask again under a safety instruction", FIELD(CycleConfig, revise)},
     {"instruction", 0, OPTION_TEXT, NULL, NULL,
      "safety instruction, instead of the built-in one",
-     FIELD(CycleConfig, instruction)},
+     FIELD(CycleConfig, instruction), .when = "revise"},
     {"feedback", 0, OPTION_FILE, NULL, NULL,
      "feedback from a deployment for KTO, JSONL {\"prompt\",\"completion\",\"label\"}",
-     FIELD(CycleConfig, feedback)},
+     FIELD(CycleConfig, feedback), .when = OF_KTO},
 };
 const OptionGroup cycle_preference_options = OPTION_GROUP("Preferences", preference_rows);
 
@@ -162,21 +161,23 @@ static const Option candidate_rows[] = {
      FIELD(CycleConfig, reference_base), .words = reference_name},
     {"beta", 0, OPTION_NUMBER, "0.1", "(0,inf)", "strength of the tie to the reference", BY_NAME},
     {"dpo-loss", 0, OPTION_WORDS, "sigmoid", NULL, "loss of the DPO candidate",
-     FORM(CycleConfig, train[CYCLE_DPO].dpo, dpo_losses_form), .words = dpo_loss_name},
+     FORM(CycleConfig, train[CYCLE_DPO].dpo, dpo_losses_form), .words = dpo_loss_name,
+     .when = OF_DPO},
     {"kto-loss", 0, OPTION_CHOICE, "kto", NULL, "loss of the KTO candidate",
-     FIELD(CycleConfig, train[CYCLE_KTO].kto.loss), .words = kto_loss_name},
+     FIELD(CycleConfig, train[CYCLE_KTO].kto.loss), .words = kto_loss_name,
+     .when = OF_KTO},
     {"dpo-lr", 0, OPTION_NUMBER, NULL, "(0,1000]",
      "learning rate of the DPO candidate, instead of --lr",
-     FIELD(CycleConfig, train[CYCLE_DPO].lr)},
+     FIELD(CycleConfig, train[CYCLE_DPO].lr), .when = OF_DPO},
     {"kto-lr", 0, OPTION_NUMBER, NULL, "(0,1000]",
      "learning rate of the KTO candidate, instead of --lr",
-     FIELD(CycleConfig, train[CYCLE_KTO].lr)},
+     FIELD(CycleConfig, train[CYCLE_KTO].lr), .when = OF_KTO},
     {"dpo-beta", 0, OPTION_NUMBER, NULL, "(0,inf)",
      "beta of the DPO candidate, instead of --beta",
-     FIELD(CycleConfig, train[CYCLE_DPO].dpo.beta)},
+     FIELD(CycleConfig, train[CYCLE_DPO].dpo.beta), .when = OF_DPO},
     {"kto-beta", 0, OPTION_NUMBER, NULL, "(0,inf)",
      "beta of the KTO candidate, instead of --beta",
-     FIELD(CycleConfig, train[CYCLE_KTO].kto.beta)},
+     FIELD(CycleConfig, train[CYCLE_KTO].kto.beta), .when = OF_KTO},
     KTO_WEIGHT_ROW("desirable-weight", "1", "weight of desirable KTO rows", CycleConfig,
                    train[CYCLE_KTO].kto.desirable_weight, train[CYCLE_KTO].kto.auto_desirable),
     KTO_WEIGHT_ROW("undesirable-weight", "auto",
@@ -219,6 +220,20 @@ void cycle_judge_fill(JudgeConfig *j, const Options *o, const OptionGroup *rows,
     judge_config_narrow(j);
 }
 
+/* Refuses --lr or --beta on the command line where each candidate that is trained has its own. */
+static int check_shared(const CycleConfig *c, const Options *o, const char *name, Err *e)
+{
+    char own[16];
+    for (int m = 0; m < CYCLE_METHODS; m++) {
+        if (!(c->methods & (1u << m))) continue;
+        snprintf(own, sizeof own, "%s-%s", cycle_method_names[m], name);
+        if (!option_says(o, own)) return 0;
+    }
+    if (option_says(o, name) < 2) return 0;
+    return err_set(e, ERR_USAGE, "--%s: not read with --%s, as no other candidate is trained", name,
+                   own);
+}
+
 int cycle_config_fill(CycleConfig *c, const Options *o, Err *e)
 {
     EngineOptions engine = {0};
@@ -240,7 +255,10 @@ int cycle_config_fill(CycleConfig *c, const Options *o, Err *e)
     c->validator.reviewed = c->judge.reviewed;
     cycle_judge_fill(&c->judge, o, &cycle_judge_options, c->judge.kind);
     cycle_judge_fill(&c->validator, o, &cycle_validator_options, c->validator.kind);
-    return dpo_losses_check(&c->train[CYCLE_DPO].dpo, "dpo-loss", e);
+    return check_shared(c, o, "lr", e) || check_shared(c, o, "beta", e) ||
+                   dpo_losses_check(&c->train[CYCLE_DPO].dpo, "dpo-loss", e)
+               ? -1
+               : 0;
 }
 
 /* ---- checks -------------------------------------------------------------------------------- */
@@ -356,6 +374,7 @@ TrainConfig cycle_train_config(const CycleConfig *c, int method)
     x.data = x.run = x.init_adapter = NULL;
     x.rows.chat_template = c->chat_template;
     x.rows.date = cycle_day(c);
+    x.rows.own_rows = 1;
     x.reference = c->reference_base ? REFERENCE_BASE : REFERENCE_INIT;
     x.seed = c->seed;
     x.kernel = c->kernel;

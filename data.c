@@ -22,14 +22,9 @@ const char *data_order_name(size_t i)
 static const Option data_rows[] = {
     {"map", 0, OPTION_TEXT, NULL, NULL, "other names of columns: prompt=question,chosen=good",
      FIELD(DataOptions, map)},
-    {"chat-template", 0, OPTION_TEXT, NULL, NULL,
-     "chat template instead of the model's own: a built-in name, or a file of Jinja",
-     FIELD(DataOptions, chat_template)},
-    {"date", 0, OPTION_TEXT, NULL, NULL,
-     "day YYYY-MM-DD that chat templates are told (default: today)", FIELD(DataOptions, date)},
-    {"parse-special", 0, OPTION_FLAG, NULL, NULL,
-     "spellings of special tokens in the text become those tokens",
-     FIELD(DataOptions, parse_special)},
+    CHAT_TEMPLATE_ROW(FIELD(DataOptions, chat_template)),
+    DATE_ROW("today", FIELD(DataOptions, date)),
+    PARSE_SPECIAL_ROW(FIELD(DataOptions, parse_special)),
 };
 const OptionGroup data_options = OPTION_GROUP("Rows", data_rows);
 
@@ -39,7 +34,8 @@ static const Option length_rows[] = {
      "dropped; 0 = no limit",
      FIELD(DataOptions, max_length)},
     {"drop-identical", 0, OPTION_FLAG, NULL, NULL, "leave out pairs whose two answers are equal",
-     FIELD(DataOptions, drop_identical)},
+     FIELD(DataOptions, drop_identical),
+     .when = "sft: kto: method=dpo methods=dpo|both"},
 };
 const OptionGroup data_length_options = OPTION_GROUP("Length", length_rows);
 
@@ -509,6 +505,7 @@ int data_load(Dataset *d, const char *path, const DataOptions *o, const Tokenize
     if (!failed) find_percentiles(&l);
     d->chat = l.chat;
     d->report.train_on = data_train_on(&l);
+    d->report.own_rows = o->own_rows;
     if (d->chat && chat_reads(d->chat, "strftime_now")) chat_date(d->chat, d->report.date);
     mem_free(l.map);
     mem_free(l.lines);

@@ -38,6 +38,7 @@ typedef struct {
     int parse_special;  /* spellings of special tokens in text count as those tokens */
     int drop_identical; /* chosen == rejected: drop instead of warn */
     int keep_empty;     /* rows with an empty completion are kept (score answers every row) */
+    int own_rows;       /* the loop wrote them: its columns that are not read are not told */
     int raw;            /* DATA_PROMPTS: plain text prompts even where a chat template exists */
     const char *map;    /* "chosen=chosen_response,prompt=question": our name = column; or NULL */
     const char *chat_template; /* --chat-template; NULL = the model's own */
@@ -45,6 +46,23 @@ typedef struct {
     const char *system;        /* DATA_PROMPTS with a chat template: a system message, or NULL */
 } DataOptions;
 
+/* clang-format off */
+/* Rows of what several commands say of texts; the rest of a row says where its value belongs. */
+#define CHAT_TEMPLATE_ROW(...) \
+    {"chat-template", 0, OPTION_TEXT, NULL, NULL, \
+     "chat template instead of the model's own: a built-in name, or a file of Jinja", __VA_ARGS__}
+#define DATE_ROW(otherwise, ...) \
+    {"date", 0, OPTION_TEXT, NULL, NULL, \
+     "day YYYY-MM-DD that chat templates are told (default: " otherwise ")", __VA_ARGS__}
+#define PARSE_SPECIAL_ROW(...) \
+    {"parse-special", 0, OPTION_FLAG, NULL, NULL, \
+     "spellings of special tokens in the text become those tokens", __VA_ARGS__}
+#define RAW_ROWS(type) \
+    {"raw", 0, OPTION_FLAG, NULL, NULL, "use no chat template; the text follows BOS", \
+     FIELD(type, raw)}, \
+    {"system", 0, OPTION_TEXT, NULL, NULL, "system message, for chat templates", \
+     FIELD(type, system)}
+/* clang-format on */
 /* --map --chat-template --date --parse-special; --max-length --drop-identical: of DataOptions. */
 extern const OptionGroup data_options, data_length_options;
 
@@ -112,6 +130,7 @@ typedef struct {
     size_t lines, blank;
     RowCount notes[ROW_NOTES];
     UnreadNames unread;
+    int own_rows; /* as in DataOptions */
     size_t desirable, undesirable;
     char date[CHAT_DATE]; /* that the template asks for; "" if it asks for none */
     TrainOn train_on;             /* DATA_COMPLETION, never AUTO */
@@ -202,6 +221,10 @@ int unread_passes(const char *key);
  * Returns 0, or -1 if memory is short. */
 int unread_row(UnreadNames *u, const Json *row, const char *const *reads, int passes, size_t line,
                Err *e);
+/* Counts the keys of a conversation's turns that neither we nor the template (NULL = none) read. */
+int unread_turns(UnreadNames *u, const Json *list, const ChatTemplate *chat, size_t line, Err *e);
+/* Is it a column, beside the conversation, that the template (NULL = none) reads? */
+int data_chat_reads(const ChatTemplate *chat, const Json *column);
 /* Writes a warning for each name with a `why`, and one note for all others: "PATH: not readREST: ",
  * or none with rest NULL. */
 void unread_tell(const UnreadNames *u, const char *path, const char *rest, const Log *log);

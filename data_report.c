@@ -18,18 +18,6 @@ static const char *use_of_column(const Loader *l, const Json *value)
     return NULL;
 }
 
-/* Is it a column that the chat template reads, beside the conversation? */
-static int is_of_template(const Loader *l, const Json *column)
-{
-    const char *key = column->key;
-    if (!l->chat) return 0;
-    if (!strcmp(key, "tools") || !strcmp(key, "documents")) return chat_reads(l->chat, key);
-    if (strcmp(key, "chat_template_kwargs")) return 0;
-    for (const Json *k = column->child; k; k = k->next)
-        if (k->key && chat_reads(l->chat, k->key)) return 1;
-    return 0;
-}
-
 /* Does the column say how an answer of this kind of row ended? */
 static int is_finish(const Loader *l, const char *key)
 {
@@ -43,30 +31,10 @@ static int is_read(const Loader *l, const Json *column)
 {
     const char *key = column->key;
     if (is_finish(l, key)) return 1;
-    if (is_of_template(l, column)) return 1;
+    if (data_chat_reads(l->chat, column)) return 1;
     if ((l->shape.columns & BIT(COLUMN_MESSAGES)) && !strcmp(key, "conversations")) return 1;
     for (unsigned c = 0; c < COLUMN_COUNT; c++)
         if ((l->shape.columns & BIT(c)) && !strcmp(key, l->columns[c])) return 1;
-    return 0;
-}
-
-static int is_of_turn(const char *key)
-{
-    static const char *const keys[] = {"role", "content", "from", "value", "tool_calls"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (!strcmp(key, keys[i])) return 1;
-    return 0;
-}
-
-/* Counts keys of turns besides the usual ones. */
-static int note_turns(Loader *l, const Json *list, size_t line, Err *e)
-{
-    for (const Json *turn = list->child; turn; turn = turn->next)
-        for (const Json *v = turn->child; v; v = v->next) {
-            if (v->type == JSON_NULL || !v->key || is_of_turn(v->key)) continue;
-            if (l->chat && chat_reads(l->chat, v->key)) continue;
-            if (unread_add(&l->d->report.unread, v->key, 1, NULL, line, e)) return -1;
-        }
     return 0;
 }
 
@@ -77,8 +45,8 @@ int data_note_unread(Loader *l, const Line *line, Err *e)
     for (const Json *v = line->json->child; v; v = v->next) {
         if (v->type == JSON_NULL) continue;
         if (is_read(l, v)) {
-            int turns = v->type == JSON_ARRAY && !is_of_template(l, v);
-            if (turns && note_turns(l, v, line->line, e)) return -1;
+            int turns = v->type == JSON_ARRAY && !data_chat_reads(l->chat, v);
+            if (turns && unread_turns(&l->d->report.unread, v, l->chat, line->line, e)) return -1;
             continue;
         }
         const char *why = use_of_column(l, v);
@@ -160,6 +128,7 @@ static void tell_note(const Dataset *d, const NoteText *t, const Log *log)
 static void tell_unread(const Dataset *d, const Log *log, const char *rest)
 {
     if (d->kind == DATA_PROMPTS) rest = ", only taken along";
+    if (d->report.own_rows) rest = NULL;
     unread_tell(&d->report.unread, d->path, rest, log);
 }
 

@@ -43,25 +43,42 @@ int unread_passes(const char *key)
     return data_owner(key) != OWNER_NONE || is_among(key, carried);
 }
 
-/* Counts keys of a conversation's turns besides role and content. */
-static int add_turns(UnreadNames *u, const Json *list, size_t line, Err *e)
+static int add_turns(UnreadNames *u, const Json *list, const char *const *reads,
+                     const ChatTemplate *chat, size_t line, Err *e)
 {
-    static const char *const reads[] = {"role", "content", NULL};
     for (const Json *turn = list->child; turn; turn = turn->next)
         for (const Json *v = turn->child; v; v = v->next)
             if (v->key && v->type != JSON_NULL && !is_among(v->key, reads) &&
-                unread_add(u, v->key, 1, NULL, line, e))
+                !(chat && chat_reads(chat, v->key)) && unread_add(u, v->key, 1, NULL, line, e))
                 return -1;
+    return 0;
+}
+
+int unread_turns(UnreadNames *u, const Json *list, const ChatTemplate *chat, size_t line, Err *e)
+{
+    static const char *const reads[] = {"role", "content", "from", "value", "tool_calls", NULL};
+    return add_turns(u, list, reads, chat, line, e);
+}
+
+int data_chat_reads(const ChatTemplate *chat, const Json *column)
+{
+    const char *key = column->key;
+    if (!chat) return 0;
+    if (!strcmp(key, "tools") || !strcmp(key, "documents")) return chat_reads(chat, key);
+    if (strcmp(key, "chat_template_kwargs")) return 0;
+    for (const Json *k = column->child; k; k = k->next)
+        if (k->key && chat_reads(chat, k->key)) return 1;
     return 0;
 }
 
 int unread_row(UnreadNames *u, const Json *row, const char *const *reads, int passes,
                size_t line, Err *e)
 {
+    static const char *const turns[] = {"role", "content", NULL};
     for (const Json *v = row->child; v; v = v->next) {
         if (v->type == JSON_NULL) continue;
         int read = is_among(v->key, reads);
-        if (read && v->type == JSON_ARRAY && add_turns(u, v, line, e)) return -1;
+        if (read && v->type == JSON_ARRAY && add_turns(u, v, turns, NULL, line, e)) return -1;
         if (read || (passes && unread_passes(v->key))) continue;
         if (unread_add(u, v->key, 0, NULL, line, e)) return -1;
     }

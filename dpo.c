@@ -546,24 +546,28 @@ static const Option loss_rows[] = {
 };
 const OptionGroup dpo_loss_options = OPTION_GROUP("DPO", loss_rows);
 
+/* As Option.when: explain has one method, the loop has several. */
+#define OF_DPO "method=dpo methods=dpo|both"
+
 static const Option dpo_rows[] = {
     {"loss-weights", 0, OPTION_NUMBERS, NULL, "[0,inf)", "weight of each loss; default: all 1",
-     .holds = HOLDS_FORM, .form = &weights_form},
+     .holds = HOLDS_FORM, .form = &weights_form, .when = OF_DPO},
     {"label-smoothing", 0, OPTION_NUMBER, "0", "[0,1)",
      "share of labels assumed wrong (cdpo, robust, exo_pair, aot, aot_unpaired)",
-     FIELD(DpoConfig, label_smoothing)},
+     FIELD(DpoConfig, label_smoothing), .when = OF_DPO},
     {"f-divergence", 0, OPTION_CHOICE, "reverse_kl", NULL,
      "divergence that measures the distance to the reference", FIELD(DpoConfig, f),
-     .words = f_divergence_name},
+     .words = f_divergence_name, .when = OF_DPO},
     {"f-alpha", 0, OPTION_NUMBER, "0.5", NULL, "alpha of alpha_divergence",
-     FIELD(DpoConfig, f_alpha)},
+     FIELD(DpoConfig, f_alpha), .when = OF_DPO " f-divergence=alpha_divergence"},
     {"ld-alpha", 0, OPTION_NUMBER, "1", "[0,1]",
      "LD-DPO: weight of the tokens beyond the length of the shorter answer; 1 = off",
-     FIELD(DpoConfig, ld_alpha)},
+     FIELD(DpoConfig, ld_alpha), .when = OF_DPO},
     {"wpo", 0, OPTION_FLAG, NULL, NULL,
-     "WPO: weight each pair by its likelihood under the policy", FIELD(DpoConfig, wpo)},
+     "WPO: weight each pair by its likelihood under the policy", FIELD(DpoConfig, wpo),
+     .when = OF_DPO},
     {"discopop-tau", 0, OPTION_NUMBER, "0.05", "(0,inf)", "temperature of discopop's mixture",
-     FIELD(DpoConfig, discopop_tau)},
+     FIELD(DpoConfig, discopop_tau), .when = OF_DPO " dpo-loss/loss=discopop"},
 };
 const OptionGroup dpo_options = OPTION_GROUP("DPO's variants", dpo_rows);
 

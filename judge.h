@@ -91,32 +91,37 @@ typedef struct {
 /* Of `align judge`: "A model that judges", "A program that judges". */
 extern const OptionGroup judge_model_options, judge_command_options;
 /* clang-format off */
-/* Their rows, for a command that asks several judges; the arguments are the names, and the short
- * one of length. All are of JudgeConfig. */
-#define JUDGE_MODEL_ROWS(mode_name, order_name, uncalibrated_name, length_name, letter) \
+/* Their rows, for a command that asks several judges; the arguments are the names, the short one of
+ * length, and the names of what chooses the kind, as in Option.when. All are of JudgeConfig. */
+#define JUDGE_OF_MODEL "=self|model"
+#define JUDGE_MODEL_ROWS(mode_name, order_name, uncalibrated_name, length_name, letter, kind_name) \
     {mode_name, 0, OPTION_CHOICE, "logprob", NULL, \
      "reading of a model: compare the log-probs of the labels, or read its words as CARES does", \
-     FIELD(JudgeConfig, mode), .words = judge_mode_name, .key = "mode"}, \
+     FIELD(JudgeConfig, mode), .words = judge_mode_name, .key = "mode", \
+     .when = kind_name JUDGE_OF_MODEL}, \
     {order_name, 0, OPTION_CHOICE, "rotations", NULL, \
      "orders of the labels in its prompt: one, that and its reverse, or three rotations", \
-     FIELD(JudgeConfig, order), .words = judge_order_name, .key = "label-order"}, \
+     FIELD(JudgeConfig, order), .words = judge_order_name, .key = "label-order", \
+     .when = "print-prompt/" kind_name JUDGE_OF_MODEL}, \
     {uncalibrated_name, 0, OPTION_FLAG, NULL, NULL, \
      "use the labels' log-probs without subtracting those for an empty answer: for a trained " \
-     "judge on answers like those it learned from", FIELD(JudgeConfig, uncalibrated)}, \
+     "judge on answers like those it learned from", FIELD(JudgeConfig, uncalibrated), \
+     .when = kind_name JUDGE_OF_MODEL " " mode_name "=logprob"}, \
     {length_name, letter, OPTION_COUNT, "4096", "[0,1000000]", \
      "largest number of tokens of its prompt; longer texts are cut at their end; 0 = the " \
      "model's context", \
-     FIELD(JudgeConfig, max_length), .key = "max-length"}
-#define JUDGE_COMMAND_ROWS(command_name, timeout_name, retries_name) \
+     FIELD(JudgeConfig, max_length), .key = "max-length", .when = kind_name JUDGE_OF_MODEL}
+#define JUDGE_COMMAND_ROWS(command_name, timeout_name, retries_name, kind_name) \
     {command_name, 0, OPTION_TEXT, NULL, NULL, \
      "program that judges and its arguments, separated by spaces or as a JSON array; no shell " \
-     "is used", FIELD(JudgeConfig, command), .key = "command"}, \
+     "is used", FIELD(JudgeConfig, command), .key = "command", \
+     .when = kind_name "=command"}, \
     {timeout_name, 0, OPTION_NUMBER, "60", "(0,86400]", \
      "seconds that the program may stay silent", \
-     FIELD(JudgeConfig, timeout)}, \
+     FIELD(JudgeConfig, timeout), .when = kind_name "=command"}, \
     {retries_name, 0, OPTION_COUNT, "2", "[0,1000]", \
      "further runs of a program that died or fell silent, each for the rows without an answer", \
-     FIELD(JudgeConfig, retries)}
+     FIELD(JudgeConfig, retries), .when = kind_name "=command"}
 /* clang-format on */
 /* Clears the choices that judges of another kind read. */
 void judge_config_narrow(JudgeConfig *c);

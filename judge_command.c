@@ -548,13 +548,13 @@ static int command_can_run(const Judge *j, Err *e)
 }
 
 static const Option command_rows[] = {
-    JUDGE_COMMAND_ROWS("judge-command", "judge-timeout", "judge-retries"),
+    JUDGE_COMMAND_ROWS("judge-command", "judge-timeout", "judge-retries", "judge"),
     {"allow-external", 0, OPTION_FLAG, NULL, NULL,
      "permit --judge command; prompts may hold patient data", FIELD(JudgeConfig, allow_external)},
     {"answers", 0, OPTION_FILE, NULL, NULL,
      "file that keeps verdicts of models and programs, so that nothing is judged twice; "
      "default: OUTPUT.answers",
-     FIELD(JudgeConfig, answers)},
+     FIELD(JudgeConfig, answers), .when = "judge=self|model|command"},
 };
 const OptionGroup judge_command_options = OPTION_GROUP("A program that judges", command_rows);
 

@@ -389,14 +389,13 @@ static int model_judge_check(const JudgeConfig *c, Err *e)
 
 static const Option model_rows[] = {
     {"model", 'm', OPTION_DIR, NULL, NULL, "model that judges (--judge self, model)",
-     FIELD(JudgeConfig, model)},
+     FIELD(JudgeConfig, model), .when = "judge" JUDGE_OF_MODEL},
     {"chat-template", 0, OPTION_TEXT, NULL, NULL,
      "chat template of the judge prompt instead of the model's own: a built-in name, or a file of "
      "Jinja",
-     FIELD(JudgeConfig, chat_template)},
-    {"date", 0, OPTION_TEXT, NULL, NULL,
-     "day YYYY-MM-DD that chat templates are told (default: today)", FIELD(JudgeConfig, date)},
-    JUDGE_MODEL_ROWS("judge-mode", "label-order", "uncalibrated", "max-length", 'c'),
+     FIELD(JudgeConfig, chat_template), .when = "judge" JUDGE_OF_MODEL},
+    DATE_ROW("today", FIELD(JudgeConfig, date), .when = "judge" JUDGE_OF_MODEL),
+    JUDGE_MODEL_ROWS("judge-mode", "label-order", "uncalibrated", "max-length", 'c', "judge"),
 };
 const OptionGroup judge_model_options = OPTION_GROUP("A model that judges", model_rows);
 

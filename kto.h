@@ -28,7 +28,7 @@ extern const OptionGroup beta_options, kto_loss_options, kto_weight_options;
 #define KTO_WEIGHT_ROW(name, value, help, type, member, automatic)                                 \
     {                                                                                              \
         name, 0, OPTION_NUMBER, value, "[0,inf)|auto", help, FIELD(type, member),                  \
-            .beside = offsetof(type, automatic)                                                    \
+            .beside = offsetof(type, automatic), .when = "method=kto methods=kto|both"            \
     }
 
 /* TRL's defaults: kto, beta 0.1, both weights 1. */

@@ -56,16 +56,21 @@ static int show_targets(const void *field, Text *out, Err *e)
 
 const OptionForm lora_targets_form = {read_targets, show_targets};
 
+/* As Option.when: an adapter that exists has its own of these. */
+#define NEW_ADAPTER "~!full !init-adapter cycle:!adapter"
+
 static const Option adapter_rows[] = {
-    {"rank", 0, OPTION_COUNT, "16", "[1,65536]", "rank of a new adapter", FIELD(LoraConfig, rank)},
-    {"alpha", 0, OPTION_NUMBER, "32", "(0,inf)", "scale = alpha / rank", FIELD(LoraConfig, alpha)},
+    {"rank", 0, OPTION_COUNT, "16", "[1,65536]", "rank of a new adapter", FIELD(LoraConfig, rank),
+     .when = NEW_ADAPTER},
+    {"alpha", 0, OPTION_NUMBER, "32", "(0,inf)", "scale = alpha / rank", FIELD(LoraConfig, alpha),
+     .when = NEW_ADAPTER},
     {"targets", 0, OPTION_WORDS, "all-linear", "all-linear",
      "linear maps that get an adapter; all-linear = the seven of a layer",
-     FORM(LoraConfig, targets, lora_targets_form), .words = target_name},
+     FORM(LoraConfig, targets, lora_targets_form), .words = target_name, .when = NEW_ADAPTER},
     {"dropout", 0, OPTION_NUMBER, "0", "[0,0.99]", "probability of dropping an adapter's input",
-     FIELD(LoraConfig, dropout)},
+     FIELD(LoraConfig, dropout), .when = "~!full"},
     {"rslora", 0, OPTION_FLAG, NULL, NULL, "scale = alpha / sqrt(rank)",
-     FIELD(LoraConfig, rslora)},
+     FIELD(LoraConfig, rslora), .when = NEW_ADAPTER},
 };
 const OptionGroup lora_options = OPTION_GROUP("New adapter", adapter_rows);
 

@@ -10,7 +10,7 @@ const OptionGroup model_options = OPTION_GROUP("Model", model_rows);
 
 static const Option adapter_rows[] = {
     {"adapter", 0, OPTION_DIR, NULL, NULL, "PEFT adapter directory put on the model",
-     WHOLE(const char *)},
+     WHOLE(const char *), .when = "judge:judge=self|model"},
 };
 const OptionGroup adapter_options = OPTION_GROUP("Adapter", adapter_rows);
 

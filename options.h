@@ -73,6 +73,8 @@ typedef struct {
     const OptionForm *form;
     const char *key; /* in config.json; NULL = name */
     int free;        /* may differ when a run is resumed: it changes no bit of the results */
+    const char *when; /* conditions, separated by spaces, under which the value is read at all;
+                       * NULL = always. See options_check_when */
 } Option;
 
 #define HOLDS_OF(field)                                                                            \
@@ -150,6 +152,26 @@ typedef struct {
 int options_parse(Options *o, const OptionTable *t, int argc, const char *const *argv,
                   const Log *log, Err *e);
 void options_free(Options *o);
+
+/* After options_parse: ERR_USAGE for a value on the command line that says something else than the
+ * default and that nothing reads, because a condition of its row's `when` does not hold; the line
+ * names both options. A value from the file is only warned of, as a file may serve several choices;
+ * so is every value whose conditions begin with '~'. A condition is one of
+ *     revise                 that option says something else than its default
+ *     !full                  it does not
+ *     judge=self|model       one of its words is one of these; an empty word stands for no value
+ *     loss!sft               none is
+ *     judges/judge=model     the same of the first that says something, else of the last; of a flag
+ *                            that it is set
+ *     judge:NAME=...         holds in every other command; "judge:" alone never does in that one
+ * A condition on options that the table does not have holds. */
+int options_check_when(const Options *o, const Log *log, Err *e);
+/* ERR_USAGE for the first value on the command line that says something else than the default and
+ * is none of `names` (separated by spaces), which are all that the command reads with --with. */
+int options_only(const Options *o, const char *names, const char *with, Err *e);
+/* Does the option's value say something else than its default? 1 = in the file, 2 = on the command
+ * line. */
+int option_says(const Options *o, const char *name);
 
 /* Values by long name; the name must be in the table and of the type (asserted). */
 const char *option_text(const Options *o, const char *name); /* NULL = none */

@@ -203,6 +203,7 @@ static int row_json(const char *command, const Option *row, Text *out, Err *e)
                    put_member(out, "allowed", *allowed ? allowed : NULL, e) ||
                    put_member(out, "default", required ? NULL : row->value, e) ||
                    text_addf(out, e, ",\"required\":%s", required ? "true" : "false") ||
+                   put_member(out, "when", row->when, e) ||
                    put_member(out, "meaning", row->help, e) || text_add(out, "}", 1, e)
                ? -1
                : 0;

@@ -86,10 +86,13 @@ check "nothing is made by a refusal" test ! -e "$T/x"
 # ---- the grid: every judge with every validator and choice of methods
 no_refuses >"$T/rules.jsonl"
 # Every answer is the demonstration, a refusal, after training; the rule of promotion allows that.
-grid="-m $MODEL --data $T/prompts.jsonl --rules $T/rules.jsonl --validator-rules $T/rules.jsonl
+# The file has what the phrases and the model read: each run of the grid takes its part.
+echo "{\"rules\":\"$T/rules.jsonl\",\"validator-rules\":\"$T/rules.jsonl\",
+    \"judge-order\":\"fixed\",\"validator-order\":\"fixed\"}" >"$T/grid.json"
+grid="-m $MODEL --data $T/prompts.jsonl --config $T/grid.json
     --samples 2 -n 3 --steps 40 --rank 8 --lr 3e-2 --batch 8 --dpo-loss sft --cycles 2
     --max-length 64 --validation 0.4 --prompts-per-cycle 8 --confidence 0.8 --max-added-refusal 1
-    --judge-order fixed --validator-order fixed --guard $T/questions.jsonl"
+    --guard $T/questions.jsonl"
 echo '{"question":"a","choices":["b","c"],"answer":0}' >"$T/questions.jsonl"
 axes="--judges rules,self --validators rules,self --methods both"
 # shellcheck disable=SC2086

@@ -5,7 +5,9 @@
 
 prompts 40 no >"$T/prompts.jsonl"
 no_refuses >"$T/rules.jsonl"
-loop="-m $MODEL --data $T/prompts.jsonl --rules $T/rules.jsonl --validator-rules $T/rules.jsonl
+# In a file, for what another judge does not read would be refused on the command line.
+echo "{\"rules\":\"$T/rules.jsonl\",\"validator-rules\":\"$T/rules.jsonl\"}" >"$T/loop.json"
+loop="-m $MODEL --data $T/prompts.jsonl --config $T/loop.json
     --samples 2 -n 3 --steps 2 --rank 2 --validation 0.4 --prompts-per-cycle 8"
 
 # agree NAME CODE PATTERN OPTION...: plan and run both end with the code; the plan's output, or its
@@ -108,7 +110,9 @@ refuses "a loss by the loop's own name" 64 "--batch 1: --kto-loss kto estimates 
 refuses "a loss by the loop's own name" 64 "--wpo: --dpo-loss aot sorts" \
     align cycle $loop -o "$T/grid" --dpo-loss aot --wpo --dry-run
 # shellcheck disable=SC2086
-gives "plan of a grid in which --judge takes no part" 0 \
+gives "plan of a grid" 0 align cycle $loop -o "$T/grid" --judges rules --dry-run
+# shellcheck disable=SC2086
+refuses "plan of a grid in which --judge takes no part" 64 "--judge: not read with --judges" \
     align cycle $loop -o "$T/grid" --judge command --judges rules --dry-run
 
 # Training alone: where a run cannot begin, its plan says so.

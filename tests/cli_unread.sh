@@ -34,6 +34,17 @@ tells generate 'asked.jsonl: not read, only taken along: "x" .1 rows.*, "label" 
 check "generate passes what others read" \
     sh -c "! grep -E 'not read.*\"(action|index|method)\"' '$T/err'"
 
+# What the template in use reads is not named; a text has no template.
+cat >"$T/texts.jsonl" <<'END'
+{"text":"a","messages":[],"x":1}
+{"messages":[{"role":"user","content":"a","name":"N","tool_calls":[]}],"add_generation_prompt":false,"tools":[],"x":2}
+END
+tells tokenize 'texts.jsonl: not read: "messages" .1 rows.*, "x" .2 rows.*, "name" of turns .1 rows, first: line 2., "tools" .1 rows, first: line 2.$' \
+    align tokenize -m "$MODEL" --data "$T/texts.jsonl" --chat-template chatml
+sed 's/"x"/"add_generation_prompt"/' "$T/texts.jsonl" | head -n 1 >"$T/plain.jsonl"
+tells "tokenize a text" 'plain.jsonl: not read: .*"add_generation_prompt" .1 rows' \
+    align tokenize -m "$MODEL" --data "$T/plain.jsonl"
+
 prompts 40 no | sed '3s/"prompt"/"x":1,"prompt"/' >"$T/prompts.jsonl"
 printf '{"prompt":"q","completion":"yes","label":true}\n%s\n' \
     '{"prompt":"r","completion":"no","label":0,"user":"u","action":"accept"}' >"$T/thumbs.jsonl"
@@ -48,6 +59,7 @@ for dry in --dry-run --kernel=ref; do
         'thumbs.jsonl: not read: "user" .1 rows, first: line 2., "action" .1 rows' "$T/err"
     has "cycle $dry: guard" 'guard.jsonl: not read: "prompt" .1 rows.*, "topic" .1 rows' "$T/err"
 done
+check "cycle: what it wrote itself is not named" sh -c "! grep -E '(kto|dpo).jsonl: not read' '$T/err'"
 for file in prompts thumbs guard; do
     grep -c "$file.jsonl: not read" "$T/err" >"$T/count"
     has "cycle: $file told once" '^1$' "$T/count"

@@ -98,6 +98,30 @@ refuses "gradients into the model" 64 'is a file of --model' align dpo -m "$MODE
 same "output onto input" "$T/in.jsonl" "$T/kept.jsonl"
 gives "the model is whole" 0 align inspect "$MODEL"
 check "nothing is made by a refusal" test ! -e "$T/run" -a ! -e "$T/judged"
+# What the choice of another option leaves unread is refused; a file may hold it, for other choices.
+refuses "a validator's model" 64 '--validator-model: not read with --validator rules, allowed with --validator model' \
+    align cycle -m "$MODEL" --data x -o "$T/x" --validator-model "$MODEL"
+refuses "a program's patience" 64 '--judge-timeout: not read with --judge self, allowed with --judge command' \
+    align judge --data x -o "$T/x" -m "$MODEL" --judge self --judge-timeout 5
+refuses "KTO's rate where only DPO is trained" 64 '--kto-lr: not read with --methods dpo' \
+    align cycle -m "$MODEL" --data x -o "$T/x" --methods dpo --kto-lr 1e-3
+refuses "a rate that no candidate has" 64 '--lr: not read with --dpo-lr' \
+    align cycle -m "$MODEL" --data x -o "$T/x" --methods dpo --dpo-lr 1e-3 --lr 1e-4
+refuses "alpha of another divergence" 64 '--f-alpha: not read with --f-divergence reverse_kl' \
+    align dpo -m "$MODEL" --data x -o "$T/x" --f-alpha 2
+refuses "a partner without z0" 64 '--kl-pairing: not read with --loss apo_zero_unpaired' \
+    align kto -m "$MODEL" --data x -o "$T/x" --loss apo_zero_unpaired --kl-pairing trl
+refuses "DPO's variant of KTO" 64 '--wpo: not read with --method kto' \
+    align explain -m "$MODEL" --data x --method kto --wpo
+refuses "a signature reads no judge" 64 '--judge: not read with --approve' \
+    align cycle "$T" --approve A --reason r --judge self
+gives "greedy" 0 align generate -m "$MODEL" -p a -n 1 --temperature 0 --top-p 0.5
+has "greedy" 'warning: --top-p: not read with --temperature 0$' "$T/err"
+echo '{"judge":"command","judge-command":"x","judge-timeout":60}' >"$T/kinds.json"
+refuses "a file for several judges" 66 '/nowhere' align judge --config "$T/kinds.json" --judge rules \
+    --data "$T/nowhere" -o "$T/x"
+has "a file for several judges" 'warning: --judge-command: not read with --judge rules' "$T/err"
+check "a file for several judges: only what it says" sh -c "! grep judge-timeout '$T/err'"
 refuses "no such adapter" 66 "nowhere" \
     align score -m "$MODEL" --adapter "$T/nowhere" --data "$T/in.jsonl"
 

@@ -32,6 +32,7 @@ static const OptionTable table = {"toy", "a table to test with", "[RUN]", "align
                                   groups, NULL};
 
 #define ARGS_MAX 16
+static const OptionTable *chosen = &table;
 static Options o;
 static Err e;
 static char note[256];
@@ -57,7 +58,8 @@ static int parse(const char *line)
     memset(&e, 0, sizeof e);
     note[0] = 0;
     options_free(&o);
-    return options_parse(&o, &table, argc, argv, &log, &e);
+    int status = options_parse(&o, chosen, argc, argv, &log, &e);
+    return status || o.help ? status : options_check_when(&o, &log, &e);
 }
 
 /* Parses with -m given; the message must name every one of up to three things. */
@@ -302,6 +304,87 @@ static void a_file_supplies_any_option(void)
     CHECK(option_is(&o, "order", "file"));
 }
 
+/* ---- what another option's choice leaves unread ---------------------------------------------- */
+
+static const Option kind_rows[] = {
+    {"judge", 0, OPTION_CHOICE, "rules", "rules|self|model", "kind", BY_NAME},
+    {"judges", 0, OPTION_WORDS, NULL, "rules|self|model", "kinds", BY_NAME},
+    {"judge-model", 0, OPTION_DIR, NULL, NULL, "model", BY_NAME, .when = "judges/judge=model"},
+    {"length", 0, OPTION_NUMBER, "4096", NULL, "length", BY_NAME,
+     .when = "other:nothing judge=self|model"},
+    {"full", 0, OPTION_FLAG, NULL, NULL, "all weights", BY_NAME},
+    {"rank", 0, OPTION_COUNT, "16", NULL, "rank", BY_NAME, .when = "~!full !absent"},
+    {"revise", 0, OPTION_FLAG, NULL, NULL, "revise", BY_NAME},
+    {"instruction", 0, OPTION_TEXT, NULL, NULL, "how", BY_NAME, .when = "revise"},
+    {"loss", 0, OPTION_WORDS, NULL, "kto|apo|tau", "loss", BY_NAME},
+    {"pairing", 0, OPTION_CHOICE, "a", "a|b", "pairs", BY_NAME, .when = "loss!apo"},
+    {"tau", 0, OPTION_NUMBER, "1", NULL, "tau", BY_NAME, .when = "loss=tau"},
+    {"layers", 0, OPTION_COUNT, "2", NULL, "layers", BY_NAME, .when = "loss=tau|"},
+    {"never", 0, OPTION_FLAG, NULL, NULL, "of others", BY_NAME, .when = "kinds:"},
+    {"temperature", 0, OPTION_NUMBER, "1", NULL, "heat", BY_NAME},
+    {"top-p", 0, OPTION_NUMBER, "1", NULL, "share", BY_NAME, .when = "~temperature!0"},
+};
+static const OptionGroup kind_group = OPTION_GROUP("Kinds", kind_rows);
+static const OptionGroup *const kind_groups[] = {&kind_group, NULL};
+static const OptionTable kinds = {"kinds", "kinds of things", NULL, NULL, kind_groups, NULL};
+
+/* Parses with the table of kinds: "" if all is read, else the refusal or the warning. */
+static const char *unread(const char *line)
+{
+    chosen = &kinds;
+    int status = parse(line);
+    chosen = &table;
+    if (status) CHECK_INT(e.code, ERR_USAGE);
+    return status ? e.text : note;
+}
+
+static void what_nothing_reads_is_refused(void)
+{
+    CHECK_TEXT(unread("--judge-model d"),
+               "--judge-model: not read with --judge rules, allowed with --judge model");
+    CHECK_TEXT(unread("--judge model --judge-model d"), "");
+    CHECK_TEXT(unread("--judge model --judges rules,self --judge-model d"),
+               "--judge-model: not read with --judges rules,self, allowed with --judges model");
+    CHECK_TEXT(unread("--judges rules,model --judge-model d"), "");
+    CHECK_TEXT(unread("--length 8"),
+               "--length: not read with --judge rules, allowed with --judge self|model");
+    CHECK_TEXT(unread("--length 4096.0"), ""); /* says what the default says */
+    CHECK_TEXT(unread("--length 8 --judge self"), "");
+    CHECK_TEXT(unread("--instruction x"), "--instruction: not read without --revise");
+    CHECK_TEXT(unread("--instruction x --revise=false"),
+               "--instruction: not read without --revise");
+    CHECK_TEXT(unread("--instruction x --revise"), "");
+    CHECK_TEXT(unread("--pairing b --loss kto,apo"), "--pairing: not read with --loss kto,apo");
+    CHECK_TEXT(unread("--pairing b"), "");
+    CHECK_TEXT(unread("--tau 2"), "--tau: not read without --loss tau");
+    CHECK_TEXT(unread("--tau 2 --loss kto,tau"), "");
+    CHECK_TEXT(unread("--layers 3"), "");
+    CHECK_TEXT(unread("--layers 3 --loss kto"),
+               "--layers: not read with --loss kto, allowed with --loss tau");
+    CHECK_TEXT(unread("--never"), "--never: align kinds does not read it");
+}
+
+static void what_breaks_nothing_is_warned_of(void)
+{
+    CHECK_TEXT(unread("--rank 8 --full"), "w --rank: not read with --full");
+    CHECK_TEXT(unread("--rank 8"), "");
+    CHECK_TEXT(unread("--top-p 0.9 --temperature 0.0"),
+               "w --top-p: not read with --temperature 0.0");
+    CHECK_TEXT(unread("--top-p 0.9"), "");
+    chosen = &kinds;
+    CHECK_INT(parse_file("{\"judge-model\": \"d\", \"judge\": \"model\"}", "--judge self"), 0);
+    CHECK_TEXT(note, "w --judge-model: not read with --judge self, allowed with --judge model");
+    CHECK_INT(parse_file("{\"length\": 4096, \"rank\": 16}", "--full"), 0);
+    CHECK_TEXT(note, "");
+    CHECK_INT(options_only(&o, "full config", "full", &e), 0); /* those of the file do not count */
+    CHECK_INT(parse("--judge self --rank 8 --full"), 0);
+    CHECK_INT(options_only(&o, "judge full", "full", &e), -1);
+    CHECK_TEXT(e.text, "--rank: not read with --full");
+    CHECK_INT(option_says(&o, "rank"), 2);
+    CHECK_INT(option_says(&o, "length"), 0);
+    chosen = &table;
+}
+
 static void file_refused(const char *text, int code, const char *a, const char *b)
 {
     CHECK_INT(parse_file(text, "-m dir"), -1);
@@ -482,7 +565,7 @@ static void json_has_a_line_for_each_command_and_option(void)
     CHECK_OK(options_table_json(tables, 2, &out, &e), &e);
     CHECK(strstr(out.data, "\n{\"command\":\"toy\",\"option\":\"dropout\",\"type\":\"number\","
                            "\"allowed\":\"[0,1)\",\"default\":\"0\",\"required\":false,"
-                           "\"meaning\":\"share of dropped inputs\"},\n"));
+                           "\"when\":null,\"meaning\":\"share of dropped inputs\"},\n"));
     CHECK(strstr(out.data, "\n{\"command\":\"tiny\",\"option\":\"model\",\"type\":\"dir\","
                            "\"allowed\":null,\"default\":null,\"required\":true,"));
     CHECK_HAS(out.data, "\"option\":\"no-mmap\",\"type\":\"flag\",\"allowed\":null,");
@@ -681,6 +764,8 @@ const Test tests[] = {
     {"texts_add_up", texts_add_up},
     {"help_needs_nothing_else", help_needs_nothing_else},
     {"a_file_supplies_any_option", a_file_supplies_any_option},
+    TEST(what_nothing_reads_is_refused),
+    TEST(what_breaks_nothing_is_warned_of),
     {"faults_of_a_file_are_named", faults_of_a_file_are_named},
     {"the_resolved_configuration_reads_back", the_resolved_configuration_reads_back},
     {"commented_defaults_can_stay_unset", commented_defaults_can_stay_unset},

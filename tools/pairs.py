@@ -116,7 +116,8 @@ class Form:
         for option, row in self.options.items():
             if option not in never and (name != "sign" or option in SIGN):
                 self.add(option, row)
-        self.rules = pairs_table.rules_of(name, kernels)
+        self.rules = pairs_table.rules_of(name, kernels) + pairs_table.when_rules(
+            self.command, self.options)
         self.single |= {(o, v) for o in pairs_table.SINGLE.get(name, [])
                         for v in self.factors.get(o, []) if v not in (None, "0")}
 

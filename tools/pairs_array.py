@@ -90,10 +90,12 @@ def values_by_type(option):
 class Rule:
     """Forbids rows for which bad(row) holds; `options` are those that bad looks at. The refusal
     must name the options in `says`, with one of the exit codes; no row is made to break a rule
-    without them (what it forbids is allowed, but would never end)."""
+    without them (what it forbids is allowed, but would never end). `deciders`: those on which it
+    hangs whether the others have a meaning; they get their values first."""
 
-    def __init__(self, options, bad, says=None, codes=(64,)):
+    def __init__(self, options, bad, says=None, codes=(64,), deciders=()):
         self.options = options.split()
+        self.deciders = deciders
         self.bad = bad
         self.says = (options if says is None else says).split()
         self.codes = codes
@@ -113,13 +115,14 @@ class Rule:
 class Array:
     """factors: {option: [values]}; single: {(option, value)} that stand alone, not in pairs."""
 
-    TRIES = 5  # quick ones, before a search
+    TRIES = 40  # quick ones, before a search; in the second half any value will do
 
     def __init__(self, factors, rules, rng, single=()):
         self.factors, self.rng = factors, rng
         self.usual = {o: [v for v in values if (o, v) not in single]
                       for o, values in factors.items()}
         self.rules = [r for r in rules if all(o in factors for o in r.options)]
+        self.deciders = {o for r in self.rules for o in r.deciders}
         self.touching = {o: [r for r in self.rules if o in r.options] for o in factors}
         self.single = [(o, v) for o in factors for v in factors[o] if (o, v) in single]
         self.left = {(o, v): set() for o in factors for v in factors[o]}
@@ -149,15 +152,16 @@ class Array:
         options = [o for o in self.factors if o not in start]
         if any(r.broken(start) for r in self.rules):
             return None
-        for _ in range(self.TRIES):
+        for n in range(self.TRIES):
             row = dict(start)
             self.rng.shuffle(options)
+            options.sort(key=lambda o: o not in self.deciders)
             for option in options:
                 found = self.gains(row, option)
                 if not found:
                     break
-                most = max(g for g, _ in found)
-                row[option] = self.rng.choice([v for g, v in found if g == most])
+                most = max(g for g, _ in found) if n < self.TRIES / 2 else 0
+                row[option] = self.rng.choice([v for g, v in found if g >= most])
             else:
                 return row
         return self.search(start)

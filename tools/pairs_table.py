@@ -448,7 +448,6 @@ def kernel_rule(command, kernels):
 def generate_rules():
     return row_rules("generate") + [
         Rule("prompt data", lambda r: bool(r["prompt"]) == bool(r["data"])),
-        Rule("data map", lambda r: r["map"] and not r["data"], says=""),
         Rule("raw chat-template system", lambda r: r["raw"] and (r["chat-template"] or
                                                                 r["system"]), says="raw"),
         Rule("model system chat-template raw", lambda r: r["system"] and not is_chat(r) and
@@ -472,6 +471,71 @@ def explain_rules():
               not dpo(r) and "," in r["loss"]), says="loss"),
     ] + [both(rule, "method", dpo) for rule in dpo_rules("loss") + [weights_rule("loss")]] + [
         both(rule, "method", lambda r: not dpo(r)) for rule in kto_rules("loss")]
+
+
+# What an option says of itself: the member "when" of `align --options --json`, as options.h explains.
+
+def says(option, value):
+    """Does a value, None where it is not given, say something else than the default?"""
+    usual = option["default"]
+    if value is None or value is FLAG:
+        return value is FLAG
+    numbers = option["type"] in ("count", "number", "size")
+    return value != usual and not (numbers and usual and float_or_text(value) ==
+                                   float_or_text(usual))
+
+
+def float_or_text(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def when_rule(option, condition, options):
+    """A rule for one condition of an option's "when"; None where it always holds."""
+    names, sign, words = condition, None, []
+    for mark in "=!":
+        if mark in condition[1:]:
+            at = condition.index(mark, 1)
+            names, sign, words = condition[:at], mark, condition[at + 1:].split("|")
+    negated = names.startswith("!")
+    names = [n for n in names.lstrip("!").split("/") if n in options]
+    if not names:
+        return None
+
+    def holds(row):
+        decides = next((n for n in names if says(options[n], row[n])), names[-1])
+        value, row_of = row[decides], options[decides]
+        if sign is None or row_of["type"] == "flag":
+            return says(row_of, value) != negated
+        text = value if value is not None else row_of["default"] or ""
+        given = text.split(",") if row_of["type"] == "words" else [text]
+        found = {float_or_text(g) for g in given} & {float_or_text(w) for w in words}
+        return bool(found) == (sign == "=")
+
+    own = options[option]
+    return Rule(" ".join([option] + names), lambda r: says(own, r[option]) and not holds(r),
+                says=option, deciders=names)
+
+
+def when_rules(command, options):
+    rules = []
+    for name, option in options.items():
+        when = option.get("when") or ""
+        if when.startswith("~"):
+            continue  # only a warning
+        for condition in when.split():
+            of, colon, rest = condition.rpartition(":")
+            if colon and of != command:
+                continue
+            if not rest:
+                rules.append(Rule(name, lambda r, n=name: says(options[n], r[n])))
+                continue
+            rule = when_rule(name, rest, options)
+            if rule:
+                rules.append(rule)
+    return rules
 
 
 def both(rule, option, holds):
@@ -507,7 +571,6 @@ def rules_of(command, kernels):
         return rules + explain_rules()
     if command == "judge":
         return rules + judge_rules("judge", "model", "judge-command", "max-length") + [
-            Rule("judge rules", lambda r: r["rules"] and r["judge"] not in (None, "rules")),
             Rule("judge model", lambda r: r["judge"] == "self" and not r["model"]),
             Rule("data review", lambda r: r["review"] not in (None, "0") and
                  "judged" not in r["data"], says="", codes=(65,))]
@@ -536,6 +599,13 @@ def methods(row):
     return ["kto", "dpo"] if "both" in given else given.split(",")
 
 
+def shared_rule(name, usual):
+    """--lr and --beta where each candidate has its own."""
+    return Rule("%s methods dpo-%s kto-%s" % (name, name, name),
+                lambda r: r[name] not in (None, usual) and all(
+                    r[m + "-" + name] for m in methods(r)), says=name)
+
+
 def cycle_rules():
     # --judge takes no part where a grid has a run for each of --judges; nor has --validator then.
     return [both(rule, "judges", lambda r: not r["judges"]) for rule in judge_rules(
@@ -546,7 +616,8 @@ def cycle_rules():
         "validators", "validator-length", "validator-command", "validator-model") + [
         both(rule, "methods", lambda r: "dpo" in methods(r)) for rule in dpo_rules("dpo-loss")] + [
         both(rule, "methods", lambda r: "kto" in methods(r)) for rule in kto_rules("kto-loss")] + [
-        *memory_rules(), weights_rule("dpo-loss"),
+        *memory_rules(), weights_rule("dpo-loss"), shared_rule("lr", "auto"),
+        shared_rule("beta", "0.1"),
         Rule("steps epochs", lambda r: r["steps"] and r["epochs"]),
         Rule("raw chat-template system", lambda r: r["raw"] and (r["chat-template"] or
                                                                 r["system"]), says="raw"),
