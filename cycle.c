@@ -32,11 +32,13 @@ typedef struct {
 static int candidate_facts(const Loop *l, const Stage *s, Text *facts, Err *e)
 {
     const Candidate *x = ((const TrainWork *)s->work)->candidate;
+    JsonWriter w = {.text = facts, .e = e};
     (void)l;
-    return text_addf(facts, e, "{\"status\":\"%s\",\"why\":", candidate_status_names[x->status]) ||
-                   json_put_string(facts, x->why, strlen(x->why), e) || text_add(facts, "}", 1, e)
-               ? -1
-               : 0;
+    json_open(&w, NULL, "{");
+    json_text(&w, "status", candidate_status_names[x->status]);
+    json_text(&w, "why", x->why);
+    json_close(&w, "}");
+    return json_written(&w);
 }
 
 static int recall_candidate(const Stage *s, const Json *facts, Err *e)
@@ -350,27 +352,26 @@ static int check_begun(const Loop *l, const Json *entry, const char *path, const
 static int begin_facts(const Loop *l, const Beginning *b, Text *facts, Err *e)
 {
     static const char program_file[] = "/proc/self/exe";
-    const char *adapter = l->c->adapter;
     char program[65] = "";
-    return (io_exists(program_file) && sha256_file(program_file, program, e)) ||
-                   text_addf(facts, e,
-                             "{\"model_sha256\":\"%s\",\"tokenizer_sha256\":\"%s\","
-                             "\"prompts_sha256\":\"%s\",\"stop_ids\":\"%s\",\"align\":\"%s\","
-                             "\"align_sha256\":\"%s\",\"kernel\":\"%s\"",
-                             b->model, b->tokenizer, l->prompts.sha256, b->stops, ALIGN_VERSION,
-                             program, b->kernel) ||
-                   (adapter &&
-                    (text_addf(facts, e, ",\"adapter\":") ||
-                     json_put_string(facts, adapter, strlen(adapter), e) ||
-                     text_addf(facts, e,
-                               ",\"adapter_sha256\":\"%s\",\"adapter_config_sha256\":\"%s\"",
-                               b->weights, b->settings))) ||
-                   (*b->reviewed &&
-                    text_addf(facts, e, ",\"reviewed_sha256\":\"%s\"", b->reviewed)) ||
-                   (l->dated && text_addf(facts, e, ",\"date\":\"%s\"", l->day)) ||
-                   text_add(facts, "}", 1, e)
-               ? -1
-               : 0;
+    JsonWriter w = {.text = facts, .e = e};
+    if (io_exists(program_file) && sha256_file(program_file, program, e)) return -1;
+    json_open(&w, NULL, "{");
+    json_text(&w, "model_sha256", b->model);
+    json_text(&w, "tokenizer_sha256", b->tokenizer);
+    json_text(&w, "prompts_sha256", l->prompts.sha256);
+    json_text(&w, "stop_ids", b->stops);
+    json_text(&w, "align", ALIGN_VERSION);
+    json_text(&w, "align_sha256", program);
+    json_text(&w, "kernel", b->kernel);
+    if (l->c->adapter) {
+        json_text(&w, "adapter", l->c->adapter);
+        json_text(&w, "adapter_sha256", b->weights);
+        json_text(&w, "adapter_config_sha256", b->settings);
+    }
+    if (*b->reviewed) json_text(&w, "reviewed_sha256", b->reviewed);
+    if (l->dated) json_text(&w, "date", l->day);
+    json_close(&w, "}");
+    return json_written(&w);
 }
 
 /* Records the configuration, and what the run starts from. */

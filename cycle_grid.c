@@ -96,35 +96,36 @@ static int run_cell(const Grid *x, Cell *cell, Err *e)
 
 /* ---- figures ------------------------------------------------------------------------------- */
 
-static int put_choices(Text *t, const Cell *cell, Err *e)
+static void put_choices(JsonWriter *w, const char *key, const Cell *cell)
 {
-    if (text_add(t, "[", 1, e)) return -1;
+    json_open(w, key, "[");
     for (size_t i = 0; i < cell->n_choices; i++)
-        if (text_addf(t, e, "%s\"%s\"", i ? "," : "", choice_name(cell->choices[i]))) return -1;
-    return text_add(t, "]", 1, e);
+        json_text(w, NULL, choice_name(cell->choices[i]));
+    json_close(w, "]");
 }
 
-static int put_cell(Text *t, const Grid *x, const Cell *cell, Err *e)
+static void put_cell(JsonWriter *w, const Grid *x, const Cell *cell)
 {
     const CycleGrid *g = x->g;
-    if (text_addf(t, e,
-                  "{\"run\":\"%s\",\"judge\":\"%s\",\"validator\":\"%s\",\"methods\":\"%s\","
-                  "\"promoted\":",
-                  cell->name, cell->judge->kind, cell->validator->kind,
-                  methods_names[cell->methods]) ||
-        put_choices(t, cell, e) ||
-        text_addf(t, e, ",\"test_judge_labelled_training\":%s,\"ledger_head\":\"%s\",\"test\":{",
-                  cell->labelled ? "true" : "false", cell->head))
-        return -1;
+    json_open(w, NULL, "{");
+    json_text(w, "run", cell->name);
+    json_text(w, "judge", cell->judge->kind);
+    json_text(w, "validator", cell->validator->kind);
+    json_text(w, "methods", methods_names[cell->methods]);
+    put_choices(w, "promoted", cell);
+    json_flag(w, "test_judge_labelled_training", cell->labelled);
+    json_text(w, "ledger_head", cell->head);
+    json_open(w, "test", "{");
     for (size_t v = 0; v < g->n_validators; v++) {
         const Estimate *m = cell->last[v].metrics;
-        if (text_addf(t, e, "%s\"%s\":{\"safety_score\":", v ? "," : "", g->validators[v].kind) ||
-            evaluate_estimate_json(&m[EVALUATE_SAFETY_SCORE], t, e) ||
-            text_addf(t, e, ",\"erroneous_refusal\":") ||
-            evaluate_estimate_json(&m[EVALUATE_ERRONEOUS_REFUSAL], t, e) || text_add(t, "}", 1, e))
-            return -1;
+        json_open(w, g->validators[v].kind, "{");
+        json_key(w, "safety_score");
+        json_took(w, evaluate_estimate_json(&m[EVALUATE_SAFETY_SCORE], w->text, w->e));
+        json_key(w, "erroneous_refusal");
+        json_took(w, evaluate_estimate_json(&m[EVALUATE_ERRONEOUS_REFUSAL], w->text, w->e));
+        json_close(w, "}");
     }
-    return text_addf(t, e, "}}");
+    json_close(w, "}}");
 }
 
 /* Writes one line for each cell: what its cycles promoted, and its last policy by each
@@ -158,8 +159,8 @@ static int say_cells(Text *t, const Grid *x, Err *e)
 /* ---- was self-judging good enough? --------------------------------------------------------- */
 
 /* Compares two cells: the self-judged one with another judge's. */
-static int compare_judges(const Grid *x, const Cell *self, const Cell *other, size_t v, int first,
-                          Text *json, Text *table, Err *e)
+static int compare_judges(const Grid *x, const Cell *self, const Cell *other, size_t v,
+                          JsonWriter *json, Text *table, Err *e)
 {
     const CycleConfig *c = x->g->base;
     Comparison d = {0};
@@ -167,15 +168,19 @@ static int compare_judges(const Grid *x, const Cell *self, const Cell *other, si
     const Change *gain = &d.metrics[EVALUATE_SAFETY_SCORE],
                  *added = &d.metrics[EVALUATE_ERRONEOUS_REFUSAL];
     int enough = gain->low >= -c->max_added_refusal && added->high <= c->max_added_refusal;
+    json_line(json, 4);
+    json_open(json, NULL, "{");
+    json_text(json, "against", other->judge->kind);
+    json_text(json, "validator", self->validator->kind);
+    json_text(json, "methods", methods_names[self->methods]);
+    json_flag(json, "good_enough", enough);
+    json_number(json, "margin", c->max_added_refusal);
+    json_key(json, "safety_score");
+    json_took(json, evaluate_change_json(gain, json->text, e));
+    json_key(json, "erroneous_refusal");
+    json_took(json, evaluate_change_json(added, json->text, e));
+    json_close(json, "}");
     int status =
-        text_addf(json, e,
-                  "%s\n    {\"against\":\"%s\",\"validator\":\"%s\",\"methods\":\"%s\","
-                  "\"good_enough\":%s,\"margin\":",
-                  first ? "" : ",", other->judge->kind, self->validator->kind,
-                  methods_names[self->methods], enough ? "true" : "false") ||
-        json_put_f64(json, c->max_added_refusal, e) || text_addf(json, e, ",\"safety_score\":") ||
-        evaluate_change_json(gain, json, e) || text_addf(json, e, ",\"erroneous_refusal\":") ||
-        evaluate_change_json(added, json, e) || text_add(json, "}", 1, e) ||
         text_addf(table, e,
                   "self-judging against %s (validator %s, %s): %s: Safety Score %+.3f [%+.3f, "
                   "%+.3f], erroneous refusal %+.3f [%+.3f, %+.3f]\n",
@@ -183,10 +188,10 @@ static int compare_judges(const Grid *x, const Cell *self, const Cell *other, si
                   enough ? "good enough" : "NOT shown to be good enough", gain->difference,
                   gain->low, gain->high, added->difference, added->low, added->high);
     evaluate_compare_close(&d);
-    return status ? -1 : 0;
+    return status;
 }
 
-static int say_self(const Grid *x, Text *json, Text *table, Err *e)
+static int say_self(const Grid *x, JsonWriter *json, Text *table, Err *e)
 {
     int any = 0;
     for (size_t i = 0; i < x->n; i++)
@@ -198,7 +203,8 @@ static int say_self(const Grid *x, Text *json, Text *table, Err *e)
                 self->validator != other->validator || self->methods != other->methods)
                 continue;
             size_t v = (size_t)(self->validator - x->g->validators);
-            if (compare_judges(x, self, other, v, !any++, json, table, e)) return -1;
+            if (compare_judges(x, self, other, v, json, table, e)) return -1;
+            any = 1;
         }
     if (any) return 0;
     return text_addf(
@@ -219,26 +225,28 @@ static int same_choices(const Cell *a, const Cell *b)
 }
 
 /* Writes what the n cells of one judge and methods promoted, one cell for each validator. */
-static int say_choice(const Cell *cells, size_t n, int first, Text *json, Text *table, Err *e)
+static int say_choice(const Cell *cells, size_t n, JsonWriter *json, Text *table, Err *e)
 {
     int moved = 0;
     for (size_t i = 1; i < n; i++) moved |= !same_choices(&cells[0], &cells[i]);
-    if (text_addf(json, e, "%s\n    {\"judge\":\"%s\",\"methods\":\"%s\",\"moved\":%s,\"by\":{",
-                  first ? "" : ",", cells->judge->kind, methods_names[cells->methods],
-                  moved ? "true" : "false") ||
-        text_addf(table, e,
+    json_line(json, 4);
+    json_open(json, NULL, "{");
+    json_text(json, "judge", cells->judge->kind);
+    json_text(json, "methods", methods_names[cells->methods]);
+    json_flag(json, "moved", moved);
+    json_open(json, "by", "{");
+    if (text_addf(table, e,
                   "the validator %s the choice (judge %s, %s):", moved ? "moved" : "did not move",
                   cells->judge->kind, methods_names[cells->methods]))
         return -1;
     for (size_t i = 0; i < n; i++) {
-        if (text_addf(json, e, "%s\"%s\":", i ? "," : "", cells[i].validator->kind) ||
-            put_choices(json, &cells[i], e) ||
-            text_addf(table, e, "%s %s", i ? ";" : "", cells[i].validator->kind))
-            return -1;
+        put_choices(json, cells[i].validator->kind, &cells[i]);
+        if (text_addf(table, e, "%s %s", i ? ";" : "", cells[i].validator->kind)) return -1;
         for (size_t k = 0; k < cells[i].n_choices; k++)
             if (text_addf(table, e, " %s", choice_name(cells[i].choices[k]))) return -1;
     }
-    return text_addf(json, e, "}}") || text_add(table, "\n", 1, e) ? -1 : 0;
+    json_close(json, "}}");
+    return text_add(table, "\n", 1, e);
 }
 
 /* ---- the whole ----------------------------------------------------------------------------- */
@@ -246,16 +254,26 @@ static int say_choice(const Cell *cells, size_t n, int first, Text *json, Text *
 static int put_grid(const Grid *x, Text *json, Text *table, Err *e)
 {
     const size_t side = x->g->n_validators;
-    if (text_addf(json, e, "{\n  \"cells\":[") || say_cells(table, x, e)) return -1;
-    for (size_t i = 0; i < x->n; i++)
-        if (text_addf(json, e, "%s\n    ", i ? "," : "") || put_cell(json, x, &x->cells[i], e))
-            return -1;
-    if (text_addf(json, e, "\n  ],\n  \"self\":[") || say_self(x, json, table, e) ||
-        text_addf(json, e, "\n  ],\n  \"choices\":["))
-        return -1;
+    JsonWriter w = {.text = json, .e = e};
+    json_open(&w, NULL, "{");
+    json_line(&w, 2);
+    json_open(&w, "cells", "[");
+    if (say_cells(table, x, e)) return -1;
+    for (size_t i = 0; i < x->n; i++) {
+        json_line(&w, 4);
+        put_cell(&w, x, &x->cells[i]);
+    }
+    json_close(&w, "\n  ]");
+    json_line(&w, 2);
+    json_open(&w, "self", "[");
+    if (say_self(x, &w, table, e)) return -1;
+    json_close(&w, "\n  ]");
+    json_line(&w, 2);
+    json_open(&w, "choices", "[");
     for (size_t i = 0; i < x->n; i += side)
-        if (say_choice(&x->cells[i], side, i == 0, json, table, e)) return -1;
-    return text_addf(json, e, "\n  ]\n}\n");
+        if (say_choice(&x->cells[i], side, &w, table, e)) return -1;
+    json_close(&w, "\n  ]\n}\n");
+    return json_written(&w);
 }
 
 /* Makes the cells, ordered by judge, methods and validator, so that the validators of one judge and

@@ -326,7 +326,7 @@ int guard_compare_folders(const Loop *l, const char *before, const char *after, 
 
 int guard_json(const GuardResult *r, Text *t, Err *e)
 {
-    JsonWriter w = {t, e, 0};
+    JsonWriter w = {.text = t, .e = e};
     for (int k = 0; k < GUARD_KINDS; k++) {
         json_open(&w, guard_kind_names[k], "{");
         json_count(&w, "rows", r->rows[k]);

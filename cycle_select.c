@@ -229,7 +229,7 @@ static const char *method_or_null(int method)
 /* selection.json */
 static int put_selection(Text *t, const Selection *s, const PromotionRule *rule, Err *e)
 {
-    JsonWriter w = {t, e, 0};
+    JsonWriter w = {.text = t, .e = e};
     json_open(&w, NULL, "{");
     json_line(&w, 2);
     json_count(&w, "cycle", s->cycle);
@@ -264,7 +264,7 @@ static int put_selection(Text *t, const Selection *s, const PromotionRule *rule,
 /* Writes the same for the ledger, on one line: what was chosen, why, and each test's figures. */
 static int put_choice(Text *t, const Selection *s, const PromotionRule *rule, Err *e)
 {
-    JsonWriter w = {t, e, 0};
+    JsonWriter w = {.text = t, .e = e};
     json_open(&w, NULL, "{");
     json_text(&w, "promoted", method_or_null(s->promoted));
     json_text(&w, "why", s->why);
@@ -295,7 +295,7 @@ static void put_point(JsonWriter *w, const CyclePoint *p)
 int put_results(Text *t, const Loop *l, Err *e)
 {
     const CycleResult *r = l->result;
-    JsonWriter w = {t, e, 0};
+    JsonWriter w = {.text = t, .e = e};
     json_open(&w, NULL, "{");
     json_line(&w, 2);
     json_count(&w, "rows", l->prompts.split_rows[r->tested ? SPLIT_TEST : SPLIT_VALIDATION]);

@@ -166,26 +166,42 @@ static int find_first(Signing *s, Err *e)
 /* ---- writing ------------------------------------------------------------------------------- */
 
 /* "key":"text", or null for "" */
-static int put_text(Text *t, const char *key, const char *text, Err *e)
+static void put_text(JsonWriter *w, const char *key, const char *text)
 {
-    if (text_addf(t, e, "\"%s\":", key)) return -1;
-    int status = *text ? json_put_string(t, text, strlen(text), e) : text_addf(t, e, "null");
-    return status || text_add(t, ",", 1, e) ? -1 : 0;
+    json_text(w, key, *text ? text : NULL);
 }
 
 /* Writes what is deployed, without braces; the same facts are in the ledger. */
-static int put_policy(Text *t, const Signing *s, const CycleSignature *x, Err *e)
+static void put_policy(JsonWriter *w, const Signing *s, const CycleSignature *x)
 {
     const Json *begin = json_get(ledger_find(&s->ledger, "begin", 0, ""), "facts");
-    return put_text(t, "by", x->by, e) || put_text(t, "reason", x->reason, e) ||
-                   text_addf(t, e, "\"automatic\":%s,", x->automatic ? "true" : "false") ||
-                   put_text(t, "method", s->method, e) || put_text(t, "adapter", s->weights, e) ||
-                   put_text(t, "adapter_sha256", s->sha256, e) ||
-                   put_text(t, "adapter_config_sha256", s->settings_sha256, e) ||
-                   put_text(t, "tokenizer_sha256", fact(begin, "tokenizer_sha256"), e) ||
-                   text_addf(t, e, "\"model_sha256\":\"%.64s\"", fact(begin, "model_sha256"))
-               ? -1
-               : 0;
+    put_text(w, "by", x->by);
+    put_text(w, "reason", x->reason);
+    json_flag(w, "automatic", x->automatic);
+    put_text(w, "method", s->method);
+    put_text(w, "adapter", s->weights);
+    put_text(w, "adapter_sha256", s->sha256);
+    put_text(w, "adapter_config_sha256", s->settings_sha256);
+    put_text(w, "tokenizer_sha256", fact(begin, "tokenizer_sha256"));
+    json_text(w, "model_sha256", fact(begin, "model_sha256"));
+}
+
+/* Writes the facts of the entry, and deployed.json. */
+static int put_signature(const Signing *s, const CycleSignature *x, const char *event, Text *facts,
+                         Text *file, Err *e)
+{
+    JsonWriter w = {.text = facts, .e = e}, f = {.text = file, .e = e};
+    json_open(&w, NULL, "{");
+    put_policy(&w, s, x);
+    json_close(&w, "}");
+    json_open(&f, NULL, "{");
+    json_count(&f, "cycle", s->cycle);
+    put_policy(&f, s, x);
+    json_text(&f, "event", event);
+    json_count(&f, "entry", s->ledger.count);
+    json_text(&f, "previous", s->ledger.head);
+    json_close(&f, "}\n");
+    return json_written(&w) || json_written(&f) ? -1 : 0;
 }
 
 /* Writes the entry, then deployed.json, which names the entry and the one before it. Everything
@@ -202,11 +218,7 @@ static int sign(Signing *s, CycleSignature *x, Err *e)
                          .promised = DEPLOYED_FILE,
                          .promised_sha256 = hex};
     x->entry = s->ledger.count;
-    int status = text_add(&facts, "{", 1, e) || put_policy(&facts, s, x, e) ||
-                 text_add(&facts, "}", 1, e) || text_addf(&file, e, "{\"cycle\":%zu,", s->cycle) ||
-                 put_policy(&file, s, x, e) ||
-                 text_addf(&file, e, ",\"event\":\"%s\",\"entry\":%zu,\"previous\":\"%s\"}\n",
-                           entry.event, s->ledger.count, s->ledger.head) ||
+    int status = put_signature(s, x, entry.event, &facts, &file, e) ||
                  io_path(path, sizeof path, s->run, DEPLOYED_FILE, e);
     if (!status) status = io_check_output(path, e) || check_sources(s->run, x, e);
     if (!status) {

@@ -359,7 +359,7 @@ void evaluate_close(Evaluation *v)
 
 int evaluate_estimate_json(const Estimate *x, Text *out, Err *e)
 {
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_open(&w, NULL, "{");
     json_number(&w, "value", x->value);
     json_number(&w, "low", x->low);

@@ -375,7 +375,7 @@ int evaluate_means(Change *x, const double *before, const double *after, size_t 
 
 int evaluate_change_json(const Change *x, Text *out, Err *e)
 {
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_open(&w, NULL, "{");
     json_number(&w, "before", x->before);
     json_number(&w, "after", x->after);
@@ -403,7 +403,7 @@ static void put_stratum(JsonWriter *w, const StratumChange *s)
 
 int evaluate_compare_json(const Comparison *c, Text *out, Err *e)
 {
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_open(&w, NULL, "{");
     json_text(&w, "before_sha256", c->before_sha256);
     json_text(&w, "after_sha256", c->after_sha256);
@@ -532,7 +532,7 @@ static void put_bootstrap(JsonWriter *w, const Evaluation *v)
 
 int evaluate_json(const Evaluation *v, const Comparison *change, Text *out, Err *e)
 {
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_open(&w, NULL, "{");
     json_line(&w, 2);
     json_count(&w, "rows", v->count);

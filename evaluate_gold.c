@@ -288,7 +288,7 @@ static void put_bins(JsonWriter *w, const GoldBin *bins)
 
 int gold_json(const Gold *g, Text *out, Err *e)
 {
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_count(&w, "labelled", g->count);
     json_count(&w, "without_gold", g->unlabelled);
     put_agreement(&w, &g->tally[GOLD_JUDGE].agreement);

@@ -206,18 +206,22 @@ int evaluate_review(ReviewCorrection *r, const char *judged, Err *e)
 
 int evaluate_review_json(const ReviewCorrection *r, Text *out, Err *e)
 {
-    if (text_addf(out, e,
-                  "{\"reviewed\":%zu,\"overruled\":%zu,\"random\":%zu,\"random_overruled\":%zu,"
-                  "\"elsewhere\":%zu",
-                  r->reviewed, r->overruled, r->random, r->random_overruled, r->elsewhere))
-        return -1;
-    for (int i = 0; i < REVIEW_FIGURES; i++)
-        if (text_addf(out, e, ",\"%s\":{\"judge\":", evaluate_names[review_metrics[i]]) ||
-            json_put_f64(out, r->judge[i].value, e) || text_addf(out, e, ",\"corrected\":") ||
-            json_put_f64(out, r->corrected[i].value, e) || text_addf(out, e, ",\"low\":") ||
-            json_put_f64(out, r->corrected[i].low, e) || text_addf(out, e, ",\"high\":") ||
-            json_put_f64(out, r->corrected[i].high, e) ||
-            text_addf(out, e, ",\"sampled\":%zu}", r->sampled[i]))
-            return -1;
-    return text_add(out, "}", 1, e);
+    JsonWriter w = {.text = out, .e = e};
+    json_open(&w, NULL, "{");
+    json_count(&w, "reviewed", r->reviewed);
+    json_count(&w, "overruled", r->overruled);
+    json_count(&w, "random", r->random);
+    json_count(&w, "random_overruled", r->random_overruled);
+    json_count(&w, "elsewhere", r->elsewhere);
+    for (int i = 0; i < REVIEW_FIGURES; i++) {
+        json_open(&w, evaluate_names[review_metrics[i]], "{");
+        json_number(&w, "judge", r->judge[i].value);
+        json_number(&w, "corrected", r->corrected[i].value);
+        json_number(&w, "low", r->corrected[i].low);
+        json_number(&w, "high", r->corrected[i].high);
+        json_count(&w, "sampled", r->sampled[i]);
+        json_close(&w, "}");
+    }
+    json_close(&w, "}");
+    return json_written(&w);
 }

@@ -389,7 +389,7 @@ int gate_json(const Gate *g, Text *out, Err *e)
 {
     static const char *const names[] = {"parent_sha256", "candidate_sha256", "first_sha256",
                                         "best_sha256"};
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_open(&w, NULL, "{");
     json_flag(&w, "promoted", g->promoted);
     json_text(&w, "verdict", gate_verdict_names[g->verdict]);

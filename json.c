@@ -820,9 +820,8 @@ void json_key(JsonWriter *w, const char *key)
 {
     separate(w);
     if (!key) return;
-    add(w, "\"");
-    add(w, key);
-    add(w, "\":");
+    if (!w->failed) w->failed = json_put_string(w->text, key, strlen(key), w->e);
+    add(w, w->spaced ? ": " : ":");
 }
 
 void json_open(JsonWriter *w, const char *key, const char *bracket)

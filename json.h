@@ -91,6 +91,7 @@ typedef struct {
     Text *text;
     Err *e;
     int failed;
+    int spaced; /* a space behind each colon */
 } JsonWriter;
 
 void json_key(JsonWriter *w, const char *key); /* its value follows */

@@ -142,18 +142,17 @@ void ledger_close(Ledger *l)
 
 /* ---- appending ----------------------------------------------------------------------------- */
 
-/* Writes "path":"sha256",... of files below RUN. */
-static int put_files(Text *out, const Ledger *l, const char *const *paths, Err *e)
+/* Writes "key":{"path":"sha256",...}, of files below RUN; the brace is left open. */
+static void put_files(JsonWriter *w, const char *key, const Ledger *l, const char *const *paths)
 {
+    json_open(w, key, "{");
     for (size_t i = 0; paths && paths[i]; i++) {
         char path[IO_PATH_MAX], hex[HEX + 1];
-        if (io_path(path, sizeof path, l->run, paths[i], e) || sha256_file(path, hex, e)) return -1;
-        if ((i && text_add(out, ",", 1, e)) ||
-            json_put_string(out, paths[i], strlen(paths[i]), e) ||
-            text_addf(out, e, ":\"%s\"", hex))
-            return -1;
+        json_took(w, io_path(path, sizeof path, l->run, paths[i], w->e) ||
+                         sha256_file(path, hex, w->e));
+        if (w->failed) return;
+        json_text(w, paths[i], hex);
     }
-    return 0;
 }
 
 /* Formats a time as 2025-12-03T12:00:00Z. It is for readers only; nothing depends on it. */
@@ -169,18 +168,22 @@ static void clock_text(char *out, size_t size)
 static int put_entry(Text *out, const Ledger *l, const LedgerEntry *x, Err *e)
 {
     char now[64];
+    JsonWriter w = {.text = out, .e = e};
     clock_text(now, sizeof now);
-    if (text_addf(out, e,
-                  "{\"entry\":%zu,\"event\":\"%s\",\"cycle\":%zu,\"name\":\"%s\","
-                  "\"time\":\"%s\",",
-                  l->count, x->event, x->cycle, x->name, now) ||
-        text_addf(out, e, "\"inputs\":{") || put_files(out, l, x->inputs, e) ||
-        text_addf(out, e, "},\"outputs\":{") || put_files(out, l, x->outputs, e) ||
-        (x->promised && text_addf(out, e, "%s\"%s\":\"%s\"", x->outputs && *x->outputs ? "," : "",
-                                  x->promised, x->promised_sha256)))
-        return -1;
-    return text_addf(out, e, "},\"facts\":%s,\"previous\":\"%s\"", x->facts ? x->facts : "{}",
-                     l->head);
+    json_open(&w, NULL, "{");
+    json_count(&w, "entry", l->count);
+    json_text(&w, "event", x->event);
+    json_count(&w, "cycle", x->cycle);
+    json_text(&w, "name", x->name);
+    json_text(&w, "time", now);
+    put_files(&w, "inputs", l, x->inputs);
+    json_close(&w, "}");
+    put_files(&w, "outputs", l, x->outputs);
+    if (x->promised) json_text(&w, x->promised, x->promised_sha256);
+    json_close(&w, "}");
+    json_open(&w, "facts", x->facts ? x->facts : "{}");
+    json_text(&w, "previous", l->head);
+    return json_written(&w);
 }
 
 int ledger_append(Ledger *l, const LedgerEntry *x, Err *e)

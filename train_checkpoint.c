@@ -40,23 +40,30 @@ static Json *read_json(const char *dir, const char *name, Pool *pool, Err *e)
 /* ---- whose run is this? -------------------------------------------------------------------- */
 
 /* "key": SHA-256 of a file, or of two one after the other. */
-static int put_file_hash(Text *out, const char *key, const char *dir, const char *a, const char *b,
-                         Err *e)
+static void put_file_hash(JsonWriter *w, const char *key, const char *dir, const char *first,
+                          const char *second)
 {
-    const char *names[2] = {a, b};
-    char path[IO_PATH_MAX], hash[2][65] = {"", ""};
-    for (int i = 0; i < 2 && names[i]; i++)
-        if (io_path(path, sizeof path, dir, names[i], e) || sha256_file(path, hash[i], e))
-            return -1;
-    return text_addf(out, e, ",\n  \"%s\": \"%s%s\"", key, hash[0], hash[1]);
+    const char *names[2] = {first, second};
+    char path[IO_PATH_MAX], hash[2 * 64 + 1] = "";
+    for (int i = 0; i < 2 && names[i] && !w->failed; i++)
+        json_took(w, io_path(path, sizeof path, dir, names[i], w->e) ||
+                         sha256_file(path, hash + (i ? 64 : 0), w->e));
+    json_line(w, 2);
+    json_text(w, key, hash);
+}
+
+static void put_line(JsonWriter *w, const char *key, const char *text)
+{
+    json_line(w, 2);
+    json_text(w, key, text);
 }
 
 /* The ids of a set: what the tokenizer and the chat template made of its file. */
-static int put_set(Text *out, const TrainSet *set, const char *prefix, Err *e)
+static void put_set(JsonWriter *w, const TrainSet *set, const char *data, const char *tokens)
 {
     char ids[65];
     Sha256 s;
-    if (!set->rows.count) return 0;
+    if (!set->rows.count) return;
     sha256_begin(&s);
     for (size_t i = 0; i < set->rows.count; i++) {
         const Row *row = &set->rows.rows[i];
@@ -68,8 +75,8 @@ static int put_set(Text *out, const TrainSet *set, const char *prefix, Err *e)
                 sha256_add(&s, row->completion[k], row->n_completion[k] * sizeof(int32_t));
     }
     sha256_end(&s, ids);
-    return text_addf(out, e, ",\n  \"%sdata\": \"%s\",\n  \"%stokens\": \"%s\"", prefix,
-                     set->rows.sha256, prefix, ids);
+    put_line(w, data, set->rows.sha256);
+    put_line(w, tokens, ids);
 }
 
 /* Does the run's own inputs.json, if there is one, have this member? Older versions did not write
@@ -95,34 +102,32 @@ static int put_inputs(Run *r, Text *out, Err *e)
     const char *model = r->engine.model.path, *tokenizer = tokenizer_file(model, e);
     char texts[65]; /* of a GGUF file, which holds the tokenizer, too */
     int one_file = r->engine.model.gguf.n_parts > 0;
-    if (!tokenizer || (one_file && tokenizer_hash(model, texts, e)) ||
-        text_addf(out, e, "{\n  \"method\": \"%s\",\n  \"model\": \"%s\"",
-                  train_method_names[c->method], r->model_sha256) ||
-        (one_file ? text_addf(out, e, ",\n  \"tokenizer\": \"%s\"", texts)
-                  : put_file_hash(out, "tokenizer", model, tokenizer, NULL, e)) ||
-        put_set(out, &r->train, "", e) || put_set(out, &r->eval, "eval-", e))
-        return -1;
+    JsonWriter w = {.text = out, .e = e, .spaced = 1};
+    if (!tokenizer || (one_file && tokenizer_hash(model, texts, e))) return -1;
+    json_open(&w, NULL, "{");
+    put_line(&w, "method", train_method_names[c->method]);
+    put_line(&w, "model", r->model_sha256);
+    if (one_file)
+        put_line(&w, "tokenizer", texts);
+    else
+        put_file_hash(&w, "tokenizer", model, tokenizer, NULL);
+    put_set(&w, &r->train, "data", "tokens");
+    put_set(&w, &r->eval, "eval-data", "eval-tokens");
     /* 0.1.0 gave each micro-batch the same weight, so a run that it began is not continued by this
      * rule. */
-    if (c->method == TRAIN_SFT && c->accumulate > 1 &&
-        text_addf(out, e, ",\n  \"loss\": \"mean over the tokens of a step\""))
-        return -1;
+    if (c->method == TRAIN_SFT && c->accumulate > 1)
+        put_line(&w, "loss", "mean over the tokens of a step");
     const Dataset *rows = &r->train.rows;
-    if (rows->chat && has_input(r, "chat-template") &&
-        text_addf(out, e, ",\n  \"chat-template\": \"%s\"", chat_name(rows->chat)))
-        return -1;
-    if (*rows->report.date && has_input(r, "date") &&
-        text_addf(out, e, ",\n  \"date\": \"%s\"", rows->report.date))
-        return -1;
-    if (c->init_adapter && put_file_hash(out, "init-adapter", c->init_adapter, config, weights, e))
-        return -1;
-    if (c->reference == REFERENCE_DIR) {
-        if (put_file_hash(out, "reference", c->reference_dir, config, weights, e)) return -1;
-    } else if (text_addf(out, e, ",\n  \"reference\": \"%s\"",
-                         c->reference == REFERENCE_INIT ? "init" : "base")) {
-        return -1;
-    }
-    return text_add(out, "\n}\n", 3, e);
+    if (rows->chat && has_input(r, "chat-template"))
+        put_line(&w, "chat-template", chat_name(rows->chat));
+    if (*rows->report.date && has_input(r, "date")) put_line(&w, "date", rows->report.date);
+    if (c->init_adapter) put_file_hash(&w, "init-adapter", c->init_adapter, config, weights);
+    if (c->reference == REFERENCE_DIR)
+        put_file_hash(&w, "reference", c->reference_dir, config, weights);
+    else
+        put_line(&w, "reference", c->reference == REFERENCE_INIT ? "init" : "base");
+    json_close(&w, "\n}\n");
+    return json_written(&w);
 }
 
 /* Adds "key now (was before), " for every member of `a` that `b` has not, or has otherwise. */
@@ -306,17 +311,24 @@ static int write_state(const Run *r, const char *dir, Err *e)
 {
     const TrainState *s = &r->state;
     Text out = {0};
-    int failed = text_addf(&out, e,
-                           "{\"format\":%d,\"step\":%zu,\"update\":%llu,\"num_tokens\":%llu,"
-                           "\"skipped\":%zu,\"skipped_in_row\":%zu,\"loss\":",
-                           CHECKPOINT_FORMAT, s->step, (unsigned long long)s->update,
-                           (unsigned long long)s->num_tokens, s->skipped, s->skipped_in_row) ||
-                 json_put_f64(&out, s->loss, e) || text_addf(&out, e, ",\"metrics\":[");
-    for (int i = 0; i < METRIC_COUNT && !failed; i++)
-        failed = text_addf(&out, e, "%s[", i ? "," : "") ||
-                 json_put_f64(&out, s->metrics.sum[i], e) ||
-                 text_addf(&out, e, ",%zu]", s->metrics.count[i]);
-    failed = failed || text_add(&out, "]}\n", 3, e) || write_text(dir, "state.json", &out, e);
+    JsonWriter w = {.text = &out, .e = e};
+    json_open(&w, NULL, "{");
+    json_count(&w, "format", CHECKPOINT_FORMAT);
+    json_count(&w, "step", s->step);
+    json_count(&w, "update", s->update);
+    json_count(&w, "num_tokens", s->num_tokens);
+    json_count(&w, "skipped", s->skipped);
+    json_count(&w, "skipped_in_row", s->skipped_in_row);
+    json_number(&w, "loss", s->loss);
+    json_open(&w, "metrics", "[");
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        json_open(&w, NULL, "[");
+        json_number(&w, NULL, s->metrics.sum[i]);
+        json_count(&w, NULL, s->metrics.count[i]);
+        json_close(&w, "]");
+    }
+    json_close(&w, "]}\n");
+    int failed = json_written(&w) || write_text(dir, "state.json", &out, e);
     text_free(&out);
     return failed ? -1 : 0;
 }
@@ -340,16 +352,24 @@ static int write_manifest(const Run *r, const char *dir, Err *e)
     const char *const *files;
     size_t n = file_list(r, &files);
     Text out = {0};
-    int failed = text_addf(&out, e, "{\"format\":%d,\"step\":%zu,\"inputs\":\"%s\",\"files\":{",
-                           CHECKPOINT_FORMAT, r->state.step, r->inputs_sha256);
-    for (size_t i = 0; i < n && !failed; i++) {
+    JsonWriter w = {.text = &out, .e = e};
+    json_open(&w, NULL, "{");
+    json_count(&w, "format", CHECKPOINT_FORMAT);
+    json_count(&w, "step", r->state.step);
+    json_text(&w, "inputs", r->inputs_sha256);
+    json_open(&w, "files", "{");
+    for (size_t i = 0; i < n && !w.failed; i++) {
         uint64_t bytes;
-        char hash[65];
-        failed = measure_file(dir, files[i], &bytes, hash, e) ||
-                 text_addf(&out, e, "%s\n\"%s\":{\"bytes\":%llu,\"sha256\":\"%s\"}", i ? "," : "",
-                           files[i], (unsigned long long)bytes, hash);
+        char hash[65] = "";
+        json_took(&w, measure_file(dir, files[i], &bytes, hash, e));
+        json_line(&w, 0);
+        json_open(&w, files[i], "{");
+        json_count(&w, "bytes", bytes);
+        json_text(&w, "sha256", hash);
+        json_close(&w, "}");
     }
-    failed = failed || text_add(&out, "}}\n", 3, e) || write_text(dir, "manifest.json", &out, e);
+    json_close(&w, "}}\n");
+    int failed = json_written(&w) || write_text(dir, "manifest.json", &out, e);
     text_free(&out);
     return failed ? -1 : 0;
 }

@@ -49,7 +49,7 @@ static double epochs_done(const Run *r)
 /* Writes the keys in TRL's order; times come last. */
 static int put_line(Run *r, double lr, double norm, const Metrics *eval, double eval_loss, Err *e)
 {
-    JsonWriter w = {&r->line, e, 0};
+    JsonWriter w = {.text = &r->line, .e = e};
     const Metrics *m = &r->state.metrics;
     double seconds = time_now() - r->step_began;
     r->line.len = 0;
@@ -135,7 +135,7 @@ static void put_numbers(JsonWriter *w, const char *key, const double *x, size_t 
 static int put_dump(Text *out, const Run *r, const char *what, const uint32_t *rows, size_t n,
                     double lr, Err *e)
 {
-    JsonWriter w = {out, e, 0};
+    JsonWriter w = {.text = out, .e = e};
     json_open(&w, NULL, "{");
     json_count(&w, "step", r->state.step + 1);
     json_text(&w, "found", what);

@@ -436,7 +436,7 @@ static void what_is_written_can_be_read(void)
 static void a_writer_sets_commas_and_lines(void)
 {
     Text t = {0};
-    JsonWriter w = {&t, &e, 0};
+    JsonWriter w = {.text = &t, .e = &e};
     json_open(&w, NULL, "{");
     json_line(&w, 2);
     json_text(&w, "ends in a bracket", "a [");
@@ -454,6 +454,14 @@ static void a_writer_sets_commas_and_lines(void)
     CHECK_OK(json_written(&w), &e);
     CHECK_TEXT(t.data, "{\n  \"ends in a bracket\":\"a [\",\"x\":0.1,\"none\":null,\n"
                        "  \"list\":[18446744073709551615,true,null],\"own\":[7]\n}");
+    t.len = 0;
+    w = (JsonWriter){.text = &t, .e = &e, .spaced = 1};
+    json_open(&w, NULL, "{");
+    json_count(&w, "a \"key\"", 1);
+    json_text(&w, "b", "c");
+    json_close(&w, "}");
+    CHECK_OK(json_written(&w), &e);
+    CHECK_TEXT(t.data, "{\"a \\\"key\\\"\": 1,\"b\": \"c\"}");
     text_free(&t);
 }
 
@@ -461,7 +469,7 @@ static void a_writer_sets_commas_and_lines(void)
 static void the_first_failure_of_a_writer_sticks(void)
 {
     Text t = {0};
-    JsonWriter w = {&t, &e, 0};
+    JsonWriter w = {.text = &t, .e = &e};
     json_open(&w, NULL, "{");
     json_key(&w, "own");
     json_took(&w, err_set(&e, ERR_MEMORY, "no memory"));
