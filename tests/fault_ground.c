@@ -1,7 +1,7 @@
 /* fault_ground.c - every allocation and every file operation of floors 0 and 1 fails once.
  *
  * A scenario runs in a child process in which call number N fails (see FAULT_ALLOC in base.c and
- * FAULT_IO in io.c), for N = 1, 2, 3 ... until it runs through without meeting its fault. Whatever
+ * FAULT_IO in io_read.c), for N = 1, 2, 3 ... until it runs through without its fault. Whatever
  * N is: the exit code is the right one, nothing leaks, each file is the old one or the new one, and
  * no temporary file stays.
  */

@@ -1,9 +1,9 @@
 /* fault_judge.c - every allocation and every file operation of the judges fails once.
  *
  * A scenario runs in a child process in which call number N fails (FAULT_ALLOC in base.c, FAULT_IO
- * in io.c), for N = 1, 2, 3 ... until it runs through without meeting its fault. Whatever N is: the
- * exit code is the right one, nothing leaks, the output is whole or not there, and the file of
- * answers holds whole answers, so that the next run is right.
+ * in io_read.c), for N = 1, 2, 3 ... until it runs through without meeting its fault. Whatever N
+ * is: the exit code is the right one, nothing leaks, the output is whole or not there, and the file
+ * of answers holds whole answers, so that the next run is right.
  */
 #include "evaluate_gold.h"
 

@@ -11,8 +11,8 @@
 
 # A floor is a line; a room is a word, or a word and its other files, in order, joined by +.
 house="base maths+maths_blocks
-tensor_product+tensor_attention+tensor_neon+tensor_neonbf16+tensor_avx2+tensor_avx512+tensor_avx512bf16+tensor+tensor_head plain json io+io_safetensors+io_gguf+io_model+io_rows options+options_when+options_fields+options_papers html
-tape tokenizer_unicode+tokenizer_compose+tokenizer_nfc+tokenizer_bpe+tokenizer_regex+tokenizer_split+tokenizer+tokenizer_decode+tokenizer_sentencepiece+tokenizer_gguf+tokenizer_tekken+tokenizer_class+tokenizer_added+tokenizer_load template_unicode+template_value+template_text+template_iter+template_methods+template_filters+template_names+template_parse+template chat_builtin+chat+chat_check
+tensor_product+tensor_attention+tensor_neon+tensor_neonbf16+tensor_avx2+tensor_avx512+tensor_avx512bf16+tensor+tensor_head plain json io_read+io+io_safetensors+io_gguf+io_model+io_rows options+options_when+options_fields+options_papers html
+tape tokenizer_unicode+tokenizer_compose+tokenizer_nfc+tokenizer_bpe+tokenizer_regex+tokenizer_split+tokenizer+tokenizer_decode+tokenizer_sentencepiece+tokenizer_gguf+tokenizer_tekken+tokenizer_class+tokenizer_added+tokenizer_load template_unicode+template_value+template_text+template_iter+template_methods+template_filters+template_names+template_tokens+template_parse+template chat_builtin+chat+chat_check
 lora_pattern+lora_config+lora model_options+model+model_weights+model_gguf+model_config+model_load+model_random+model_save engine
 data_columns+data_unread+data_turns+data_wants+data_hints+data_shape+data_report+data+data_pack kto dpo score generate_stop+generate
 train_config+train_metrics+train_rows+train_optimise+train_step+train_reference+train_checkpoint+train_plan+train+train_trial+train_explain judge_case+judge_row+judge_rules+judge_prompt+judge_train+judge_review+judge_kept+judge_model+judge_command+judge evaluate+evaluate_compare+evaluate_gold+evaluate_review gate_exact+gate

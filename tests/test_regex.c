@@ -32,90 +32,105 @@ static const char *words_of(const char *regex, const char *text, size_t len)
     return shown;
 }
 
-static void words(const char *regex, const char *text, const char *want)
+/* An expression, a text, how it is cut: [what matches](what lies between); or what is refused. */
+typedef struct {
+    const char *regex, *text, *want;
+} Case;
+
+static void cut(const Case *cases, size_t n)
 {
-    CHECK_TEXT(words_of(regex, text, strlen(text)), want);
+    for (size_t i = 0; i < n; i++)
+        CHECK_TEXT(words_of(cases[i].regex, cases[i].text, strlen(cases[i].text)), cases[i].want);
 }
 
 static void what_is_matched(void)
 {
-    words("a", "bab", "(b)[a](b)");
-    words("ab|a", "aab", "[a][ab]");
-    words("a|ab", "ab", "[a](b)"); /* the first alternative, not the longest */
-    words("(?:a|ab)c|a", "abc", "[abc]");
-    words("a+", "baab", "(b)[aa](b)");
-    words("xa*", "xaaxb", "[xaa][x](b)");
-    words("ca?t", "catct", "[cat][ct]");
-    words("a{2}", "aaaaa", "[aa][aa](a)");
-    words("a{2,3}", "aaaaa", "[aaa][aa]");
-    words("a{3,}b", "aaaab", "[aaaab]");
-    words("(?:ab){2}", "ababab", "[abab](ab)");
-    words("[a-cx]+", "abdx", "[ab](d)[x]");
-    words("[^a]+", "bca", "[bc](a)");
-    words("[\\s\\-a]+", "a - b", "[a - ](b)");
-    words("[a-]+", "a-b", "[a-](b)");
-    words("[]a]+", "a]b", "[a]](b)");
-    words(".", "a\nb", "[a](\n)[b]");
-    words("\\s+(?!\\S)|\\s+", "a   b", "(a)[  ][ ](b)");
-    words("a(?=b)", "aab", "(a)[a](b)");
-    words("\\s+$", "a  b  ", "(a  b)[  ]");
-    words("x$", "x\nx", "[x](\n)[x]"); /* the end of a line, as Oniguruma has it */
-    words("(?i:ks)", "KSks\xc5\xbf\xe2\x84\xaa\xc5\xbf",
-          "[KS][ks](\xc5\xbf)[\xe2\x84\xaa\xc5\xbf]");
-    words("(?i:a)b", "AbAB", "[Ab](AB)");
-    words("(a|b)+c|.", "abcab", "[abc][a][b]");
-    words("a|b|c|d+", "abcdd", "[a][b][c][dd]");
-    words("(?:a|(?:b|c)+)+d", "abcbadx", "[abcbad](x)");
-    words("\xc3\xa9+|[\xe4\xb8\x80-\xe9\xbe\xa5]+", "x\xc3\xa9\xc3\xa9\xe4\xbd\xa0\xe5\xa5\xbd",
-          "(x)[\xc3\xa9\xc3\xa9][\xe4\xbd\xa0\xe5\xa5\xbd]");
+    static const Case cases[] = {
+        {"a", "bab", "(b)[a](b)"},
+        {"ab|a", "aab", "[a][ab]"},
+        {"a|ab", "ab", "[a](b)"}, /* the first alternative, not the longest */
+        {"(?:a|ab)c|a", "abc", "[abc]"},
+        {"a+", "baab", "(b)[aa](b)"},
+        {"xa*", "xaaxb", "[xaa][x](b)"},
+        {"ca?t", "catct", "[cat][ct]"},
+        {"a{2}", "aaaaa", "[aa][aa](a)"},
+        {"a{2,3}", "aaaaa", "[aaa][aa]"},
+        {"a{3,}b", "aaaab", "[aaaab]"},
+        {"(?:ab){2}", "ababab", "[abab](ab)"},
+        {"[a-cx]+", "abdx", "[ab](d)[x]"},
+        {"[^a]+", "bca", "[bc](a)"},
+        {"[\\s\\-a]+", "a - b", "[a - ](b)"},
+        {"[a-]+", "a-b", "[a-](b)"},
+        {"[]a]+", "a]b", "[a]](b)"},
+        {".", "a\nb", "[a](\n)[b]"},
+        {"\\s+(?!\\S)|\\s+", "a   b", "(a)[  ][ ](b)"},
+        {"a(?=b)", "aab", "(a)[a](b)"},
+        {"\\s+$", "a  b  ", "(a  b)[  ]"},
+        {"x$", "x\nx", "[x](\n)[x]"}, /* the end of a line, as Oniguruma has it */
+        {"(?i:ks)", "KSks\xc5\xbf\xe2\x84\xaa\xc5\xbf",
+         "[KS][ks](\xc5\xbf)[\xe2\x84\xaa\xc5\xbf]"},
+        {"(?i:a)b", "AbAB", "[Ab](AB)"},
+        {"(a|b)+c|.", "abcab", "[abc][a][b]"},
+        {"a|b|c|d+", "abcdd", "[a][b][c][dd]"},
+        {"(?:a|(?:b|c)+)+d", "abcbadx", "[abcbad](x)"},
+        {"\xc3\xa9+|[\xe4\xb8\x80-\xe9\xbe\xa5]+", "x\xc3\xa9\xc3\xa9\xe4\xbd\xa0\xe5\xa5\xbd",
+         "(x)[\xc3\xa9\xc3\xa9][\xe4\xbd\xa0\xe5\xa5\xbd]"},
+    };
+    cut(cases, sizeof cases / sizeof *cases);
 }
 
 static void categories(void)
 {
-    words("\\p{Lu}+", "aBC\xc7\x85", "(a)[BC](\xc7\x85)");
-    words("\\p{Lt}", "\xc7\x85", "[\xc7\x85]");
-    words("\\p{L}+", "aB\xc7\x85\xca\xb0\xe4\xbd\xa0-", "[aB\xc7\x85\xca\xb0\xe4\xbd\xa0](-)");
-    words("\\p{Lm}|\\p{Lo}", "\xca\xb0\xe4\xbd\xa0", "[\xca\xb0][\xe4\xbd\xa0]");
-    words("\\p{N}+", "1\xc2\xbdx", "[1\xc2\xbd](x)");
-    words("\\d+|\\p{Nd}z", "1\xc2\xbd", "[1](\xc2\xbd)");
-    words("\\p{P}+", "a.,$", "(a)[.,]($)");
-    words("\\p{S}+", "$+.", "[$+](.)");
-    words("e\\p{M}", "e\xcc\x81", "[e\xcc\x81]");
-    words("[^\\s\\p{L}\\p{N}]+", "a!? 1", "(a)[!?]( 1)");
-    words("\\P{L}+", "ab12 c", "(ab)[12 ](c)");
-    words("\\S+", "ab c", "[ab]( )[c]");
-    words("[\\D]+", "a1b", "[a](1)[b]");
-    words("\\w+", "a_1 \xcc\x81-", "[a_1]( )[\xcc\x81](-)");
+    static const Case cases[] = {
+        {"\\p{Lu}+", "aBC\xc7\x85", "(a)[BC](\xc7\x85)"},
+        {"\\p{Lt}", "\xc7\x85", "[\xc7\x85]"},
+        {"\\p{L}+", "aB\xc7\x85\xca\xb0\xe4\xbd\xa0-", "[aB\xc7\x85\xca\xb0\xe4\xbd\xa0](-)"},
+        {"\\p{Lm}|\\p{Lo}", "\xca\xb0\xe4\xbd\xa0", "[\xca\xb0][\xe4\xbd\xa0]"},
+        {"\\p{N}+", "1\xc2\xbdx", "[1\xc2\xbd](x)"},
+        {"\\d+|\\p{Nd}z", "1\xc2\xbd", "[1](\xc2\xbd)"},
+        {"\\p{P}+", "a.,$", "(a)[.,]($)"},
+        {"\\p{S}+", "$+.", "[$+](.)"},
+        {"e\\p{M}", "e\xcc\x81", "[e\xcc\x81]"},
+        {"[^\\s\\p{L}\\p{N}]+", "a!? 1", "(a)[!?]( 1)"},
+        {"\\P{L}+", "ab12 c", "(ab)[12 ](c)"},
+        {"\\S+", "ab c", "[ab]( )[c]"},
+        {"[\\D]+", "a1b", "[a](1)[b]"},
+        {"\\w+", "a_1 \xcc\x81-", "[a_1]( )[\xcc\x81](-)"},
+    };
+    cut(cases, sizeof cases / sizeof *cases);
 }
 
 static void what_is_refused(void)
 {
-    words("a*", "", "an expression that can be empty");
-    words("a|", "", "an expression that can be empty");
-    words("(?=a)", "", "an expression that can be empty");
-    words("a++", "", "a lazy or possessive quantifier");
-    words("a+?", "", "a lazy or possessive quantifier");
-    words("(a?)*b", "", "repeating what can be empty");
-    words("(?<=a)b", "", "a group other than (...), (?:...), (?i:...), (?!...), (?=...)");
-    words("a(?!bc)", "", "looking ahead for more than one character");
-    words("(a", "", "a group without its end");
-    words("a)", "", "an unmatched )");
-    words("[a", "", "a set without its end");
-    words("[c-a]", "", "a range that ends before it begins");
-    words("[a[b]]", "", "a set within a set");
-    words("[a&&b]", "", "a set within a set");
-    words("[a-\\s]", "", "a range that ends in a class");
-    words("\\b", "", "an escape other than \\p \\P \\s \\S \\d \\D \\w \\r \\n \\t");
-    words("\\p{Han}", "", "a category other than L, Lu, Ll, Lt, Lm, Lo, M, N, Nd, P, S");
-    words("\\pL", "", "\\p without {...}");
-    words("a\\", "", "a backslash at the end");
-    words("*a", "", "a quantifier after nothing");
-    words("^a", "", "^");
-    words("a{65}", "", "more than 64 repetitions");
-    words("a{x}", "", "these braces");
-    words("((((a{64}){64}){64}){64}){64}", "", "an expression of this length");
-    words("(?i:\xc3\xa9)", "", "(?i:...) with a character beyond ASCII");
-    words("(?i:[a-c])", "", "(?i:...) with a range");
+    static const Case cases[] = {
+        {"a*", "", "an expression that can be empty"},
+        {"a|", "", "an expression that can be empty"},
+        {"(?=a)", "", "an expression that can be empty"},
+        {"a++", "", "a lazy or possessive quantifier"},
+        {"a+?", "", "a lazy or possessive quantifier"},
+        {"(a?)*b", "", "repeating what can be empty"},
+        {"(?<=a)b", "", "a group other than (...), (?:...), (?i:...), (?!...), (?=...)"},
+        {"a(?!bc)", "", "looking ahead for more than one character"},
+        {"(a", "", "a group without its end"},
+        {"a)", "", "an unmatched )"},
+        {"[a", "", "a set without its end"},
+        {"[c-a]", "", "a range that ends before it begins"},
+        {"[a[b]]", "", "a set within a set"},
+        {"[a&&b]", "", "a set within a set"},
+        {"[a-\\s]", "", "a range that ends in a class"},
+        {"\\b", "", "an escape other than \\p \\P \\s \\S \\d \\D \\w \\r \\n \\t"},
+        {"\\p{Han}", "", "a category other than L, Lu, Ll, Lt, Lm, Lo, M, N, Nd, P, S"},
+        {"\\pL", "", "\\p without {...}"},
+        {"a\\", "", "a backslash at the end"},
+        {"*a", "", "a quantifier after nothing"},
+        {"^a", "", "^"},
+        {"a{65}", "", "more than 64 repetitions"},
+        {"a{x}", "", "these braces"},
+        {"((((a{64}){64}){64}){64}){64}", "", "an expression of this length"},
+        {"(?i:\xc3\xa9)", "", "(?i:...) with a character beyond ASCII"},
+        {"(?i:[a-c])", "", "(?i:...) with a range"},
+    };
+    cut(cases, sizeof cases / sizeof *cases);
 }
 
 static void too_deep(void)
