@@ -40,6 +40,19 @@ check "three walks" test "$(grep -c '^1\. ' "$T/steps")" -eq 3
 awk '{ n = $1 + 0; if (n != 1 && n != last + 1) print; last = n }' "$T/steps" >"$T/wrong"
 lines "steps are numbered: $(head -n 1 "$T/wrong")" 0 "$T/wrong"
 
+# Each place of "Where it is done" is a function, or a table, that its file defines.
+sed -n '/^## Where it is done/,/^## The files/s/^| .* | \(.*\) |$/\1/p' MAP.md | grep -v '^place$' \
+    >"$T/rows"
+sed -n 's/^\[`\([a-z0-9_]*\.c\)`\](\([^)]*\)) `\([A-Za-z0-9_]*\)`$/\1 \2 \3/p' "$T/rows" >"$T/places"
+lines "each place names a file and a function or table" "$(wc -l <"$T/rows")" "$T/places"
+check "there are places" test "$(wc -l <"$T/places")" -gt 10
+while read -r file link name; do
+    [ "$file" = "$link" ] || echo "$file $link"
+    grep -qx "$file $name" "$T/defined" || grep -q "^static const .*[ *]$name\[.*\] = {" "$file" ||
+        echo "$file $name"
+done <"$T/places" >"$T/wrong"
+lines "a place is not there: $(head -n 1 "$T/wrong")" 0 "$T/wrong"
+
 # Links between the pages lead to files and headings that exist.
 for page in README.md MAP.md OPTIONS.md LOOP.md KERNELS.md CONTRIBUTING.md; do
     grep -o '](\([^)]*\))' "$page" | sed 's/^](//; s/)$//' | grep -v '^https\{0,1\}:' |
