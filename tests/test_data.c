@@ -546,6 +546,14 @@ static void unread_columns(void)
                                   "\n"));
     CHECK(!strstr(notes, "not read"));
     data_close(&d);
+    /* Rows that a loop wrote have columns of its own. */
+    const char *own = "{\"prompt\":\"q\",\"completion\":\"a\",\"source\":\"sample\"}\n";
+    CHECK(!load_with(&d, (DataOptions){.kind = DATA_COMPLETION}, own));
+    CHECK_HAS(notes, "not read, as in TRL: \"source\"");
+    data_close(&d);
+    CHECK(!load_with(&d, (DataOptions){.kind = DATA_COMPLETION, .own_rows = 1}, own));
+    CHECK(!strstr(notes, "not read"));
+    data_close(&d);
 }
 
 /* Shapes that people have: read, and counted where TRL reads them otherwise; or refused with what
