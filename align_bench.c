@@ -14,14 +14,14 @@
 static const Option bench_option_rows[] = {
     {"shape", 0, OPTION_CHOICE, "llama-3.2-3b", BENCH_SHAPE_WORDS,
      "model whose shape is measured, with random weights", BY_NAME,
-     .when = "only=gemm|attention|decode|steps|"},
+     .when = "~only=gemm|attention|decode|steps|"},
     {"layers", 0, OPTION_COUNT, "2", "[1,1024]|all",
      "number of layers for decoding and training; all needs the memory of the whole model",
-     BY_NAME, .when = "only=decode|steps|"},
+     BY_NAME, .when = "~only=decode|steps|"},
     {"precision", 0, OPTION_CHOICE, "auto", "f32|bf16|auto",
      "type of the operands in decoding and steps; auto: as the shape stores its weights; "
      "products are measured in both",
-     BY_NAME, .when = "only=decode|steps|"},
+     BY_NAME, .when = "~only=decode|steps|"},
     {"kernel", 0, OPTION_CHOICE, "auto", "auto|ref|avx2|avx512|avx512bf16|neon|neonbf16",
      "instruction set of the kernels", BY_NAME},
     {"threads", 't', OPTION_COUNT, "auto", "[1,1024]|auto",

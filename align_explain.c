@@ -22,7 +22,7 @@ static const Option explain_rows[] = {
      "as --adapter, for a run that begins with it: --reference auto is then init", BY_NAME},
     {"batch", 0, OPTION_COUNT, "8", "[1,65536]",
      "rows of a block, from which kto's z0 is estimated",
-     FIELD(TrainConfig, batch), .when = "method=kto"},
+     FIELD(TrainConfig, batch), .when = "~method=kto"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "print one JSON object instead of text", BY_NAME},
 };
 static const OptionGroup explain_group = OPTION_GROUP("Explain", explain_rows);

@@ -27,7 +27,7 @@ static const Option judge_rows[] = {
      "column with a human label; reports agreement, calibration and bias beside baselines",
      BY_NAME, .when = "!review"},
     {"resamples", 0, OPTION_COUNT, "2000", "[0,1000000]",
-     "number of bootstrap resamples (0 = no intervals)", BY_NAME, .when = "gold"},
+     "number of bootstrap resamples (0 = no intervals)", BY_NAME, .when = "~gold"},
     {"json", 0, OPTION_FLAG, NULL, NULL, "the report as one JSON object", BY_NAME},
 };
 static const OptionGroup judge_group = OPTION_GROUP("Judge", judge_rows);

@@ -35,7 +35,7 @@ static const Option length_rows[] = {
      FIELD(DataOptions, max_length)},
     {"drop-identical", 0, OPTION_FLAG, NULL, NULL, "leave out pairs whose two answers are equal",
      FIELD(DataOptions, drop_identical),
-     .when = "sft: kto: method=dpo methods=dpo|both"},
+     .when = "~sft: kto: method=dpo methods=dpo|both"},
 };
 const OptionGroup data_length_options = OPTION_GROUP("Length", length_rows);
 

@@ -42,7 +42,7 @@ static const Option pairing_rows[] = {
      "row whose completion is borrowed for the KL estimate: one with another prompt, drawn by "
      "--seed; the one before in its block (TRL); the one after (HALOs)",
      FIELD(TrainConfig, kl_pairing), .words = kto_pairing_name,
-     .when = "method=kto methods=kto|both kto-loss/loss!apo_zero_unpaired"},
+     .when = "~method=kto methods=kto|both kto-loss/loss!apo_zero_unpaired"},
 };
 const OptionGroup train_pairing_options = OPTION_GROUP("KTO's pairing", pairing_rows);
 

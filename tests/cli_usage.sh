@@ -109,8 +109,9 @@ refuses "a rate that no candidate has" 64 '--lr: not read with --dpo-lr' \
     align cycle -m "$MODEL" --data x -o "$T/x" --methods dpo --dpo-lr 1e-3 --lr 1e-4
 refuses "alpha of another divergence" 64 '--f-alpha: not read with --f-divergence reverse_kl' \
     align dpo -m "$MODEL" --data x -o "$T/x" --f-alpha 2
-refuses "a partner without z0" 64 '--kl-pairing: not read with --loss apo_zero_unpaired' \
-    align kto -m "$MODEL" --data x -o "$T/x" --loss apo_zero_unpaired --kl-pairing trl
+refuses "a partner without z0" 66 'nowhere' align kto -m "$MODEL" --data "$T/nowhere" -o "$T/x" \
+    --loss apo_zero_unpaired --kl-pairing trl
+has "a partner without z0" 'warning: --kl-pairing: not read with --loss apo_zero_unpaired' "$T/err"
 refuses "DPO's variant of KTO" 64 '--wpo: not read with --method kto' \
     align explain -m "$MODEL" --data x --method kto --wpo
 refuses "a signature reads no judge" 64 '--judge: not read with --approve' \
