@@ -1,4 +1,4 @@
-/* lora.c - adapter sets: allocates them, draws their first values, reads and writes PEFT
+/* lora.c - adapter sets: allocates them, draws their first values, merges them, writes PEFT
  * directories. */
 #include "lora_parts.h"
 
@@ -6,10 +6,7 @@
 #include <string.h>
 
 #define PEFT_VERSION "0.21.2"
-enum {
-    CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */,
-    MERGE_COLS = 256 /* doubles of a merged row held at a time */
-};
+enum { MERGE_COLS = 256 /* doubles of a merged row held at a time */ };
 
 /* ---- names --------------------------------------------------------------------------------- */
 
@@ -20,6 +17,11 @@ Adapter *lora_at(const Lora *l, size_t layer, Target target)
                                         : layer * TARGET_COUNT + (size_t)target;
     Adapter *a = &l->slots[slot];
     return a->a.w.data ? a : NULL;
+}
+
+real *lora_numbers(const Param *p)
+{
+    return (real *)(uintptr_t)p->w.data;
 }
 
 /* ---- options ------------------------------------------------------------------------------- */
@@ -76,8 +78,7 @@ const OptionGroup lora_options = OPTION_GROUP("New adapter", adapter_rows);
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-/* Gives every slot with rank[slot] > 0 its A and B in one array. */
-static int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
+int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
 {
     size_t n = lora_slot_count(&l->shape), layer, at = 0;
     Target target;
@@ -110,8 +111,7 @@ static int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
     return 0;
 }
 
-/* alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Kalajdzievski 2023, Eq. 4). */
-static double adapter_scale(double alpha, size_t rank, int rslora)
+double lora_scale(double alpha, size_t rank, int rslora)
 {
     return rslora ? alpha / sqrt((double)rank) : alpha / (double)rank;
 }
@@ -178,9 +178,9 @@ int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint6
         Adapter *a = &l->slots[i];
         if (!a->a.w.data) continue;
         size_t R = a->a.w.rows, K = a->a.w.cols, N = a->b.w.rows;
-        a->scale = adapter_scale(config->alpha, R, config->rslora);
+        a->scale = lora_scale(config->alpha, R, config->rslora);
         skip_draws(&mt, R * K + N * R);
-        draw_a(&mt, (real *)(uintptr_t)a->a.w.data, R, K);
+        draw_a(&mt, lora_numbers(&a->a), R, K);
     }
     return 0;
 }
@@ -205,7 +205,7 @@ static void slot_param(const Lora *l, size_t slot, int b, NamedParam *out)
     const Param *p = b ? &l->slots[slot].b : &l->slots[slot].a;
     snprintf(out->name, sizeof out->name, "base_model.model.%s.lora_%c.weight", module,
              b ? 'B' : 'A');
-    out->w = (real *)(uintptr_t)p->w.data; /* our own array, see lora_allocate */
+    out->w = lora_numbers(p);
     out->d = p->d;
     out->rows = p->w.rows;
     out->cols = p->w.cols;
@@ -285,203 +285,6 @@ int lora_merge_into(real *w, const Adapter *a, const Format *stored, MergeReport
     }
     mem_free(m.rows);
     return 0;
-}
-
-/* ---- reading a PEFT directory -------------------------------------------------------------- */
-
-/* Finds the slot and the half to which a tensor name belongs; -1 if it is not one of ours. */
-static int name_slot(const LoraShape *s, const char *name, size_t *slot, int *b)
-{
-    const char *prefix = "base_model.model.";
-    if (strncmp(name, prefix, strlen(prefix))) return -1;
-    for (size_t i = 0; i < lora_slot_count(s); i++) {
-        size_t layer;
-        Target target;
-        char module[LORA_MODULE];
-        lora_slot_place(s, i, &layer, &target);
-        lora_module_name(module, layer, target);
-        size_t len = strlen(module);
-        const char *rest = name + strlen(prefix);
-        if (strncmp(rest, module, len)) continue;
-        if (!strcmp(rest + len, ".lora_A.weight")) return *slot = i, *b = 0, 0;
-        if (!strcmp(rest + len, ".lora_B.weight")) return *slot = i, *b = 1, 0;
-    }
-    return -1;
-}
-
-/* PEFT stores a copy of the head beside an adapter on it. It is ignored if it is this model's own
- * head: 1 = ignored, 0 = another tensor, -1 = another head. */
-static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShape *s, Err *e)
-{
-    const char *name = "base_model.model.lm_head.base_layer.weight";
-    if (strcmp(t->name, name) || !s->head.data) return 0;
-    int same = t->supported && t->count == (uint64_t)s->head.rows * s->head.cols;
-    for (size_t i = 0; same && i < t->count; i++) {
-        real ours, theirs;
-        format_unpack(s->head.format, &ours, s->head.data, i, 1);
-        format_unpack(format_of(t->dtype), &theirs, t->data, i, 1);
-        same = ours == theirs;
-    }
-    if (same) return 1;
-    return err_set(e, ERR_DATA,
-                   "%s: %s differs from this model's head: the adapter belongs to "
-                   "another model",
-                   st->map.path, name);
-}
-
-/* The bias of a B (PEFT's lora_bias). It is ignored if it is zero: 1 = ignored, 0 = another tensor,
- * -1 = a bias that is not zero. */
-static int is_zero_bias(const Safetensors *st, const StTensor *t, const LoraShape *s, Err *e)
-{
-    static const char ending[] = ".lora_B.bias";
-    char weight[sizeof((NamedParam *)0)->name];
-    size_t len = strlen(t->name), slot, cut = len - (sizeof ending - 1);
-    int b;
-    if (len < sizeof ending || len >= sizeof weight - 2 || strcmp(t->name + cut, ending)) return 0;
-    snprintf(weight, sizeof weight, "%.*s.lora_B.weight", (int)cut, t->name);
-    if (name_slot(s, weight, &slot, &b)) return 0;
-    int zero = t->supported;
-    for (size_t i = 0; zero && i < t->count; i++) {
-        real x;
-        format_unpack(format_of(t->dtype), &x, t->data, i, 1);
-        zero = x == 0;
-    }
-    if (zero) return 1;
-    return err_set(e, ERR_DATA, "%s: %s is not zero; adapters with \"lora_bias\" are not supported",
-                   st->map.path, t->name);
-}
-
-/* Refuses A without B, and B without A. */
-static int check_other_half(const Safetensors *st, const StTensor *t, int b, Err *e)
-{
-    char other[sizeof((NamedParam *)0)->name];
-    int n = snprintf(other, sizeof other, "%s", t->name);
-    other[(size_t)n - strlen("A.weight")] = b ? 'A' : 'B';
-    if (safetensors_find(st, other)) return 0;
-    return err_set(e, ERR_DATA, "%s: %s is missing, its other half is there", st->map.path, other);
-}
-
-/* Finds each slot's rank from the shape of its A; every tensor must be one half of a slot. */
-static int read_ranks(const Safetensors *st, const LoraShape *s, size_t *rank, Err *e)
-{
-    for (size_t i = 0; i < st->count; i++) {
-        const StTensor *t = &st->tensors[i];
-        size_t slot, layer;
-        Target target;
-        int b, passed = is_head_copy(st, t, s, e);
-        if (!passed) passed = is_zero_bias(st, t, s, e);
-        if (passed < 0) return -1;
-        if (passed) continue;
-        if (name_slot(s, t->name, &slot, &b))
-            return err_set(e, ERR_DATA,
-                           "%s: tensor %s fits no linear map of this model (%zu "
-                           "layers)",
-                           st->map.path, t->name, s->layers);
-        lora_slot_place(s, slot, &layer, &target);
-        size_t inner = b ? 0 : 1, outer = 1 - inner;
-        uint64_t want = b ? s->outputs[target] : s->inputs[target];
-        if (t->n_dims != 2 || t->shape[inner] != want || t->shape[outer] < 1)
-            return err_set(e, ERR_DATA, "%s: %s: expected %s%llu%s, found [%llu,%llu]",
-                           st->map.path, t->name, b ? "[" : "[rank,", (unsigned long long)want,
-                           b ? ",rank]" : "]", (unsigned long long)(t->n_dims ? t->shape[0] : 0),
-                           (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
-        if (rank[slot] && rank[slot] != t->shape[outer])
-            return err_set(e, ERR_DATA, "%s: %s: rank %llu, but its other half has rank %zu",
-                           st->map.path, t->name, (unsigned long long)t->shape[outer], rank[slot]);
-        if (check_other_half(st, t, b, e)) return -1;
-        rank[slot] = (size_t)t->shape[outer];
-    }
-    return st->count ? 0 : err_set(e, ERR_DATA, "%s: holds no tensors", st->map.path);
-}
-
-static int read_tensors(Lora *l, const Safetensors *st, Err *e)
-{
-    for (size_t i = 0, n = lora_param_count(l); i < n; i++) {
-        NamedParam p;
-        lora_param(l, i, &p);
-        const StTensor *t = safetensors_find(st, p.name); /* read_ranks saw both halves */
-        if (!t->supported)
-            return err_set(e, ERR_DATA,
-                           "%s: %s: dtype %s is not supported here; F32, BF16 and F16 "
-                           "are",
-                           st->map.path, p.name, t->dtype_text);
-        if (safetensors_check_finite(st, t, e)) return -1;
-        dtype_to_real(p.w, t->data, t->dtype, p.rows * p.cols);
-    }
-    return 0;
-}
-
-/* Sets the scales, and the configuration of the set as a whole. */
-static int read_scales(Lora *l, const Json *root, const char *path, Err *e)
-{
-    for (size_t i = 0; i < lora_slot_count(&l->shape); i++) {
-        Adapter *a = &l->slots[i];
-        size_t layer;
-        Target target;
-        char module[LORA_MODULE];
-        if (!a->a.w.data) continue;
-        lora_slot_place(&l->shape, i, &layer, &target);
-        lora_module_name(module, layer, target);
-        double rank = (double)l->config.rank, alpha = l->config.alpha;
-        if (lora_pattern_value(root, "rank_pattern", module, path, &rank, e) ||
-            lora_pattern_value(root, "alpha_pattern", module, path, &alpha, e))
-            return -1;
-        if (rank != (double)a->a.w.rows)
-            return err_set(e, ERR_DATA,
-                           "%s: %s has rank %zu in the weights, %g in the "
-                           "configuration",
-                           path, module, a->a.w.rows, rank);
-        a->scale = adapter_scale(alpha, a->a.w.rows, l->config.rslora);
-        l->config.targets |= 1u << target;
-    }
-    return 0;
-}
-
-static int load_parsed(Lora *l, const Json *root, const char *config_path, const char *dir,
-                       int trainable, Err *e)
-{
-    char path[IO_PATH_MAX];
-    Safetensors st;
-    if (lora_read_config(l, root, config_path, trainable, e) ||
-        io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
-        return -1;
-    size_t *rank = mem_calloc(lora_slot_count(&l->shape), sizeof *rank, e);
-    int bad = !rank || read_ranks(&st, &l->shape, rank, e) ||
-              lora_check_modules(l, rank, root, config_path, e) ||
-              lora_allocate(l, rank, trainable, e) || read_tensors(l, &st, e) ||
-              read_scales(l, root, config_path, e);
-    mem_free(rank);
-    safetensors_close(&st);
-    return bad ? -1 : 0;
-}
-
-/* A run's folder was given for the adapter in it: says so. Returns -1. */
-static int explain_missing(const char *dir, const char *config, Err *e)
-{
-    char inside[IO_PATH_MAX];
-    Err ignored;
-    if (!io_exists(config) &&
-        !io_path(inside, sizeof inside, dir, "adapter/" LORA_CONFIG_FILE, &ignored) &&
-        io_exists(inside))
-        err_set(e, ERR_NO_INPUT, "%s: is no adapter, but holds one: %s/adapter", dir, dir);
-    return -1;
-}
-
-int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, Err *e)
-{
-    char path[IO_PATH_MAX], *text;
-    size_t len;
-    Pool pool = {0};
-    memset(l, 0, sizeof *l);
-    l->shape = *shape;
-    if (io_path(path, sizeof path, dir, LORA_CONFIG_FILE, e)) return -1;
-    if (io_read_file(path, CONFIG_LIMIT, &text, &len, e)) return explain_missing(dir, path, e);
-    const Json *root = json_parse(&pool, text, len, path, JSON_ALLOW_BOM, e);
-    int bad = !root || load_parsed(l, root, path, dir, trainable, e);
-    pool_free(&pool);
-    mem_free(text);
-    if (bad) lora_close(l);
-    return bad ? -1 : 0;
 }
 
 /* ---- writing one --------------------------------------------------------------------------- */

@@ -54,6 +54,7 @@ typedef struct {
     real *weights, *gradients; /* all A and B in the order of lora_each; gradients may be NULL */
     size_t count;              /* numbers in weights */
     char unread[256];          /* keys of its configuration that nothing reads */
+    int named;                 /* its tensors' names hold the adapter's own, "default" */
     size_t absent;             /* modules that its configuration names, without weights */
     char first_absent[LORA_MODULE];
 } Lora;

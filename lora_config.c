@@ -292,6 +292,11 @@ void lora_describe(const Lora *l, const char *dir, const Log *log)
     if (l->unread[0])
         log_note(log, 'w', "%s/%s: PEFT has no such keys, and nothing reads them: %s", dir,
                  LORA_CONFIG_FILE, l->unread);
+    if (l->named)
+        log_note(log, 'w',
+                 "%s/%s: names of tensors hold the adapter's own name, \"default\"; they are read "
+                 "as without it, but PEFT would pass over them",
+                 dir, LORA_WEIGHTS_FILE);
     if (l->absent)
         log_note(log, 'w',
                  "%s/%s: %s has no weights for %zu of the modules that are named (first: %s); PEFT "

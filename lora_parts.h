@@ -1,4 +1,4 @@
-/* lora_parts.h - private declarations shared by lora.c and lora_config.c. */
+/* lora_parts.h - private declarations shared by the lora_*.c files. */
 #ifndef ALIGN_LORA_PARTS_H
 #define ALIGN_LORA_PARTS_H
 
@@ -7,6 +7,13 @@
 /* Slots in module order: layer by layer, then the head. */
 size_t lora_slot_count(const LoraShape *s);
 void lora_slot_place(const LoraShape *s, size_t slot, size_t *layer, Target *target);
+
+/* Gives every slot with rank[slot] > 0 its A and B in one array. */
+int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e);
+/* The numbers of a half: they lie in our own array, see lora_allocate. */
+real *lora_numbers(const Param *p);
+/* alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Kalajdzievski 2023, Eq. 4). */
+double lora_scale(double alpha, size_t rank, int rslora);
 
 /* ---- adapter_config.json (lora_config.c) --------------------------------------------------- */
 

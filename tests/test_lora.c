@@ -400,6 +400,48 @@ static void biases(void)
     lora_close(&plain);
 }
 
+/* Writes A and B of a slot under these names into "edited". */
+static void write_halves(const Lora *l, const char *a_name, const char *b_name, const char *more)
+{
+    NamedParam a, b;
+    Err e;
+    lora_param(l, 0, &a);
+    lora_param(l, 1, &b);
+    const StOut outs[] = {
+        {.name = a_name, .dtype = DTYPE_F32, .n_dims = 2, .shape = {3, 16}, .data = a.w},
+        {.name = b_name, .dtype = DTYPE_F32, .n_dims = 2, .shape = {32, 3}, .data = b.w},
+        {.name = more, .dtype = DTYPE_F32, .n_dims = 2, .shape = {3, 16}, .data = a.w}};
+    CHECK_OK(safetensors_write(files_path("edited/adapter_model.safetensors"), outs, more ? 3 : 2,
+                               NULL, &e),
+             &e);
+}
+
+/* Files that were made of a whole PeftModel name the adapter, "default", in each tensor. */
+static void names_of_adapters(void)
+{
+#define Q "base_model.model.model.layers.0.self_attn.q_proj."
+    Lora plain, l;
+    Err e = {0};
+    const Log log = {NULL, hear};
+    CHECK_OK(load(golden_path("llama/adapter"), &plain, &e), &e);
+    with_config("\"r\": 3", "\"r\": 3");
+    write_halves(&plain, Q "lora_A.default.weight", Q "lora_B.default.weight", NULL);
+    CHECK_OK(load(files_path("edited"), &l, &e), &e);
+    CHECK(l.count == 3 * 16 + 32 * 3 && !memcmp(l.weights, plain.weights, l.count * sizeof(real)));
+    l.absent = 0;
+    lora_describe(&l, "edited", &log);
+    CHECK_HAS(said, "edited/adapter_model.safetensors: names of tensors hold the adapter's own");
+    lora_close(&l);
+    write_halves(&plain, Q "lora_A.default.weight", Q "lora_B.weight", Q "lora_A.weight");
+    CHECK_INT(load(files_path("edited"), &l, &e), -1);
+    CHECK_ERR(e, ERR_DATA, "holds both");
+    write_halves(&plain, Q "lora_A.reference.weight", Q "lora_B.reference.weight", NULL);
+    CHECK_INT(load(files_path("edited"), &l, &e), -1);
+    CHECK_ERR(e, ERR_DATA, "lora_A.reference.weight fits no linear map");
+    lora_close(&plain);
+#undef Q
+}
+
 /* rank_pattern that says what the weights say, and alpha_pattern by suffix. */
 static void patterns(void)
 {
@@ -543,6 +585,7 @@ const Test tests[] = {
     {"refusals", refusals},       {"targets_of_peft", targets_of_peft},
     {"harmless", harmless},       {"contradictions", contradictions},
     {"biases", biases},           {"patterns", patterns},
+    {"names_of_adapters", names_of_adapters},
     {"expressions", expressions}, {"targets_by_expression", targets_by_expression},
     {"bad_weights", bad_weights}, {"not_finite", not_finite},
     {"bad_options", bad_options}, {"merging", merging}};
