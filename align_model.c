@@ -146,10 +146,11 @@ static int merge_run(const Options *o, Err *e)
     if (!status) {
         lora_describe(&lora, adapter, notes());
         tell_template(dir, adapter, out);
-        status = save_merged(&m, &lora, dtype_from(o), out, &report, e);
-        lora_close(&lora);
+        status = model_adapt(&m, &lora, e) ||
+                 save_merged(&m, &lora, dtype_from(o), out, &report, e);
     }
     model_close(&m);
+    lora_close(&lora);
     if (status) return -1;
     Text done = {0};
     if (!put_merged(o, out, &report, &done, e)) return print_text(&done, e);

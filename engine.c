@@ -8,7 +8,22 @@ static int load_adapter(Engine *g, const char *dir, const Log *log, Err *e)
     if (lora_load(&g->lora, dir, &shape, 0, e)) return -1;
     g->adapter = &g->lora;
     lora_describe(&g->lora, dir, log);
-    return 0;
+    if (*g->lora.tokenizer) {
+        Tokenizer *own = tokenizer_load(g->lora.tokenizer, log, e);
+        if (!own) return -1;
+        tokenizer_free(g->tokenizer);
+        g->tokenizer = own;
+    }
+    return model_adapt(&g->model, &g->lora, e);
+}
+
+/* Has the tokenizer ids that the model has no rows for? */
+static void check_ids(const Engine *g, const char *model, const Log *log)
+{
+    if (tokenizer_size(g->tokenizer) > g->model.config.V)
+        log_note(log, 'w', "%s: the tokenizer has %zu ids, the model %zu",
+                 *g->lora.tokenizer ? g->lora.tokenizer : model, tokenizer_size(g->tokenizer),
+                 g->model.config.V);
 }
 
 static int load_all(Engine *g, const EngineConfig *c, Err *e)
@@ -20,10 +35,9 @@ static int load_all(Engine *g, const EngineConfig *c, Err *e)
     g->tokenizer = tokenizer_load(c->model, log, e);
     if (!g->tokenizer || model_load(&g->model, c->model, c->flags, log, e)) return -1;
     g->model_open = 1;
-    if (tokenizer_size(g->tokenizer) > g->model.config.V)
-        log_note(log, 'w', "%s: the tokenizer has %zu ids, the model %zu", c->model,
-                 tokenizer_size(g->tokenizer), g->model.config.V);
-    return c->adapter && *c->adapter ? load_adapter(g, c->adapter, log, e) : 0;
+    if (c->adapter && *c->adapter && load_adapter(g, c->adapter, log, e)) return -1;
+    check_ids(g, c->model, log);
+    return 0;
 }
 
 int engine_open(Engine *g, const EngineConfig *c, Err *e)
@@ -41,8 +55,8 @@ int engine_check(const Engine *g, Err *e)
 
 void engine_close(Engine *g)
 {
-    if (g->adapter) lora_close(&g->lora);
     if (g->model_open) model_close(&g->model);
+    if (g->adapter) lora_close(&g->lora);
     if (g->tokenizer) tokenizer_free(g->tokenizer);
     if (g->compute_open) compute_close(&g->compute);
     *g = (Engine){0};

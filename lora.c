@@ -118,6 +118,9 @@ double lora_scale(double alpha, size_t rank, int rslora)
 
 void lora_close(Lora *l)
 {
+    for (size_t i = 0; i < l->n_saved; i++) mem_free(l->saved[i].own);
+    if (l->n_saved) safetensors_close(&l->file);
+    mem_free(l->saved);
     mem_free(l->slots);
     mem_free(l->weights);
     mem_free(l->gradients);

@@ -30,12 +30,33 @@ typedef enum {
 } Target;
 extern const char *const target_names[TARGET_COUNT + 1];   /* "q_proj" ... "lm_head" */
 
+/* A weight of the model as a file of an adapter may replace it; w [1, cols] of a vector. */
+#define LORA_WEIGHT 160 /* bytes of its name */
+typedef struct {
+    char name[LORA_WEIGHT]; /* "model.layers.3.mlp.up_proj.weight" */
+    Mat w;
+    int is_vector;
+} LoraWeight;
+
 /* The shapes an adapter must fit: outputs and inputs of each target (all layers alike). */
 typedef struct {
     size_t layers;
     size_t outputs[TARGET_COUNT + 1], inputs[TARGET_COUNT + 1];
     Mat head; /* the model's own, to recognise PEFT's copy of it; data NULL = unknown */
+    /* The model's weights by number, while an adapter is made or read; model NULL = unknown: then
+     * an adapter may not need them. */
+    const void *model;
+    size_t weights;
+    void (*weight)(const void *model, size_t i, LoraWeight *out);
 } LoraShape;
+
+/* A whole weight in an adapter's file, which takes the place of the model's own. */
+typedef struct {
+    char name[LORA_WEIGHT]; /* of the model's */
+    Mat w;
+    int is_rows; /* the model's own with single rows replaced, in `own` */
+    real *own;
+} SavedWeight;
 
 /* What a new set is made from (and what adapter_config.json says). */
 typedef struct {
@@ -53,6 +74,11 @@ typedef struct {
     Adapter *slots; /* [layers][TARGET_COUNT] then the head; a.w.data == NULL = not targeted */
     real *weights, *gradients; /* all A and B in the order of lora_each; gradients may be NULL */
     size_t count;              /* numbers in weights */
+    SavedWeight *saved;
+    size_t n_saved;
+    int untied;                /* head and embedding, one in the model, are two with it */
+    Safetensors file;          /* in which saved weights lie; open where there are any */
+    char tokenizer[IO_PATH_MAX]; /* directory of the tokenizer that its embedding belongs to, or "" */
     char unread[256];          /* keys of its configuration that nothing reads */
     int named;                 /* its tensors' names hold the adapter's own, "default" */
     size_t absent;             /* modules that its configuration names, without weights */
@@ -75,6 +101,8 @@ void lora_describe(const Lora *l, const char *dir, const Log *log);
 /* Writes adapter_model.safetensors (F32) and adapter_config.json into dir (made if absent). */
 int lora_save(const Lora *l, const char *dir, Err *e);
 void lora_close(Lora *l);
+/* The saved weight of this name, or NULL. */
+const SavedWeight *lora_saved(const Lora *l, const char *name);
 
 Adapter *lora_at(const Lora *l, size_t layer, Target target); /* NULL = not targeted (or l NULL) */
 /* "model.layers.3.self_attn.q_proj" or "lm_head" */

@@ -66,8 +66,7 @@ static const char *const known_keys[] = {
 /* Keys that change what an adapter computes if they are set at all. An empty object counts as set:
  * it means a method with its defaults. */
 static const char *const refused[] = {
-    "use_dora",   "trainable_token_indices", "alora_invocation_tokens",
-    "use_bdlora", "arrow_config",            "kasa_config"};
+    "use_dora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config"};
 
 /* Keys that change how an adapter is trained, but not what it computes afterwards. */
 static const char *const refused_in_training[] = {"velora_config", "monteclora_config"};
@@ -193,20 +192,22 @@ static int refuse(const char *path, const char *key, const char *why, Err *e)
                    key, why);
 }
 
-/* Lists of names: of fully trained modules, and of weights that are not modules. */
+/* target_parameters names weights, which are no modules; modules_to_save modules, which the file
+ * must hold (lora_check_saved). */
 static int check_names(const Json *root, const LoraShape *s, const char *path, Err *e)
 {
-    static const struct {
-        const char *key, *weight;
-    } lists[] = {{"modules_to_save", ""}, {"target_parameters", ".weight"}};
-    for (size_t i = 0; i < COUNT(lists); i++) {
-        const Json *list = json_get(root, lists[i].key);
-        if (is_unset(list)) continue;
-        if (list->type != JSON_ARRAY) return refuse(path, lists[i].key, "", e);
-        for (const Json *x = list->child; x; x = x->next)
-            if (x->type != JSON_STRING || find_ending(s, x->text, lists[i].weight))
-                return refuse(path, lists[i].key, "", e);
-    }
+    const Json *parameters = json_get(root, "target_parameters");
+    const Json *modules = json_get(root, "modules_to_save");
+    if (!is_unset(modules) && modules->type != JSON_ARRAY)
+        return refuse(path, "modules_to_save", " unless it is a list of names", e);
+    for (const Json *x = !s->model && modules ? modules->child : NULL; x; x = x->next)
+        if (x->type != JSON_STRING || find_ending(s, x->text, ""))
+            return refuse(path, "modules_to_save", " without its model", e);
+    if (is_unset(parameters)) return 0;
+    if (parameters->type != JSON_ARRAY) return refuse(path, "target_parameters", "", e);
+    for (const Json *x = parameters->child; x; x = x->next)
+        if (x->type != JSON_STRING || find_ending(s, x->text, ".weight"))
+            return refuse(path, "target_parameters", "", e);
     return 0;
 }
 

@@ -1,5 +1,6 @@
 /* lora_load.c - reads an adapter from a PEFT directory, and checks it against the model. */
 #include "lora_parts.h"
+#include "tokenizer.h"
 
 #include <string.h>
 
@@ -60,6 +61,7 @@ static int is_head_copy(const Safetensors *st, const StTensor *t, const LoraShap
 {
     const char *name = "base_model.model.lm_head.base_layer.weight";
     if (strcmp(t->name, name) || !s->head.data) return 0;
+    if (t->n_dims == 2 && t->shape[0] != s->head.rows) return 0; /* a resized vocabulary */
     int same = t->supported && t->count == (uint64_t)s->head.rows * s->head.cols;
     for (size_t i = 0; same && i < t->count; i++) {
         real ours, theirs;
@@ -88,9 +90,11 @@ static int check_bias(const Safetensors *st, const StTensor *t, Err *e)
                    st->map.path, t->name);
 }
 
-/* Sorts the tensors into slots; each must be a part of one. */
-static int find_tensors(Lora *l, const Safetensors *st, Found *found, Err *e)
+/* Sorts the tensors into slots and whole weights; each must be one of these. */
+static int find_tensors(Lora *l, const Safetensors *st, const Json *root, Found *found, Err *e)
 {
+    l->saved = mem_calloc(st->count + 1, sizeof *l->saved, e);
+    if (!l->saved) return -1;
     for (size_t i = 0; i < st->count; i++) {
         const StTensor *t = &st->tensors[i];
         size_t slot;
@@ -98,6 +102,9 @@ static int find_tensors(Lora *l, const Safetensors *st, Found *found, Err *e)
         if (copy < 0) return -1;
         if (copy) continue;
         int part = name_slot(&l->shape, t->name, &slot, &l->named);
+        int whole = part < 0 ? lora_save_found(l, st, t, root, e) : 0;
+        if (whole < 0) return -1;
+        if (whole) continue;
         if (part < 0)
             return err_set(e, ERR_DATA,
                            "%s: tensor %s fits no linear map of this model (%zu "
@@ -223,7 +230,8 @@ static int load_tensors(Lora *l, const Safetensors *st, const Json *root, const 
     size_t *rank = mem_calloc(n, sizeof *rank, e);
     Found *found = rank ? mem_calloc(n, sizeof *found, e) : NULL;
     int bad =
-        !found || find_tensors(l, st, found, e) || read_ranks(st, &l->shape, found, rank, e) ||
+        !found || find_tensors(l, st, root, found, e) ||
+              lora_check_saved(l, root, config_path, trainable, e) || read_ranks(st, &l->shape, found, rank, e) ||
         lora_check_modules(l, rank, root, config_path, e) || lora_allocate(l, rank, trainable, e) ||
         read_tensors(l, st, found, e) || read_scales(l, root, config_path, e);
     mem_free(found);
@@ -231,17 +239,29 @@ static int load_tensors(Lora *l, const Safetensors *st, const Json *root, const 
     return bad ? -1 : 0;
 }
 
+/* The tokenizer that was saved beside an embedding is the one whose tokens it has. */
+static int find_tokenizer(Lora *l, const char *dir, Err *e)
+{
+    char path[IO_PATH_MAX];
+    const char *name = tokenizer_file(dir, e);
+    if (!lora_saved(l, "model.embed_tokens.weight")) return 0;
+    if (!name || io_path(path, sizeof path, dir, name, e)) return -1;
+    if (io_exists(path)) snprintf(l->tokenizer, sizeof l->tokenizer, "%s", dir);
+    return 0;
+}
+
 static int load_parsed(Lora *l, const Json *root, const char *config_path, const char *dir,
                        int trainable, Err *e)
 {
     char path[IO_PATH_MAX];
-    Safetensors st;
     if (lora_read_config(l, root, config_path, trainable, e) ||
-        io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) || safetensors_open(&st, path, 0, e))
+        io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) ||
+        safetensors_open(&l->file, path, 0, e))
         return -1;
-    int bad = load_tensors(l, &st, root, config_path, trainable, e);
-    safetensors_close(&st);
-    return bad;
+    int bad = load_tensors(l, &l->file, root, config_path, trainable, e) ||
+              find_tokenizer(l, dir, e);
+    if (!l->n_saved) safetensors_close(&l->file);
+    return bad ? -1 : 0;
 }
 
 /* A run's folder was given for the adapter in it: says so. Returns -1. */

@@ -28,6 +28,14 @@ int lora_check_modules(Lora *l, const size_t *rank, const Json *root, const char
 int lora_pattern_value(const Json *root, const char *pattern, const char *module, const char *path,
                        double *value, Err *e);
 
+/* ---- whole weights (lora_saved.c) ---------------------------------------------------------- */
+
+/* Is a tensor of the file a weight of the model? 1 = yes, and it is in l->saved, or is to be passed
+ * over; 0 = no; -1 = it does not fit. l->saved has room for all tensors of the file. */
+int lora_save_found(Lora *l, const Safetensors *st, const StTensor *t, const Json *root, Err *e);
+/* Are all whole weights there that the configuration names, and do they fit one another? */
+int lora_check_saved(Lora *l, const Json *root, const char *path, int trainable, Err *e);
+
 /* ---- regular expressions (lora_pattern.c) -------------------------------------------------- */
 
 /* Does the expression match the whole name, by Python's re.fullmatch; with `ending`, the whole name

@@ -47,7 +47,7 @@ typedef struct {
     Param bias[TARGET_COUNT], norm_q, norm_k; /* where the family has them */
 } ModelLayer;
 
-typedef struct {
+typedef struct Model {
     ModelConfig config;
     char path[IO_PATH_MAX];
     Param embedding, norm, head; /* tied: head is the embedding's own Param, see model_head */
@@ -60,6 +60,7 @@ typedef struct {
     real *rope_cos, *rope_sin; /* [rope_positions, D/2] */
     size_t rope_positions;
     real *trained, *trained_d; /* --full: copies of all weights and their gradients, else NULL */
+    struct Model *base;        /* the model itself, where an adapter's weights stand in it */
     unsigned char *made;       /* model_create_random: its weights, else NULL */
     size_t n_trained;
 } Model;
@@ -115,6 +116,12 @@ int model_load(Model *m, const char *dir, int flags, const Log *log, Err *e);
 int model_create_random(Model *m, const ModelConfig *c, Dtype dtype, uint64_t seed, Err *e);
 void model_close(Model *m);
 Param *model_head(Model *m);
+/* Puts the whole weights that `lora` holds in the place of the model's own: from here on it is the
+ * model that the adapter was trained with, with its vocabulary. lora must outlive that. Hashes are
+ * still those of the model's own weights. *m may be a copy of another Model, which stays as it is:
+ * then end it with model_leave. */
+int model_adapt(Model *m, const Lora *lora, Err *e);
+void model_leave(Model *m);
 void model_lora_shape(const Model *m, LoraShape *shape);
 /* Cosines and sines for positions 0 .. count-1; call outside steps, before the first use. ERR_DATA
  * beyond the positions that the model was made for. */

@@ -383,6 +383,7 @@ int model_load(Model *m, const char *given, int flags, const Log *log, Err *e)
 
 void model_close(Model *m)
 {
+    model_leave(m);
     for (size_t i = 0; i < m->n_files; i++) safetensors_close(&m->files[i]);
     gguf_close(&m->gguf);
     mem_free(m->files);
@@ -405,6 +406,7 @@ int model_hash(const Model *m, char hex[65], Err *e)
     Sha256 s;
     Text head = {0};
     Weight weight;
+    if (m->base) return model_hash(m->base, hex, e);
     int bad =
         text_addf(&head, e,
                   "%s %zu %zu %zu %zu %zu %zu %zu %zu %.17g %s %.17g %.17g %.17g "

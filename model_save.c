@@ -7,7 +7,7 @@
 /* What the writer of one tensor needs. */
 typedef struct {
     const Lora *lora;
-    const Dtype *dtype;  /* of the file; NULL = what the base has */
+    const Format *to;    /* of the file */
     MergeReport *report; /* may be NULL */
     Weight weight;
 } Source;
@@ -18,6 +18,15 @@ static const Format *disk_format(const Mat *w, const Dtype *asked)
 {
     if (asked) return format_of(*asked);
     return w->format->pack ? w->format : &format_f32;
+}
+
+/* The format that weight i gets: what an adapter's file holds is stored as the base's own was. */
+static const Format *weight_format(const Model *m, size_t i, const Weight *w, const Dtype *asked)
+{
+    Weight own;
+    if (!m->base) return disk_format(&w->param->w, asked);
+    model_weight(m->base, i < model_weight_count(m->base) ? i : 0, &own); /* untied: the embedding */
+    return disk_format(&own.param->w, asked);
 }
 
 static int check_finite(const real *values, size_t n, const char *name, const char *what,
@@ -34,7 +43,7 @@ static int put_changed(const Source *s, const Adapter *a, Writer *out, Err *e)
 {
     const Mat *w = &s->weight.param->w;
     const char *name = s->weight.name;
-    const Format *to = disk_format(w, s->dtype);
+    const Format *to = s->to;
     size_t n = w->rows * w->cols, bytes = w->rows * format_bytes(to, w->cols);
     real *values = mem_alloc(n * sizeof *values, e);
     void *stored = values ? mem_alloc(bytes, e) : NULL;
@@ -61,7 +70,7 @@ static int produce(void *ctx, Writer *out, Err *e)
     const Source *s = ctx;
     const Mat *w = &s->weight.param->w;
     const Adapter *a = model_adapter(s->lora, &s->weight);
-    if (a || w->paired || disk_format(w, s->dtype) != w->format) return put_changed(s, a, out, e);
+    if (a || w->paired || s->to != w->format) return put_changed(s, a, out, e);
     return writer_put(out, w->data, mat_bytes(w), e);
 }
 
@@ -73,12 +82,13 @@ static int save_weights(const Model *m, const Lora *lora, const Dtype *dtype, Me
     StOut *outs = mem_calloc(n, sizeof *outs, e);
     int bad = !sources || !outs;
     for (size_t i = 0; !bad && i < n; i++) {
-        sources[i] = (Source){.lora = lora, .dtype = dtype, .report = report};
+        sources[i] = (Source){.lora = lora, .report = report};
         model_weight(m, i, &sources[i].weight);
         const Weight *w = &sources[i].weight;
+        sources[i].to = weight_format(m, i, w, dtype);
         int vector = w->kind != WEIGHT_MATRIX;
         outs[i] = (StOut){.name = w->name,
-                          .dtype = disk_format(&w->param->w, dtype)->dtype,
+                          .dtype = sources[i].to->dtype,
                           .n_dims = vector ? 1 : 2,
                           .shape = {vector ? w->cols : w->rows, vector ? 0 : w->cols},
                           .produce = produce,
@@ -154,8 +164,12 @@ static int write_config(const Model *m, const Dtype *dtype, const char *dir, Err
     static const char *const spelled[] = {
         [DTYPE_F32] = "\"float32\"", [DTYPE_BF16] = "\"bfloat16\"", [DTYPE_F16] = "\"float16\""};
     enum { KEYS = sizeof keys / sizeof *keys, NAMES = sizeof spelled / sizeof *spelled };
-    Change changes[KEYS * NAMES + 1];
-    size_t n = 0, len;
+    Change changes[KEYS * NAMES + 2];
+    char was[24], is[24];
+    size_t n = 0, len, before = m->base ? m->base->config.V : m->config.V;
+    snprintf(was, sizeof was, "%zu", before);
+    snprintf(is, sizeof is, "%zu", m->config.V);
+    if (before != m->config.V) changes[n++] = (Change){"\"vocab_size\"", was, is};
     if (m->untied) changes[n++] = (Change){"\"tie_word_embeddings\"", "true", "false"};
     for (size_t i = 0; i < KEYS * NAMES && dtype; i++)
         changes[n++] = (Change){keys[i / NAMES], spelled[i % NAMES], spelled[*dtype]};
@@ -180,7 +194,7 @@ uint64_t model_file_bytes(const Model *m, const Dtype *dtype)
     Weight w;
     for (size_t i = 0; i < model_weight_count(m); i++) {
         model_weight(m, i, &w);
-        bytes += (uint64_t)w.rows * format_bytes(disk_format(&w.param->w, dtype), w.cols);
+        bytes += (uint64_t)w.rows * format_bytes(weight_format(m, i, &w, dtype), w.cols);
     }
     return bytes;
 }
@@ -204,6 +218,15 @@ static int copy_templates(const char *from, const char *to, Err *e)
     return status ? -1 : 0;
 }
 
+/* The tokenizer of a saved embedding in the place of the model's. */
+static int copy_adapters_texts(const Lora *lora, const char *dir, Err *e)
+{
+    if (!lora || !*lora->tokenizer) return 0;
+    for (size_t i = 0; i < TOKENIZER_FILES; i++)
+        if (copy_file(lora->tokenizer, dir, tokenizer_files[i], e)) return -1;
+    return copy_templates(lora->tokenizer, dir, e);
+}
+
 int model_merge(const Model *m, const Lora *lora, const Dtype *dtype, const char *dir,
                 MergeReport *report, const Log *log, Err *e)
 {
@@ -221,7 +244,7 @@ int model_merge(const Model *m, const Lora *lora, const Dtype *dtype, const char
         return -1;
     for (size_t i = 0; i < TOKENIZER_FILES && !m->gguf.n_parts; i++)
         if (copy_file(m->path, dir, tokenizer_files[i], e)) return -1;
-    if (copy_templates(m->path, dir, e)) return -1;
+    if (copy_templates(m->path, dir, e) || copy_adapters_texts(lora, dir, e)) return -1;
     log_note(log, 'i', "%s: %zu tensors written", dir, model_weight_count(m));
     return 0;
 }

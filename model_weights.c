@@ -182,9 +182,22 @@ Adapter *model_adapter(const Lora *lora, const Weight *w)
 
 /* ---- what is asked of all ------------------------------------------------------------------ */
 
+/* Weight i as an adapter's file may replace it. */
+static void weight_of_adapter(const void *model, size_t i, LoraWeight *out)
+{
+    Weight w;
+    model_weight(model, i, &w);
+    snprintf(out->name, sizeof out->name, "%s", w.name);
+    out->w = w.param ? w.param->w : (Mat){0};
+    out->is_vector = w.kind != WEIGHT_MATRIX;
+}
+
 void model_lora_shape(const Model *m, LoraShape *s)
 {
     const ModelConfig *c = &m->config;
+    s->model = m->layers ? m : NULL;
+    s->weights = model_weight_count(m);
+    s->weight = weight_of_adapter;
     s->layers = c->layers;
     for (size_t i = 0; i < ROWS; i++) { /* a tied head, too, has its shape */
         if (table[i].target == NO_TARGET) continue;

@@ -212,6 +212,7 @@ static void set_dropout(Lora *lora, double dropout)
 /* Does the adapter change nothing yet? */
 static int is_zero_adapter(const Lora *lora)
 {
+    if (lora->n_saved) return 0;
     for (size_t i = 0; i < lora_param_count(lora); i++) {
         NamedParam p;
         lora_param(lora, i, &p);
@@ -251,6 +252,19 @@ static void tell_reference(const Run *r)
                  c->reference == REFERENCE_INIT ? ", as the policy is at step 0" : "");
 }
 
+/* The model as an adapter with whole weights has it. Rows were read by the model's own tokenizer. */
+static int adapt(Run *r, const Lora *lora, const char *dir, Model *m, Err *e)
+{
+    if (!lora->n_saved) return 0;
+    *m = r->engine.model;
+    if (model_adapt(m, lora, e)) return -1;
+    if (!*lora->tokenizer || m->config.V == r->engine.model.config.V) return 0;
+    return err_set(e, ERR_DATA,
+                   "%s: the adapter has a tokenizer and a vocabulary of its own, and the rows are "
+                   "read with the model's: merge it into a model first (align merge)",
+                   dir);
+}
+
 /* The adapter to be trained (or the model's weights), and the reference's. */
 static int open_adapters(Run *r, Err *e)
 {
@@ -261,10 +275,11 @@ static int open_adapters(Run *r, Err *e)
         if (model_make_trainable(&r->engine.model, e)) return -1;
     } else {
         snprintf(c->lora.base, sizeof c->lora.base, "%s", c->model);
-        if (c->init_adapter ? lora_load(&r->policy, c->init_adapter, &shape, 1, e)
+        if (c->init_adapter ? lora_load(&r->policy, c->init_adapter, &shape, !r->reading, e)
                             : lora_create(&r->policy, &c->lora, &shape, c->seed, 1, e))
             return -1;
         r->has_policy = 1;
+        if (adapt(r, &r->policy, c->init_adapter, &r->policy_model, e)) return -1;
         if (c->init_adapter) lora_describe(&r->policy, c->init_adapter, &r->events->log);
         tell_dropout(r);
         set_dropout(&r->policy, c->lora.dropout);
@@ -281,6 +296,7 @@ static int open_adapters(Run *r, Err *e)
     if (frozen) {
         if (lora_load(&r->frozen, frozen, &shape, 0, e)) return -1;
         r->has_frozen = 1;
+        if (adapt(r, &r->frozen, frozen, &r->frozen_model, e)) return -1;
     }
     int zero = c->full || is_zero_adapter(&r->policy);
     r->starts_equal = c->reference == REFERENCE_BASE   ? zero
@@ -693,6 +709,8 @@ void run_free(Run *r)
                       r->sums,     r->first_sums,  r->needs};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) mem_free(arrays[i]);
     if (r->taping) tape_close(&r->tape);
+    model_leave(&r->policy_model);
+    model_leave(&r->frozen_model);
     if (r->has_policy) lora_close(&r->policy);
     if (r->has_frozen) lora_close(&r->frozen);
     packer_free(&r->packer);

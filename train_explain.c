@@ -267,6 +267,7 @@ int train_explain(const TrainConfig *c, size_t row, TrainExplain *out, const Log
     r->c = resolved;
     train_config_resolve_reference(&r->c);
     r->events = &events;
+    r->reading = 1;
     int failed = explain(r, row, out, e);
     out->data = r->train.rows; /* token ids live there */
     r->train.rows = (Dataset){0};

@@ -101,6 +101,8 @@ typedef struct {
     /* Read, then fixed. */
     Engine engine; /* without an adapter: those of a run follow */
     Lora policy, frozen;                      /* the trained adapter; the reference's */
+    Model policy_model, frozen_model; /* with whole weights of theirs; base NULL: they have none */
+    int reading;                      /* nothing is trained: the policy may have such */
     int has_policy, has_frozen, starts_equal; /* policy and reference are one model at step 0 */
     TrainSet train, eval;
     Parameters params;

@@ -252,6 +252,14 @@ static uint64_t other_bytes(const Run *r, const Needs *needs)
            (r->engine.tokenizer ? tokenizer_bytes(r->engine.tokenizer) : 0);
 }
 
+/* Whole weights that an adapter holds. */
+static uint64_t saved_bytes(const Lora *l)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < l->n_saved; i++) bytes += mat_bytes(&l->saved[i].w);
+    return bytes;
+}
+
 /* Decides to keep activations if they fit, and to recompute them if not. */
 static void decide(Run *r, const Needs *needs)
 {
@@ -265,7 +273,7 @@ static void decide(Run *r, const Needs *needs)
                      .tokens = h[PASS_TRAIN].size[SIZE_T],
                      .scores = h[PASS_TRAIN].size[SIZE_SCORES],
                      .head = h[PASS_TRAIN].head,
-                     .weights = r->engine.model.weight_bytes,
+                     .weights = r->engine.model.weight_bytes + saved_bytes(&r->frozen),
                      .trained = (uint64_t)r->params.count * TRAINED_COPIES * sizeof(real),
                      .other = other_bytes(r, needs)};
     p->limit = limit ? limit : r->c.memory ? r->c.memory : memory_available();

@@ -55,6 +55,13 @@ static void add_adapter(Sha256 *s, const Lora *lora)
         sha256_add(s, p.w, p.rows * p.cols * sizeof *p.w);
     }
     if (!lora) return;
+    for (size_t i = 0; i < lora->n_saved; i++) {
+        const Mat *w = &lora->saved[i].w;
+        add_text(s, lora->saved[i].name);
+        add_text(s, w->format->name);
+        add_count(s, w->rows);
+        sha256_add(s, w->data, mat_bytes(w));
+    }
     add_double(s, lora->config.alpha);
     add_count(s, (uint64_t)lora->config.rslora);
 }

@@ -104,6 +104,17 @@ static uint64_t dropout_key(const Run *r, size_t k)
     return rng_mix(rng_mix(r->c.seed, r->state.step), k) | 1;
 }
 
+/* The model with the whole weights of an adapter. Its tables of positions are the run's. */
+static Model *model_of(Run *r, const Lora *lora)
+{
+    Model *m = lora == &r->frozen ? &r->frozen_model : &r->policy_model;
+    if (!lora || !m->base) return &r->engine.model;
+    m->rope_cos = r->engine.model.rope_cos;
+    m->rope_sin = r->engine.model.rope_sin;
+    m->rope_positions = r->engine.model.rope_positions;
+    return m;
+}
+
 Var *run_forward(Run *r, Tape *t, PassKind pass, size_t k, real *square)
 {
     const Lora *lora = pass == PASS_REFERENCE ? run_reference_adapter(r)
@@ -112,7 +123,7 @@ Var *run_forward(Run *r, Tape *t, PassKind pass, size_t k, real *square)
     tape_reset(t);
     t->record = pass == PASS_TRAIN;
     t->dropout_key = pass == PASS_TRAIN ? dropout_key(r, k) : 0;
-    return model_logprob(t, &r->engine.model, lora, &r->packer.batch, square);
+    return model_logprob(t, model_of(r, lora), lora, &r->packer.batch, square);
 }
 
 /* ---- 3. sums over tokens ------------------------------------------------------------------- */

@@ -372,10 +372,23 @@ def common_prefix(*lists):
     return n
 
 
+def saved_vocabulary(adapter):
+    """Rows of the embedding that an adapter's file holds, or None."""
+    from safetensors import safe_open
+    with safe_open(os.path.join(adapter, "adapter_model.safetensors"), "pt") as f:
+        for name in f.keys():
+            if name.endswith("embed_tokens.weight"):
+                return f.get_slice(name).get_shape()[0]
+    return None
+
+
 def with_adapter(job, dtype="float32"):
     from peft import PeftModel
     model = load_model(job["model"], dtype)
     if job.get("adapter"):
+        rows = saved_vocabulary(job["adapter"])
+        if rows and rows != model.config.vocab_size:
+            model.resize_token_embeddings(rows, mean_resizing=False)
         model = PeftModel.from_pretrained(model, job["adapter"])
     return model.eval()
 

@@ -1002,6 +1002,27 @@ def merge_case(model, adapter, quick=False, dtype=None, **setup):
     return run
 
 
+def whole_case(model, adapter, quick=False, **setup):
+    """An adapter with whole weights: what it scores, and that PEFT's merged model is ours, which
+    scores the same by itself."""
+    def run(bench, worst, name):
+        folder, made, out = bench.model(model), bench.adapter(model, adapter, **setup), bench.out(name)
+        rows = score_rows(bench, model)
+        score_with(bench, worst, name, folder, rows, made)
+        bench.align("merge", "-m", folder, "--adapter", made, "-o", out)
+        theirs = bench.oracle({"kind": "merge", "model": folder, "adapter": made}).tensors("merged")
+        ours = read_model(out)
+        for key in set(ours) | set(theirs):
+            a, b = ours.get(key), theirs.get(key)
+            if b is None and key == "lm_head.weight":  # two tensors, which PEFT still has as one
+                b = theirs["model.embed_tokens.weight"]
+            worst.equal(f"{key}: shape", list(a.shape), list(b.shape))
+            worst.add("merged weight", (a.double() - b.double()).abs().max().item(), 1e-6)
+        score_with(bench, worst, name + " merged", out, rows)
+    run.quick = quick
+    return run
+
+
 def generate_case(model, adapter=None, max_tokens=48, quick=False, **setup):
     """Greedy text equals transformers'. Where the best two logits come closer than 1e-4 on the way,
     float32 noise may decide; such a prompt is passed over (and there must be others)."""
@@ -1295,6 +1316,37 @@ def text_cases():
             gqa, "ahead", rank_pattern={".*(?=mlp).*": 2}),
         "refuse adapter, pattern that refers back": refused_case(
             gqa, "back", rank_pattern={r".*\.(.)\1.*|.*_proj": 2}),
+        "whole modules": whole_case(gqa, "whole", modules_to_save=["embed_tokens", "lm_head"],
+                                    quick=True),
+        "whole modules, norms and a matrix": whole_case(
+            gqa, "whole-norms", target_modules=["q_proj"],
+            modules_to_save=["norm", "up_proj", "v_proj"]),
+        "whole modules, tied": whole_case("llama-tied", "whole",
+                                          modules_to_save=["embed_tokens", "lm_head"]),
+        "whole modules, tied embedding": whole_case("llama-tied", "whole-embedding", quick=True,
+                                                    modules_to_save=["embed_tokens"]),
+        "whole modules, tied head": whole_case("llama-tied", "whole-head",
+                                               modules_to_save=["lm_head"]),
+        "whole modules, kept tied": whole_case("llama-tied", "whole-kept", ensure_weight_tying=True,
+                                               modules_to_save=["embed_tokens"]),
+        "whole vocabulary, grown": whole_case(gqa, "grown", resize=2100, quick=True),
+        "whole vocabulary, grown and trained": whole_case(
+            gqa, "grown-trained", resize=2100, modules_to_save=["embed_tokens", "lm_head"]),
+        "whole vocabulary, grown, tied": whole_case("llama-tied", "grown", resize=2100),
+        "whole vocabulary, grown and trained, tied": whole_case(
+            "llama-tied", "grown-trained", resize=2100, modules_to_save=["embed_tokens"]),
+        "refuse adapter, grown head whose embedding PEFT did not save": refused_case(
+            gqa, "grown-head", resize=2100, target_modules=["q_proj", "lm_head"]),
+        "tokens trained": whole_case(gqa, "tokens", trainable_token_indices=[5, 40, 300],
+                                     quick=True),
+        "tokens trained, by module": whole_case(
+            gqa, "tokens-by-module",
+            trainable_token_indices={"embed_tokens": [5, 40, 300], "lm_head": [300, 7]}),
+        "tokens trained, tied": whole_case("llama-tied", "tokens",
+                                           trainable_token_indices=[5, 40, 300]),
+        "biases trained": whole_case("qwen2", "trained-biases", bias="lora_only", quick=True),
+        "biases trained, all": whole_case("llama-biases", "all-biases", bias="all",
+                                          target_modules=["q_proj", "up_proj"]),
         "refuse adapter, DoRA": refused_case(gqa, "dora", use_dora=True),
         "refuse adapter, biases": refused_case(gqa, "biases", lora_bias=True),
         "refuse adapter, embedding": refused_case(gqa, "embedding",
@@ -1329,8 +1381,6 @@ def text_cases():
         "merge shards": merge_case("llama-sharded", "start-dpo"),
         "merge biases": merge_case("llama-biases", "start-dpo"),
         "merge head norms": merge_case("qwen3", "start-dpo"),
-        "refuse adapter, biases that it trained": refused_case("qwen2", "trained-biases",
-                                                               bias="lora_only"),
         "merge patterns": merge_case(
             gqa, "patterns", rank_pattern={"q_proj": 4, "layers.1.mlp.up_proj": 2},
             alpha_pattern={"v_proj": 32, "layers.0.self_attn.q_proj": 2}),

@@ -227,26 +227,33 @@ def make(name, out, data):
     return folder, real
 
 
-def make_adapter(model_folder, folder, seed, b_width=0.05, dtype=torch.float32, **lora):
-    """A PEFT adapter for the model, written by PEFT, whose B is random and not zero."""
+def make_adapter(model_folder, folder, seed, b_width=0.05, dtype=torch.float32, resize=0, **lora):
+    """A PEFT adapter for the model, written by PEFT, whose B is random and not zero; what else it
+    trains (whole modules, magnitudes, biases, rows of tokens) is moved by random numbers. resize:
+    size of the vocabulary with the adapter, which the base then had when it was trained."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
     with open(os.path.join(model_folder, "config.json"), encoding="utf-8") as f:
-        recipe = [json.load(f), seed, b_width, str(dtype), lora]
+        recipe = [json.load(f), seed, b_width, str(dtype), lora] + ([resize] if resize else [])
     if is_made(folder, recipe):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     torch.manual_seed(seed)
+    if resize:
+        model.resize_token_embeddings(resize, mean_resizing=False)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 p.copy_(torch.randn(p.shape, generator=generator) * b_width)
+            elif p.requires_grad and "lora_A" not in name:
+                p.add_(torch.randn(p.shape, generator=generator) * 0.05)
             if "lora_" in name:
                 p.data = p.data.to(dtype)
-    model.peft_config["default"].base_model_name_or_path = ""
+    # PEFT saves a resized embedding when it sees that the base's own has another size
+    model.peft_config["default"].base_model_name_or_path = model_folder if resize else ""
     model.save_pretrained(folder)
     mark_made(folder, recipe)
     return folder
