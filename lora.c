@@ -73,40 +73,69 @@ static const Option adapter_rows[] = {
      FIELD(LoraConfig, dropout), .when = "~!full"},
     {"rslora", 0, OPTION_FLAG, NULL, NULL, "scale = alpha / sqrt(rank)",
      FIELD(LoraConfig, rslora), .when = NEW_ADAPTER},
+    {"dora", 0, OPTION_FLAG, NULL, NULL, "also train the length of each row of a weight (DoRA)",
+     FIELD(LoraConfig, dora), .when = NEW_ADAPTER},
 };
 const OptionGroup lora_options = OPTION_GROUP("New adapter", adapter_rows);
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
+/* Numbers of a slot's A, B and, with DoRA, m. */
+static int slot_size(const Lora *l, Target target, size_t rank, size_t *n)
 {
-    size_t n = lora_slot_count(&l->shape), layer, at = 0;
+    size_t N = l->shape.outputs[target];
+    if (size_add(l->shape.inputs[target], N, n) || size_mul(rank, *n, n)) return -1;
+    return rank && l->config.dora ? size_add(*n, N, n) : 0;
+}
+
+static int allocate_arrays(Lora *l, const size_t *rank, int trainable, Err *e)
+{
+    size_t n = lora_slot_count(&l->shape), layer, one;
     Target target;
     l->slots = mem_calloc(n, sizeof *l->slots, e);
     if (!l->slots) return -1;
     for (size_t i = 0; i < n; i++) {
-        size_t both;
         lora_slot_place(&l->shape, i, &layer, &target);
-        if (size_add(l->shape.inputs[target], l->shape.outputs[target], &both) ||
-            size_mul(rank[i], both, &both) || size_add(l->count, both, &l->count))
+        if (slot_size(l, target, rank[i], &one) || size_add(l->count, one, &l->count))
             return err_set(e, ERR_MEMORY, "the adapter is larger than this machine can address");
+        if (rank[i] && l->config.dora) l->lengths_count += l->shape.outputs[target];
     }
     l->weights = mem_calloc(l->count, sizeof(real), e);
-    if (trainable) l->gradients = mem_calloc(l->count, sizeof(real), e);
-    if (!l->weights || (trainable && !l->gradients)) return -1;
+    if (!l->weights) return -1;
+    if (trainable && !(l->gradients = mem_calloc(l->count, sizeof(real), e))) return -1;
+    if (!l->config.dora) return 0;
+    l->base = mem_calloc(n, sizeof *l->base, e);
+    if (l->base) l->lengths = mem_calloc(l->lengths_count, sizeof(real), e);
+    return l->lengths ? 0 : -1;
+}
+
+/* The next `rows` x `cols` numbers of the arrays. */
+static Param next_param(const Lora *l, size_t rows, size_t cols, size_t *at)
+{
+    Param p = {{l->weights + *at, FORMAT_REAL, rows, cols, 0},
+               l->gradients ? l->gradients + *at : NULL};
+    *at += rows * cols;
+    return p;
+}
+
+int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e)
+{
+    size_t n = lora_slot_count(&l->shape), layer, at = 0, length = 0;
+    Target target;
+    if (allocate_arrays(l, rank, trainable, e)) return -1;
     for (size_t i = 0; i < n; i++) {
         if (!rank[i]) continue;
         lora_slot_place(&l->shape, i, &layer, &target);
         size_t K = l->shape.inputs[target], N = l->shape.outputs[target];
         Adapter *a = &l->slots[i];
-        a->a.w = (Mat){l->weights + at, FORMAT_REAL, rank[i], K, 0};
-        a->a.d = trainable ? l->gradients + at : NULL;
-        at += rank[i] * K;
-        a->b.w = (Mat){l->weights + at, FORMAT_REAL, N, rank[i], 0};
-        a->b.d = trainable ? l->gradients + at : NULL;
-        at += rank[i] * N;
+        a->a = next_param(l, rank[i], K, &at);
+        a->b = next_param(l, N, rank[i], &at);
         a->dropout = l->config.dropout;
         a->key = i + 1;
+        if (!l->config.dora) continue;
+        a->m = next_param(l, 1, N, &at);
+        a->n = l->lengths + length;
+        length += N;
     }
     return 0;
 }
@@ -124,6 +153,8 @@ void lora_close(Lora *l)
     mem_free(l->slots);
     mem_free(l->weights);
     mem_free(l->gradients);
+    mem_free(l->base);
+    mem_free(l->lengths);
     memset(l, 0, sizeof *l);
 }
 
@@ -185,44 +216,59 @@ int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint6
         skip_draws(&mt, R * K + N * R);
         draw_a(&mt, lora_numbers(&a->a), R, K);
     }
+    if (lora_begin_dora(l, e)) {
+        lora_close(l);
+        return -1;
+    }
+    for (size_t i = 0; i < n && config->dora; i++) /* m = || W ||, as B = 0 */
+        for (size_t o = 0; o < l->slots[i].b.w.rows; o++)
+            lora_numbers(&l->slots[i].m)[o] = l->slots[i].n[o];
     return 0;
 }
 
 /* ---- the parameters in order --------------------------------------------------------------- */
 
+/* Of a slot: A, B and, with DoRA, m. */
+static size_t slot_params(const Lora *l)
+{
+    return l->config.dora ? 3 : 2;
+}
+
 size_t lora_param_count(const Lora *l)
 {
     size_t count = 0;
     for (size_t i = 0; l && l->slots && i < lora_slot_count(&l->shape); i++)
-        count += l->slots[i].a.w.data ? 2 : 0;
+        count += l->slots[i].a.w.data ? slot_params(l) : 0;
     return count;
 }
 
-static void slot_param(const Lora *l, size_t slot, int b, NamedParam *out)
+static void slot_param(const Lora *l, size_t slot, size_t which, NamedParam *out)
 {
+    static const char *const names[] = {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"};
+    const Adapter *a = &l->slots[slot];
+    const Param *const all[] = {&a->a, &a->b, &a->m}, *p = all[which];
     size_t layer;
     Target target;
     char module[LORA_MODULE];
     lora_slot_place(&l->shape, slot, &layer, &target);
     lora_module_name(module, layer, target);
-    const Param *p = b ? &l->slots[slot].b : &l->slots[slot].a;
-    snprintf(out->name, sizeof out->name, "base_model.model.%s.lora_%c.weight", module,
-             b ? 'B' : 'A');
+    snprintf(out->name, sizeof out->name, "base_model.model.%s.%s", module, names[which]);
     out->w = lora_numbers(p);
     out->d = p->d;
     out->rows = p->w.rows;
     out->cols = p->w.cols;
-    out->is_vector = 0;
+    out->is_vector = which == 2;
+    out->decays = 1;
 }
 
 void lora_param(const Lora *l, size_t index, NamedParam *out)
 {
-    size_t slot = 0;
-    for (size_t left = index / 2;; slot++) {
+    size_t slot = 0, each = slot_params(l);
+    for (size_t left = index / each;; slot++) {
         if (!l->slots[slot].a.w.data) continue;
         if (left-- == 0) break;
     }
-    slot_param(l, slot, (int)(index % 2), out);
+    slot_param(l, slot, index % each, out);
 }
 
 typedef struct {
@@ -245,22 +291,54 @@ static void note_merged(MergeReport *r, double w, double update, double is, doub
     if (is == without) r->lost += size;
 }
 
+/* scale sum_r B[n,r] A[r,k] of columns first .. first + cols - 1 */
+static void low_row(const Adapter *a, size_t n, size_t first, size_t cols, double sum[MERGE_COLS])
+{
+    size_t K = a->a.w.cols, R = a->b.w.cols;
+    const real *A = a->a.w.data, *b = (const real *)a->b.w.data + n * R;
+    for (size_t k = 0; k < cols; k++) sum[k] = 0;
+    for (size_t r = 0; r < R; r++)
+        for (size_t k = 0; k < cols; k++) sum[k] += (double)b[r] * (double)A[r * K + first + k];
+    for (size_t k = 0; k < cols; k++) sum[k] *= a->scale;
+}
+
+static size_t merge_cols(size_t K, size_t first)
+{
+    return K - first < MERGE_COLS ? K - first : MERGE_COLS;
+}
+
+/* DoRA: m[n] / || row n of W + scale B A ||, in double throughout; 1 without. */
+static double size_factor(const Merge *m, size_t n)
+{
+    const real *sizes = m->a->m.w.data;
+    size_t K = m->a->a.w.cols;
+    double sum[MERGE_COLS], squares = 0;
+    for (size_t first = 0; first < K && sizes; first += MERGE_COLS) {
+        size_t cols = merge_cols(K, first);
+        low_row(m->a, n, first, cols, sum);
+        for (size_t k = 0; k < cols; k++) {
+            double x = (double)m->w[n * K + first + k] + sum[k];
+            squares += x * x;
+        }
+    }
+    return sizes ? (double)sizes[n] / sqrt(squares) : 1;
+}
+
 /* One row of w, a stretch of columns at a time. */
 static void merge_row(void *ctx, size_t n)
 {
     const Merge *m = ctx;
-    size_t K = m->a->a.w.cols, R = m->a->b.w.cols;
-    const real *A = m->a->a.w.data, *b = (const real *)m->a->b.w.data + n * R;
+    size_t K = m->a->a.w.cols;
+    double factor = size_factor(m, n);
     for (size_t first = 0; first < K; first += MERGE_COLS) {
-        size_t cols = K - first < MERGE_COLS ? K - first : MERGE_COLS;
-        double sum[MERGE_COLS] = {0}, was[MERGE_COLS];
+        size_t cols = merge_cols(K, first);
+        double sum[MERGE_COLS], was[MERGE_COLS];
         real *w = m->w + n * K + first, without[MERGE_COLS];
-        for (size_t r = 0; r < R; r++)
-            for (size_t k = 0; k < cols; k++) sum[k] += (double)b[r] * (double)A[r * K + first + k];
+        low_row(m->a, n, first, cols, sum);
         for (size_t k = 0; k < cols; k++) {
-            sum[k] *= m->a->scale;
             was[k] = (double)w[k];
             without[k] = w[k];
+            if (m->a->m.w.data) sum[k] = factor * (was[k] + sum[k]) - was[k];
             w[k] = (real)(was[k] + sum[k]);
         }
         format_round(m->stored, w, cols);
@@ -381,9 +459,9 @@ static int put_config(Text *out, const Lora *l, Err *e)
                      "\n  ],\n  \"target_parameters\": null,\n"
                      "  \"task_type\": \"CAUSAL_LM\",\n"
                      "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n"
-                     "  \"use_dora\": false,\n  \"use_qalora\": false,\n"
+                     "  \"use_dora\": %s,\n  \"use_qalora\": false,\n"
                      "  \"use_rslora\": %s,\n  \"velora_config\": null\n}",
-                     c->rslora ? "true" : "false");
+                     c->dora ? "true" : "false", c->rslora ? "true" : "false");
 }
 
 /* Copies the weights as float, for any type `real`. */
@@ -400,8 +478,8 @@ static int save_weights(const Lora *l, const char *path, Err *e)
         for (size_t j = 0; j < p->rows * p->cols; j++) values[at + j] = (float)p->w[j];
         outs[i] = (StOut){.name = p->name,
                           .dtype = DTYPE_F32,
-                          .n_dims = 2,
-                          .shape = {p->rows, p->cols},
+                          .n_dims = p->is_vector ? 1 : 2,
+                          .shape = {p->is_vector ? p->cols : p->rows, p->cols},
                           .data = values + at};
         at += p->rows * p->cols;
     }

@@ -63,6 +63,7 @@ typedef struct {
     size_t rank;
     double alpha;
     int rslora; /* scale = alpha / sqrt(rank) instead of alpha / rank */
+    int dora;   /* a size for each row of W + scale B A, too; see Adapter */
     double dropout;
     unsigned targets;       /* bit 1 << Target */
     char base[IO_PATH_MAX]; /* base_model_name_or_path */
@@ -72,8 +73,11 @@ typedef struct {
     LoraConfig config;
     LoraShape shape;
     Adapter *slots; /* [layers][TARGET_COUNT] then the head; a.w.data == NULL = not targeted */
-    real *weights, *gradients; /* all A and B in the order of lora_each; gradients may be NULL */
+    real *weights, *gradients; /* all A, B and m in the order of lora_param; gradients may be NULL */
     size_t count;              /* numbers in weights */
+    Mat *base;                 /* with DoRA: W of each slot, and the lengths of the rows of */
+    real *lengths;             /* W + scale B A, as of lora_measure; [lengths_count] */
+    size_t lengths_count;
     SavedWeight *saved;
     size_t n_saved;
     int untied;                /* head and embedding, one in the model, are two with it */
@@ -85,22 +89,26 @@ typedef struct {
     char first_absent[LORA_MODULE];
 } Lora;
 
-/* --rank --alpha --targets --dropout --rslora: of LoraConfig. */
+/* --rank --alpha --targets --dropout --rslora --dora: of LoraConfig. */
 extern const OptionGroup lora_options;
 extern const OptionForm lora_targets_form; /* of `targets` alone */
 /* A ~ U(-1/sqrt(K), 1/sqrt(K)) by PyTorch's generator from `seed`, layer by layer in module order,
  * with the draws that PEFT makes and discards in between, so the same seed gives PEFT's own A to
- * the bit; B = 0. trainable: allocate gradients. */
+ * the bit; B = 0; DoRA's m = || W ||, row by row. trainable: allocate gradients. */
 int lora_create(Lora *l, const LoraConfig *config, const LoraShape *shape, uint64_t seed,
                 int trainable, Err *e);
 /* Reads a PEFT directory; refuses by name what would change a number and is not computed here
- * (DoRA, a replicated layer, ...), and what contradicts the weights. NaN is ERR_DATA. */
+ * (a replicated layer, ...), and what contradicts the weights. NaN is ERR_DATA. */
 int lora_load(Lora *l, const char *dir, const LoraShape *shape, int trainable, Err *e);
 /* Warns about keys that are set in a loaded adapter and have no effect. */
 void lora_describe(const Lora *l, const char *dir, const Log *log);
 /* Writes adapter_model.safetensors (F32) and adapter_config.json into dir (made if absent). */
 int lora_save(const Lora *l, const char *dir, Err *e);
 void lora_close(Lora *l);
+/* DoRA: measures the rows of W + scale B A again, after A or B changed. */
+void lora_measure(const Lora *l);
+/* Does it change nothing: is B = 0, and m the lengths of W's rows? */
+int lora_is_zero(const Lora *l);
 /* The saved weight of this name, or NULL. */
 const SavedWeight *lora_saved(const Lora *l, const char *name);
 
@@ -113,7 +121,8 @@ typedef struct {
     char name[160];
     real *w, *d;
     size_t rows, cols;
-    int is_vector; /* no matrix: one dimension in a file, and weight decay leaves it out */
+    int is_vector; /* no matrix: one dimension in a file */
+    int decays;    /* by weight decay, as in transformers' Trainer: all but norms and biases */
 } NamedParam;
 size_t lora_param_count(const Lora *l);
 void lora_param(const Lora *l, size_t i, NamedParam *out);
@@ -128,8 +137,8 @@ typedef struct {
     double lost;            /* sum of |update| over weights where it is lost */
 } MergeReport;
 
-/* w[n,k] += scale sum_r B[n,r] A[r,k], summed in double, rounded to float and to what the weight is
- * stored as. report (may be NULL) is added to. */
+/* w[n,k] += scale sum_r B[n,r] A[r,k], with DoRA times m[n] / its length, summed in double, rounded
+ * to float and to what the weight is stored as. report (may be NULL) is added to. */
 int lora_merge_into(real *w, const Adapter *a, const Format *stored, MergeReport *report, Err *e);
 
 #endif

@@ -66,7 +66,7 @@ static const char *const known_keys[] = {
 /* Keys that change what an adapter computes if they are set at all. An empty object counts as set:
  * it means a method with its defaults. */
 static const char *const refused[] = {
-    "use_dora", "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config"};
+    "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config"};
 
 /* Keys that change how an adapter is trained, but not what it computes afterwards. */
 static const char *const refused_in_training[] = {"velora_config", "monteclora_config"};
@@ -93,6 +93,14 @@ static int ends_with(const char *text, const char *ending)
 
 /* ---- numbers ------------------------------------------------------------------------------- */
 
+static int read_flag(const Json *root, const char *key, const char *path, int *flag, Err *e)
+{
+    const Json *j = json_get(root, key);
+    *flag = j && j->type == JSON_TRUE;
+    if (!j || *flag || j->type == JSON_FALSE || j->type == JSON_NULL) return 0;
+    return err_set(e, ERR_DATA, "%s: \"%s\" must be true or false", path, key);
+}
+
 static int read_numbers(Lora *l, const Json *root, const char *path, Err *e)
 {
     uint64_t rank = 8; /* PEFT's defaults for absent keys */
@@ -105,10 +113,9 @@ static int read_numbers(Lora *l, const Json *root, const char *path, Err *e)
     if ((j = json_get(root, "lora_dropout")) &&
         (json_f64(j, &dropout) || !(dropout >= 0 && dropout <= 1)))
         return err_set(e, ERR_DATA, "%s: \"lora_dropout\" must be a number in [0, 1]", path);
-    j = json_get(root, "use_rslora");
-    if (j && j->type != JSON_TRUE && j->type != JSON_FALSE && j->type != JSON_NULL)
-        return err_set(e, ERR_DATA, "%s: \"use_rslora\" must be true or false", path);
-    l->config.rslora = j && j->type == JSON_TRUE;
+    if (read_flag(root, "use_rslora", path, &l->config.rslora, e) ||
+        read_flag(root, "use_dora", path, &l->config.dora, e))
+        return -1;
     l->config.rank = (size_t)rank;
     l->config.alpha = alpha;
     l->config.dropout = dropout;

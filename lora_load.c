@@ -8,8 +8,9 @@ enum { CONFIG_LIMIT = 1 << 20 /* bytes of an adapter_config.json */ };
 
 /* ---- the tensors of a file ----------------------------------------------------------------- */
 
-typedef enum { PART_A, PART_B, PART_BIAS, PART_COUNT } Part;
-static const char *const part_names[PART_COUNT] = {"lora_A.weight", "lora_B.weight", "lora_B.bias"};
+typedef enum { PART_A, PART_B, PART_M, PART_BIAS, PART_COUNT } Part;
+static const char *const part_names[PART_COUNT] = {"lora_A.weight", "lora_B.weight",
+                                                   "lora_magnitude_vector", "lora_B.bias"};
 
 /* What a file holds for a slot; NULL = nothing. */
 typedef struct {
@@ -21,10 +22,17 @@ typedef struct {
  * -1 = neither. */
 static int find_part(const char *rest, int *named)
 {
-    static const char own[] = "default.";
+    static const char own[] = "default.", sizes[] = "lora_magnitude_vector";
+    if (!strncmp(rest, sizes, strlen(sizes))) { /* a part that has no ".weight" */
+        const char *end = rest + strlen(sizes);
+        int has_name = !strncmp(end, ".default", strlen(".default"));
+        if (has_name) end += strlen(".default");
+        *named |= has_name;
+        return !*end || !strcmp(end, ".weight") ? PART_M : -1;
+    }
     for (int part = 0; part < PART_COUNT; part++) {
         size_t before = strcspn(part_names[part], ".") + 1;
-        if (strncmp(rest, part_names[part], before)) continue;
+        if (part == PART_M || strncmp(rest, part_names[part], before)) continue;
         const char *end = rest + before;
         int has_name = !strncmp(end, own, strlen(own));
         if (has_name) end += strlen(own);
@@ -119,9 +127,10 @@ static int find_tensors(Lora *l, const Safetensors *st, const Json *root, Found 
 }
 
 /* Refuses a part without the others. */
-static int check_parts(const Safetensors *st, const LoraShape *s, size_t slot, const Found *f,
-                       Err *e)
+static int check_parts(const Safetensors *st, const Lora *l, size_t slot, const Found *f, Err *e)
 {
+    const LoraShape *s = &l->shape;
+    const StTensor *m = f->part[PART_M];
     size_t layer;
     Target target;
     char module[LORA_MODULE];
@@ -132,7 +141,14 @@ static int check_parts(const Safetensors *st, const LoraShape *s, size_t slot, c
             return err_set(e, ERR_DATA,
                            "%s: base_model.model.%s.%s is missing, its other half is there",
                            st->map.path, module, part_names[part]);
-    return 0;
+    if (!m != !l->config.dora)
+        return err_set(e, ERR_DATA, "%s: base_model.model.%s.%s is %s, but \"use_dora\" is %s",
+                       st->map.path, module, part_names[PART_M], m ? "there" : "missing",
+                       m ? "not set" : "set");
+    if (!m || (m->n_dims == 1 && m->shape[0] == s->outputs[target])) return 0;
+    return err_set(e, ERR_DATA, "%s: %s: expected [%zu], found %zu dimensions of %llu numbers",
+                   st->map.path, m->name, s->outputs[target], m->n_dims,
+                   (unsigned long long)m->count);
 }
 
 /* A is [rank, K], B is [N, rank]. */
@@ -151,16 +167,17 @@ static int check_half(const Safetensors *st, const LoraShape *s, size_t slot, co
 }
 
 /* Finds each slot's rank from the shapes of its halves. */
-static int read_ranks(const Safetensors *st, const LoraShape *s, const Found *found, size_t *rank,
+static int read_ranks(const Safetensors *st, const Lora *l, const Found *found, size_t *rank,
                       Err *e)
 {
+    const LoraShape *s = &l->shape;
     for (size_t i = 0; i < lora_slot_count(s); i++) {
         const StTensor *a = found[i].part[PART_A], *b = found[i].part[PART_B];
         int any = 0;
         for (int part = 0; part < PART_COUNT; part++) any |= found[i].part[part] != NULL;
         if (!any) continue;
         if ((a && check_half(st, s, i, a, 0, e)) || (b && check_half(st, s, i, b, 1, e)) ||
-            check_parts(st, s, i, &found[i], e) || check_bias(st, found[i].part[PART_BIAS], e))
+            check_parts(st, l, i, &found[i], e) || check_bias(st, found[i].part[PART_BIAS], e))
             return -1;
         if (a->shape[0] != b->shape[1])
             return err_set(e, ERR_DATA, "%s: %s: rank %llu, but its other half has rank %llu",
@@ -189,7 +206,8 @@ static int read_tensors(Lora *l, const Safetensors *st, const Found *found, Err 
         const Adapter *a = &l->slots[i];
         if (!a->a.w.data) continue;
         if (read_tensor(st, found[i].part[PART_A], lora_numbers(&a->a), e) ||
-            read_tensor(st, found[i].part[PART_B], lora_numbers(&a->b), e))
+            read_tensor(st, found[i].part[PART_B], lora_numbers(&a->b), e) ||
+            (a->m.w.data && read_tensor(st, found[i].part[PART_M], lora_numbers(&a->m), e)))
             return -1;
     }
     return 0;
@@ -229,11 +247,12 @@ static int load_tensors(Lora *l, const Safetensors *st, const Json *root, const 
     size_t n = lora_slot_count(&l->shape);
     size_t *rank = mem_calloc(n, sizeof *rank, e);
     Found *found = rank ? mem_calloc(n, sizeof *found, e) : NULL;
-    int bad =
-        !found || find_tensors(l, st, root, found, e) ||
-              lora_check_saved(l, root, config_path, trainable, e) || read_ranks(st, &l->shape, found, rank, e) ||
-        lora_check_modules(l, rank, root, config_path, e) || lora_allocate(l, rank, trainable, e) ||
-        read_tensors(l, st, found, e) || read_scales(l, root, config_path, e);
+    int bad = !found || find_tensors(l, st, root, found, e) ||
+              lora_check_saved(l, root, config_path, trainable, e) ||
+              read_ranks(st, l, found, rank, e) ||
+              lora_check_modules(l, rank, root, config_path, e) ||
+              lora_allocate(l, rank, trainable, e) || read_tensors(l, st, found, e) ||
+              read_scales(l, root, config_path, e) || lora_begin_dora(l, e);
     mem_free(found);
     mem_free(rank);
     return bad ? -1 : 0;
@@ -258,8 +277,8 @@ static int load_parsed(Lora *l, const Json *root, const char *config_path, const
         io_path(path, sizeof path, dir, LORA_WEIGHTS_FILE, e) ||
         safetensors_open(&l->file, path, 0, e))
         return -1;
-    int bad = load_tensors(l, &l->file, root, config_path, trainable, e) ||
-              find_tokenizer(l, dir, e);
+    int bad =
+        load_tensors(l, &l->file, root, config_path, trainable, e) || find_tokenizer(l, dir, e);
     if (!l->n_saved) safetensors_close(&l->file);
     return bad ? -1 : 0;
 }

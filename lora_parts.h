@@ -8,7 +8,11 @@
 size_t lora_slot_count(const LoraShape *s);
 void lora_slot_place(const LoraShape *s, size_t slot, size_t *layer, Target *target);
 
-/* Gives every slot with rank[slot] > 0 its A and B in one array. */
+/* The weight of a module, as the adapter has it; 0 = not known. (lora_saved.c) */
+int lora_weight_of(const Lora *l, const char *module, Mat *out);
+/* DoRA: finds the weights below the adapters, and measures. */
+int lora_begin_dora(Lora *l, Err *e);
+/* Gives every slot with rank[slot] > 0 its A and B, with DoRA its m, in one array. */
 int lora_allocate(Lora *l, const size_t *rank, int trainable, Err *e);
 /* The numbers of a half: they lie in our own array, see lora_allocate. */
 real *lora_numbers(const Param *p);

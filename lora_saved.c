@@ -32,8 +32,7 @@ static int cut(char *name, const char *part)
  * single rows of that weight. *wrapped: a name that a wrapper's own copy has. -1 = no such name. */
 static int name_weight(const char *tensor, char name[LORA_WEIGHT], int *rows, int *wrapped)
 {
-    if (strncmp(tensor, prefix, strlen(prefix)) ||
-        strlen(tensor) - strlen(prefix) >= LORA_WEIGHT)
+    if (strncmp(tensor, prefix, strlen(prefix)) || strlen(tensor) - strlen(prefix) >= LORA_WEIGHT)
         return -1;
     snprintf(name, LORA_WEIGHT, "%s", tensor + strlen(prefix));
     cut(name, ".base_layer");
@@ -74,16 +73,26 @@ const SavedWeight *lora_saved(const Lora *l, const char *name)
     return NULL;
 }
 
+int lora_weight_of(const Lora *l, const char *module, Mat *out)
+{
+    char name[LORA_WEIGHT];
+    LoraWeight w;
+    snprintf(name, sizeof name, "%s.weight", module);
+    const SavedWeight *saved = lora_saved(l, name);
+    if (!saved && !find_weight(&l->shape, name, &w)) return 0;
+    *out = saved ? saved->w : w.w;
+    return 1;
+}
+
 /* ---- one tensor ---------------------------------------------------------------------------- */
 
 /* Does it fit the weight it replaces? Embedding and head may have more rows, or fewer. */
 static int check_shape(const Safetensors *st, const StTensor *t, const LoraWeight *w, Err *e)
 {
     int any = !strcmp(w->name, embedding) || !strcmp(w->name, head);
-    int fits = w->is_vector
-                   ? t->n_dims == 1 && t->shape[0] == w->w.cols
-                   : t->n_dims == 2 && t->shape[1] == w->w.cols && t->shape[0] >= 1 &&
-                         t->shape[0] <= INT32_MAX && (any || t->shape[0] == w->w.rows);
+    int fits = w->is_vector ? t->n_dims == 1 && t->shape[0] == w->w.cols
+                            : t->n_dims == 2 && t->shape[1] == w->w.cols && t->shape[0] >= 1 &&
+                                  t->shape[0] <= INT32_MAX && (any || t->shape[0] == w->w.rows);
     if (!fits)
         return err_set(e, ERR_DATA, "%s: %s: the model's %s is [%zu%s%zu], found [%llu%s%llu]",
                        st->map.path, t->name, w->name, w->is_vector ? w->w.cols : w->w.rows,
@@ -196,8 +205,9 @@ static int check_asked(const Lora *l, const Json *root, const char *path, Err *e
     int any = tokens && tokens->child, found = 0;
     for (size_t i = 0; i < l->n_saved; i++) found |= l->saved[i].is_rows;
     if (any == found) return 0;
-    return err_set(e, ERR_DATA, "%s: \"trainable_token_indices\" is %s, but %s holds %s rows for it",
-                   path, any ? "set" : "not set", LORA_WEIGHTS_FILE, any ? "no" : "the");
+    return err_set(e, ERR_DATA,
+                   "%s: \"trainable_token_indices\" is %s, but %s holds %s rows for it", path,
+                   any ? "set" : "not set", LORA_WEIGHTS_FILE, any ? "no" : "the");
 }
 
 static int same_bytes(const Mat *a, const Mat *b)

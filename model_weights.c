@@ -217,6 +217,7 @@ void model_param(const Model *m, size_t i, NamedParam *out)
     out->rows = w.rows;
     out->cols = w.cols;
     out->is_vector = w.kind != WEIGHT_MATRIX;
+    out->decays = w.kind == WEIGHT_MATRIX;
 }
 
 int model_make_trainable(Model *m, Err *e)

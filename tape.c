@@ -277,12 +277,18 @@ typedef struct {
     Param *w;
     Adapter *a;
     real *u;      /* [T,R] scale drop(x) A^T, NULL without adapter */
+    real *z;      /* [T,N] with sizes: what they multiply, x W^T + u B^T (drop(x) in both) */
     uint64_t key; /* of the dropout mask; 0 = none */
 } LinearNode;
 
 static void scale_in_place(real *x, double s, size_t n)
 {
     for (size_t i = 0; i < n; i++) x[i] = (real)s * x[i];
+}
+
+static int has_sizes(const Adapter *a)
+{
+    return a && a->m.w.data;
 }
 
 /* The adapter's input: the first rows of x, or those with dropout in memory of their own. */
@@ -309,9 +315,11 @@ static real *adapter_down(Tape *t, const Var *x, const Adapter *a, uint64_t key)
     return u;
 }
 
-/* Given du = d loss / d (u / scale):   dA[r,k] += sum_t du[t,r] drop(x)[t,k];   dx += drop'(du A)
+/* Given du = d loss / d (u / scale):   dA[r,k] += sum_t du[t,r] drop(x)[t,k];   dx += drop'(du A).
+ * And where drop(x) also went through W [N,K], with the gradient dbase [T,N]: dx += drop'(dbase W).
  */
-static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const real *du)
+static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const real *du,
+                              const Mat *w, const real *dbase)
 {
     size_t T = x->live, K = x->cols, R = a->a.w.rows;
     const real *in = adapter_input(t, x, T, a, key);
@@ -325,8 +333,22 @@ static void adapter_down_back(Tape *t, Var *x, Adapter *a, uint64_t key, const r
     real *through = numbers(t, T, K);
     if (!runs(t)) return;
     tensor_linear_dx(&t->exact, through, du, &a->a.w, T, 0);
+    if (dbase) tensor_linear_dx(t->compute, through, dbase, w, T, 1);
     tensor_dropout(t->compute, through, through, a->dropout, key, T * K);
     tensor_axpy(t->compute, dx, 1, through, T * K);
+}
+
+/* The gradient of z, what the sizes multiply: dz = (m / n) dy; and dm. */
+static real *sizes_back(Tape *t, const LinearNode *n)
+{
+    const Var *y = n->node.out;
+    const Adapter *a = n->a;
+    size_t T = n->x->live, N = y->cols;
+    real *dz = numbers(t, T, N);
+    if (!runs(t)) return dz;
+    if (a->m.d) tensor_magnitude_backward(t->compute, a->m.d, y->d, n->z, a->n, T, N);
+    tensor_magnitude(t->compute, dz, y->d, a->m.w.data, a->n, T, N);
+    return dz;
 }
 
 static void linear_back(Tape *t, Node *node)
@@ -335,23 +357,31 @@ static void linear_back(Tape *t, Node *node)
     Var *x = n->x;
     const Var *y = node->out;
     size_t T = x->live, K = x->cols, N = y->cols;
+    real *dx = x->wants ? var_gradient(t, x) : NULL;
+    size_t mark = arena_mark(&t->arena);
+    /* forward: y = (m / n) z with sizes, and under dropout y += x W^T - drop(x) W^T */
+    const real *dy = y->d, *dz = has_sizes(n->a) ? sizes_back(t, n) : dy;
+    real *dbase = NULL;
+    if (has_sizes(n->a) && n->key && x->wants) {
+        dbase = numbers(t, T, N);
+        for (size_t i = 0; i < T * N && runs(t); i++) dbase[i] = dz[i] - dy[i];
+    } else
+        dy = dz;
     /* forward: y = x W^T */
-    if (x->wants) {
-        real *dx = var_gradient(t, x);
-        if (runs(t)) tensor_linear_dx(t->compute, dx, y->d, &n->w->w, T, 1);
+    if (dx && runs(t)) tensor_linear_dx(t->compute, dx, dy, &n->w->w, T, 1);
+    if (n->w->d && runs(t)) tensor_linear_dw(t->compute, n->w->d, dy, x->x, T, N, K);
+    if (n->a) {
+        /* forward: z += u B^T, u = scale drop(x) A^T */
+        Adapter *a = n->a;
+        size_t R = a->a.w.rows;
+        if (a->b.d && runs(t)) tensor_linear_dw(&t->exact, a->b.d, dz, n->u, T, N, R);
+        real *du = numbers(t, T, R);
+        if (runs(t)) {
+            tensor_linear_dx(&t->exact, du, dz, &a->b.w, T, 0);
+            scale_in_place(du, a->scale, T * R);
+        }
+        adapter_down_back(t, x, a, n->key, du, &n->w->w, dbase);
     }
-    if (n->w->d && runs(t)) tensor_linear_dw(t->compute, n->w->d, y->d, x->x, T, N, K);
-    if (!n->a) return;
-    /* forward: y += u B^T, u = scale drop(x) A^T */
-    Adapter *a = n->a;
-    size_t R = a->a.w.rows, mark = arena_mark(&t->arena);
-    if (a->b.d && runs(t)) tensor_linear_dw(&t->exact, a->b.d, y->d, n->u, T, N, R);
-    real *du = numbers(t, T, R);
-    if (runs(t)) {
-        tensor_linear_dx(&t->exact, du, y->d, &a->b.w, T, 0);
-        scale_in_place(du, a->scale, T * R);
-    }
-    adapter_down_back(t, x, a, n->key, du);
     arena_release(&t->arena, mark);
 }
 
@@ -361,20 +391,48 @@ static uint64_t dropout_key(const Tape *t, const Adapter *a)
     return a->dropout > 0 && t->dropout_key ? rng_mix(t->dropout_key, a->key) : 0;
 }
 
+/* y, which is x W^T, becomes (m / n) z. Returns z. */
+static real *apply_sizes(Tape *t, const LinearNode *n, Var *y)
+{
+    const Adapter *a = n->a;
+    const Var *x = n->x;
+    size_t T = y->rows, N = y->cols;
+    real *z = n->key || t->record ? numbers(t, T, N) : y->x;
+    size_t mark = arena_mark(&t->arena);
+    if (!n->key) {
+        if (!runs(t)) return z;
+        tensor_linear(&t->exact, y->x, n->u, &a->b.w, T, 1);
+        if (z != y->x) memcpy(z, y->x, T * N * sizeof(real));
+        tensor_magnitude(t->compute, y->x, z, a->m.w.data, a->n, T, N);
+        return z;
+    }
+    const real *in = adapter_input(t, x, T, a, n->key);
+    real *low = numbers(t, T, N);
+    if (runs(t)) {
+        tensor_linear(t->compute, z, in, &n->w->w, T, 0);
+        tensor_linear(&t->exact, low, n->u, &a->b.w, T, 0);
+        tensor_magnitude_apart(t->compute, y->x, z, low, a->m.w.data, a->n, T, N);
+    }
+    arena_release(&t->arena, mark);
+    return z;
+}
+
 Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a)
 {
     int wants = x->wants || w->d || (a && a->a.d);
     Var *y = var_new(t, x->rows, w->w.rows, x->live, wants);
+    LinearNode local = {.x = x, .w = w, .a = a};
     if (runs(t)) tensor_linear(t->compute, y->x, x->x, &w->w, x->rows, 0);
-    real *u = NULL;
-    uint64_t key = 0;
     if (a) {
-        key = dropout_key(t, a);
-        u = adapter_down(t, x, a, key);
-        if (runs(t)) tensor_linear(&t->exact, y->x, u, &a->b.w, x->rows, 1);
+        local.key = dropout_key(t, a);
+        local.u = adapter_down(t, x, a, local.key);
+        if (has_sizes(a))
+            local.z = apply_sizes(t, &local, y);
+        else if (runs(t))
+            tensor_linear(&t->exact, y->x, local.u, &a->b.w, x->rows, 1);
     }
     LinearNode *n = node_new(t, sizeof *n, y, linear_back);
-    if (n) n->x = x, n->w = w, n->a = a, n->u = u, n->key = key;
+    if (n) local.node = n->node, *n = local;
     return y;
 }
 
@@ -636,6 +694,25 @@ static void head_logits(const Tape *t, const LogprobNode *n, real *z, size_t fir
     tensor_linear(&t->exact, z, n->u + first * b.cols, &b, rows, 1);
 }
 
+/* Logits that are multiplied by the sizes of the head's rows; `whole` keeps what they multiply. */
+static void head_sizes(const Tape *t, const LogprobNode *n, real *z, real *whole, size_t rows,
+                       size_t v0, size_t count)
+{
+    memcpy(whole, z, rows * count * sizeof *z);
+    tensor_magnitude(t->compute, z, whole, (const real *)n->a->m.w.data + v0, n->a->n + v0, rows,
+                     count);
+}
+
+/* From the gradient of the logits to that of what the sizes multiply, in place; and dm. */
+static void head_sizes_back(const Tape *t, const LogprobNode *n, real *z, const real *whole,
+                            size_t rows, size_t v0, size_t count)
+{
+    const Adapter *a = n->a;
+    if (a->m.d)
+        tensor_magnitude_backward(t->compute, a->m.d + v0, z, whole, a->n + v0, rows, count);
+    tensor_magnitude(t->compute, z, z, (const real *)a->m.w.data + v0, a->n + v0, rows, count);
+}
+
 static double real_exp(double x)
 {
     return REAL_IS_FLOAT ? (double)maths_expf((float)x) : maths_exp(x);
@@ -679,6 +756,7 @@ static void head_back(Tape *t, LogprobNode *n, const real *dlogp, real *dh)
     size_t rows_all = n->h->live, V = n->w->w.rows, mark = arena_mark(&t->arena);
     size_t R = n->a ? n->a->a.w.rows : 0;
     real *z = numbers(t, HEAD_ROWS, HEAD_CHUNK);
+    real *whole = has_sizes(n->a) ? numbers(t, HEAD_ROWS, HEAD_CHUNK) : NULL;
     real *du = n->a ? numbers(t, rows_all, R) : NULL;
     if (du && runs(t)) memset(du, 0, rows_all * R * sizeof(real));
     for (size_t first = 0; first < rows_all && runs(t); first += HEAD_ROWS) {
@@ -686,13 +764,15 @@ static void head_back(Tape *t, LogprobNode *n, const real *dlogp, real *dh)
         for (size_t v0 = 0; v0 < V; v0 += HEAD_CHUNK) {
             size_t count = V - v0 < HEAD_CHUNK ? V - v0 : HEAD_CHUNK;
             head_logits(t, n, z, first, rows, v0, count);
+            if (whole) head_sizes(t, n, z, whole, rows, v0, count);
             head_dlogits(n, z, dlogp, first, rows, v0, count);
+            if (whole) head_sizes_back(t, n, z, whole, rows, v0, count);
             head_chunk_back(t, n, z, dh, du, first, rows, v0, count);
         }
     }
     if (n->a) {
         if (runs(t)) scale_in_place(du, n->a->scale, rows_all * R);
-        adapter_down_back(t, n->h, n->a, n->key, du);
+        adapter_down_back(t, n->h, n->a, n->key, du, NULL, NULL);
     }
     arena_release(&t->arena, mark);
 }
@@ -721,9 +801,11 @@ static void head_forward(Tape *t, const LogprobNode *n, real *logp, real *square
     const real *h = n->h->x + first * n->h->cols;
     void *scratch = take(t, &t->arena, tensor_logprob_scratch(rows, direction != NULL));
     square = square ? square + first : NULL;
+    HeadAdapter adapter = {0};
+    if (n->a) adapter = (HeadAdapter){n->u, &n->a->b.w, n->a->m.w.data, n->a->n};
     if (runs(t) && n->norm)
-        tensor_logprob_adapted(t->compute, logp + first, square, n->norm + first, h, &n->w->w, n->u,
-                               n->a ? &n->a->b.w : NULL, n->target + first, rows, scratch);
+        tensor_logprob_adapted(t->compute, logp + first, square, n->norm + first, h, &n->w->w,
+                               &adapter, n->target + first, rows, scratch);
     else if (runs(t))
         tensor_logprob(t->compute, logp + first, square, direction, h, &n->w->w, n->target + first,
                        rows, scratch);

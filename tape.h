@@ -31,12 +31,18 @@ typedef struct {
 } Param;
 
 /* A low-rank addition to a frozen linear map (Hu et al. 2021, Eq. 3):
- *   y = x W^T + scale (drop(x) A^T) B^T.   Shapes: A [R,K]  B [N,R]. */
+ *   y = x W^T + scale (drop(x) A^T) B^T.   Shapes: A [R,K]  B [N,R].
+ * With sizes m (DoRA, Liu et al. 2024, Eq. 5), n_o = || row o of W + scale B A ||:
+ *   y = (m / n) (x W^T + scale (x A^T) B^T);
+ * under dropout as PEFT has it: y = x W^T + (m / n - 1) (drop(x) W^T) + (m / n) scale (drop(x) A^T)
+ * B^T. n is taken for a constant on the way back. Shapes: m, n [N]. */
 typedef struct {
     Param a, b;
     double scale;
     double dropout; /* probability; 0 = off */
     uint64_t key;   /* names the adapter in the dropout stream */
+    Param m;        /* [1,N]; data NULL = no sizes */
+    const real *n;  /* [N], of the present weights */
 } Adapter;
 
 typedef struct Node Node;
@@ -98,7 +104,7 @@ Var *tape_embed(Tape *t, Param *E, const int32_t *ids, size_t T);
 /* y = g x / sqrt(mean x^2 + eps), row by row; where g is narrower than x, in groups of its width,
  * such as the heads of one row */
 Var *tape_rmsnorm(Tape *t, Var *x, Param *g, double eps);
-/* y = x W^T (+ scale (drop(x) A^T) B^T with an adapter; NULL = none) */
+/* y = x W^T, or as Adapter says with one; NULL = none. A weight below sizes must be frozen. */
 Var *tape_linear(Tape *t, Var *x, Param *w, Adapter *a);
 /* Adds b to each row of x, in place. */
 Var *tape_bias(Tape *t, Var *x, Param *b);

@@ -501,6 +501,68 @@ void tensor_bias_backward(const Compute *c, real *db, const real *dy, size_t T, 
     tasks_run(bias_backward_task, &j, size_ceil(H, COLUMNS_PER_TASK), (double)T * (double)H);
 }
 
+/* ---- sizes of rows ------------------------------------------------------------------------- */
+
+typedef struct {
+    real *y, *base, *dm;
+    const real *z, *m, *n;
+    size_t T, N;
+} MagnitudeJob;
+
+static void magnitude_task(void *ctx, size_t t)
+{
+    const MagnitudeJob *j = ctx;
+    real *y = j->y + t * j->N;
+    const real *z = j->z + t * j->N;
+    for (size_t o = 0; o < j->N; o++) y[o] = j->m[o] / j->n[o] * z[o];
+}
+
+void tensor_magnitude(const Compute *c, real *y, const real *z, const real *m, const real *n,
+                      size_t T, size_t N)
+{
+    (void)c;
+    MagnitudeJob j = {.y = y, .z = z, .m = m, .n = n, .T = T, .N = N};
+    tasks_run(magnitude_task, &j, T, (double)T * (double)N);
+}
+
+static void magnitude_apart_task(void *ctx, size_t t)
+{
+    const MagnitudeJob *j = ctx;
+    real *y = j->y + t * j->N, *base = j->base + t * j->N;
+    const real *low = j->z + t * j->N;
+    for (size_t o = 0; o < j->N; o++) {
+        real f = j->m[o] / j->n[o];
+        y[o] += (f - 1) * base[o] + f * low[o];
+        base[o] += low[o];
+    }
+}
+
+void tensor_magnitude_apart(const Compute *c, real *y, real *base, const real *low, const real *m,
+                            const real *n, size_t T, size_t N)
+{
+    (void)c;
+    MagnitudeJob j = {.y = y, .base = base, .z = low, .m = m, .n = n, .T = T, .N = N};
+    tasks_run(magnitude_apart_task, &j, T, (double)T * (double)N);
+}
+
+static void magnitude_backward_task(void *ctx, size_t block)
+{
+    const MagnitudeJob *j = ctx;
+    size_t first = block * COLUMNS_PER_TASK, last = size_min(first + COLUMNS_PER_TASK, j->N);
+    for (size_t t = 0; t < j->T; t++) {
+        const real *dy = j->y + t * j->N, *z = j->z + t * j->N;
+        for (size_t o = first; o < last; o++) j->dm[o] += dy[o] * z[o] / j->n[o];
+    }
+}
+
+void tensor_magnitude_backward(const Compute *c, real *dm, const real *dy, const real *z,
+                               const real *n, size_t T, size_t N)
+{
+    (void)c;
+    MagnitudeJob j = {.y = (real *)(uintptr_t)dy, .dm = dm, .z = z, .n = n, .T = T, .N = N};
+    tasks_run(magnitude_backward_task, &j, size_ceil(N, COLUMNS_PER_TASK), (double)T * (double)N);
+}
+
 /* ---- rope ---------------------------------------------------------------------------------- */
 
 typedef struct {

@@ -113,6 +113,21 @@ void tensor_rmsnorm_backward(const Compute *c, real *dx, real *dg, const real *d
 void tensor_bias(const Compute *c, real *x, const Mat *b, size_t T);
 void tensor_bias_backward(const Compute *c, real *db, const real *dy, size_t T, size_t H);
 
+/* Rows of a weight as size and direction (DoRA, Liu et al. 2024, Eq. 5): with the sizes m and the
+ * lengths n of W's rows, and the product z of x and the whole of W,
+ *   y[t,o] = (m[o] / n[o]) z[t,o];
+ *   dz[t,o] = (m[o] / n[o]) dy[t,o],   dm[o] += sum_t dy[t,o] z[t,o] / n[o] in the order of t.
+ * n is taken for a constant (section 4.3 there), and never 0. Shapes: y, z [T,N]  m, n [N]; y = z
+ * is allowed. */
+void tensor_magnitude(const Compute *c, real *y, const real *z, const real *m, const real *n,
+                      size_t T, size_t N);
+/* The same where z = base + low has parts of which y has the first already, from another x:
+ *   y[t,o] += (m[o] / n[o] - 1) base[t,o] + (m[o] / n[o]) low[t,o];   base <- base + low. */
+void tensor_magnitude_apart(const Compute *c, real *y, real *base, const real *low, const real *m,
+                            const real *n, size_t T, size_t N);
+void tensor_magnitude_backward(const Compute *c, real *dm, const real *dy, const real *z,
+                               const real *n, size_t T, size_t N);
+
 /* Rotary positions, half-split pairs (i, i + D/2):
  *   y_i = x_i cos_i - x_{i+D/2} sin_i,   y_{i+D/2} = x_{i+D/2} cos_i + x_i sin_i
  * cos, sin: tables [positions, D/2]; position[t] < positions. In place on x [T, heads x D].
@@ -182,11 +197,17 @@ void tensor_logprob(const Compute *c, real *logp, real *square, real *direction,
 size_t tensor_logprob_scratch(size_t n, int want_direction);
 /* The same pass for a head that is trained, or carries an adapter: z = W h + B u, and norm[i] =
  * log sum_v e^{z_v}, from which backward finds the probabilities again. B = 0 gives the bits of the
- * plain head.
- * Shapes: u [n,R], in f32 also where c is bf16; b [V,R]; b NULL = no adapter; norm [n]. */
+ * plain head. With sizes, z[v] is multiplied by sizes[v] / lengths[v] (tensor_magnitude).
+ * Shapes: u [n,R], in f32 also where c is bf16; b [V,R]; b NULL = no adapter; norm [n]; sizes,
+ * lengths [V] or NULL. */
+typedef struct {
+    const real *u;
+    const Mat *b;
+    const real *sizes, *lengths;
+} HeadAdapter;
 void tensor_logprob_adapted(const Compute *c, real *logp, real *square, double *norm, const real *h,
-                            const Mat *w, const real *u, const Mat *b, const int32_t *target,
-                            size_t n, void *scratch);
+                            const Mat *w, const HeadAdapter *a, const int32_t *target, size_t n,
+                            void *scratch);
 
 /* In place: z[v] = exp(z[v] - max z) / sum, sums in double; one row of V. */
 void tensor_softmax_row(const Compute *c, real *z, size_t V);

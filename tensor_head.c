@@ -30,8 +30,7 @@ typedef struct {
     double *norm;
     HeadRow *rows;
     const Mat *w;
-    const real *u; /* [n,R] and its B [V,R]: an adapter's part of z; b NULL = none */
-    const Mat *b;
+    HeadAdapter a; /* its part of z; b NULL = none */
     const int32_t *target;
     size_t first, width, stride, H; /* the chunk: vocabulary rows [first, first + width) */
 } HeadJob;
@@ -111,22 +110,26 @@ static void head_logits(const HeadJob *j, const real *h, const Mat *chunk, size_
     product_run(j->c, &p);
 }
 
-/* z += u B^T over the chunk; adapters are never rounded. */
+/* z += u B^T over the chunk; adapters are never rounded. Then the sizes of W's rows. */
 static void head_adapt(const HeadJob *j, size_t n)
 {
-    if (!j->b) return;
-    Mat chunk = mat_rows(j->b, j->first, j->width);
+    if (!j->a.b) return;
+    Mat chunk = mat_rows(j->a.b, j->first, j->width);
     Product p = {.M = n,
                  .N = j->width,
                  .K = chunk.cols,
                  .c = j->z,
                  .c_rows = {1, 0, j->stride},
-                 .a = j->u,
+                 .a = j->a.u,
                  .a_rows = {1, 0, chunk.cols},
                  .a_step = 1,
                  .b = product_across(&chunk),
                  .add = 1};
     product_run(j->c, &p);
+    for (size_t t = 0; t < n && j->a.sizes; t++) {
+        real *z = j->z + t * j->stride;
+        tensor_magnitude(j->c, z, z, j->a.sizes + j->first, j->a.lengths + j->first, 1, j->width);
+    }
 }
 
 /* direction += e^{z - top} W over the chunk. A chain over a whole vocabulary would lose digits (its
@@ -179,7 +182,7 @@ static void head_run(HeadJob j, const real *h, size_t n, void *scratch)
         if (j.square) block.square += at;
         if (j.direction) block.direction += at * H;
         if (j.norm) block.norm += at;
-        if (j.b) block.u += at * j.b->cols;
+        if (j.a.b) block.a.u += at * j.a.b->cols;
         head_block(&block, h + at * H, size_min(HEAD_ROWS, n - at));
     }
 }
@@ -187,27 +190,17 @@ static void head_run(HeadJob j, const real *h, size_t n, void *scratch)
 void tensor_logprob(const Compute *c, real *logp, real *square, real *direction, const real *h,
                     const Mat *w, const int32_t *target, size_t n, void *scratch)
 {
-    HeadJob j = {.c = c,
-                 .logp = logp,
-                 .square = square,
-                 .direction = direction,
-                 .w = w,
-                 .target = target};
+    HeadJob j = {
+        .c = c, .logp = logp, .square = square, .direction = direction, .w = w, .target = target};
     head_run(j, h, n, scratch);
 }
 
 void tensor_logprob_adapted(const Compute *c, real *logp, real *square, double *norm, const real *h,
-                            const Mat *w, const real *u, const Mat *b, const int32_t *target,
-                            size_t n, void *scratch)
+                            const Mat *w, const HeadAdapter *a, const int32_t *target, size_t n,
+                            void *scratch)
 {
-    HeadJob j = {.c = c,
-                 .logp = logp,
-                 .square = square,
-                 .norm = norm,
-                 .w = w,
-                 .u = u,
-                 .b = b,
-                 .target = target};
+    HeadJob j = {
+        .c = c, .logp = logp, .square = square, .norm = norm, .w = w, .a = *a, .target = target};
     head_run(j, h, n, scratch);
 }
 

@@ -209,20 +209,6 @@ static void set_dropout(Lora *lora, double dropout)
     for (size_t i = 0; i < slots; i++) lora->slots[i].dropout = dropout;
 }
 
-/* Does the adapter change nothing yet? */
-static int is_zero_adapter(const Lora *lora)
-{
-    if (lora->n_saved) return 0;
-    for (size_t i = 0; i < lora_param_count(lora); i++) {
-        NamedParam p;
-        lora_param(lora, i, &p);
-        if (!strstr(p.name, ".lora_B.")) continue;
-        for (size_t j = 0; j < p.rows * p.cols; j++)
-            if (p.w[j] != 0) return 0;
-    }
-    return 1;
-}
-
 /* Dropout that TRL would apply in training and this program does not: attention's (TRL's
  * disable_dropout leaves it on), and with sft that of the adapter's file. */
 static void tell_dropout(const Run *r)
@@ -298,7 +284,7 @@ static int open_adapters(Run *r, Err *e)
         r->has_frozen = 1;
         if (adapt(r, &r->frozen, frozen, &r->frozen_model, e)) return -1;
     }
-    int zero = c->full || is_zero_adapter(&r->policy);
+    int zero = c->full || lora_is_zero(&r->policy);
     r->starts_equal = c->reference == REFERENCE_BASE   ? zero
                       : c->reference == REFERENCE_INIT ? zero || c->lora.dropout == 0
                                                        : 0;

@@ -542,8 +542,9 @@ static int take_tensor(const Safetensors *s, const char *prefix, const TrainPara
     snprintf(name, sizeof name, "%s%s", prefix, p->p.name);
     const StTensor *t = safetensors_find(s, name);
     if (!t) return err_set(e, ERR_DATA, "%s: no tensor %s", s->map.path, name);
-    if (t->dtype != DTYPE_REAL || t->n_dims != 2 || t->shape[0] != p->p.rows ||
-        t->shape[1] != p->p.cols)
+    int fits = t->n_dims == 2 && t->shape[0] == p->p.rows && t->shape[1] == p->p.cols;
+    if (p->p.is_vector && t->n_dims == 1) fits = t->shape[0] == p->p.cols; /* in an adapter's file */
+    if (t->dtype != DTYPE_REAL || !fits)
         return err_set(e, ERR_DATA, "%s: %s must be %s [%zu,%zu]", s->map.path, name,
                        dtype_name(DTYPE_REAL), p->p.rows, p->p.cols);
     dtype_to_real(out, t->data, t->dtype, p->count);
@@ -560,6 +561,7 @@ static int read_tensors(Run *r, const char *dir, Err *e)
         failed = take_tensor(&s, "", &r->params.list[i], r->params.list[i].p.w, e);
     safetensors_close(&s);
     if (failed) return -1;
+    if (r->has_policy) lora_measure(&r->policy);
     s = (Safetensors){0};
     failed = io_path(path, sizeof path, dir, "optimizer.safetensors", e) ||
              safetensors_open(&s, path, 1, e);

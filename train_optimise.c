@@ -21,7 +21,7 @@ int params_collect(Run *r, Err *e)
             lora_param(&r->policy, i, &t->p);
         t->at = p->count;
         t->count = t->p.rows * t->p.cols;
-        t->decay = !t->p.is_vector; /* as PyTorch's trainers, which leave out norms and biases */
+        t->decay = t->p.decays;
         p->count += t->count;
     }
     p->m = mem_calloc(p->count, sizeof *p->m, e);
@@ -163,4 +163,5 @@ void params_update(Run *r, double lr, double norm)
         tensor_adamw(&r->engine.compute, t->p.w, t->p.d, r->params.m + t->at, r->params.v + t->at,
                      t->count, &a);
     }
+    if (r->has_policy) lora_measure(&r->policy);
 }

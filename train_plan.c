@@ -274,7 +274,9 @@ static void decide(Run *r, const Needs *needs)
                      .scores = h[PASS_TRAIN].size[SIZE_SCORES],
                      .head = h[PASS_TRAIN].head,
                      .weights = r->engine.model.weight_bytes + saved_bytes(&r->frozen),
-                     .trained = (uint64_t)r->params.count * TRAINED_COPIES * sizeof(real),
+                     .trained = ((uint64_t)r->params.count * TRAINED_COPIES +
+                                 r->policy.lengths_count) *
+                                sizeof(real),
                      .other = other_bytes(r, needs)};
     p->limit = limit ? limit : r->c.memory ? r->c.memory : memory_available();
     for (p->keep = 1;; p->keep = 0) {

@@ -183,7 +183,7 @@ static void linear(void)
 static void add_adapter(Program *p, size_t outputs, double dropout)
 {
     Param *a = add_param(p, R, H), *b = add_param(p, outputs, R);
-    p->adapter = (Adapter){*a, *b, 1.7, dropout, 5};
+    p->adapter = (Adapter){.a = *a, .b = *b, .scale = 1.7, .dropout = dropout, .key = 5};
 }
 
 static void linear_with_adapter(void)

@@ -1,5 +1,6 @@
 /* test_adapt.c - whole weights in an adapter's file take the place of the model's own: in use, in a
  * merged model, as the reference of a run; what does not fit is refused. */
+#include "engine.h"
 #include "files.h"
 #include "score.h"
 
@@ -243,6 +244,55 @@ static void tokens(void)
     CHECK_ERR(e, ERR_DATA, "\"trainable_token_indices\" is set, but");
 }
 
+/* A tokenizer of n tokens, a character each. */
+static void write_tokenizer(const char *name, int n)
+{
+    Text t = {0};
+    Err e;
+    CHECK(!text_addf(&t, &e,
+                     "{\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":null,"
+                     "\"post_processor\":null,\"decoder\":null,\"model\":{\"type\":\"BPE\","
+                     "\"merges\":[],\"vocab\":{"));
+    for (int i = 0; i < n; i++)
+        CHECK(!text_addf(&t, &e, "%s\"\\u%04x\":%d", i ? "," : "", 0x4e00 + i, i));
+    CHECK(!text_addf(&t, &e, "}}}"));
+    files_write(name, t.data, t.len);
+    text_free(&t);
+}
+
+/* The tokenizer that was saved beside an embedding is read in the place of the model's, and merged
+ * with it; beside an adapter without one it is not. */
+static void tokenizers(void)
+{
+    const StOut both[] = {tensor(EMBEDDING, ROWS, numbers[0]), tensor(HEAD, ROWS, numbers[1])};
+    char model[IO_PATH_MAX + 512], adapter[IO_PATH_MAX + 512];
+    Engine g;
+    Err e;
+    CHECK_OK(io_make_directory(files_path("small"), 0, &e), &e);
+    files_copy(golden_path("llama/config.json"), "small/config.json");
+    files_copy(golden_path("llama/model.safetensors"), "small/model.safetensors");
+    write_tokenizer("small/tokenizer.json", V);
+    with(both, 2, "\"r\": 3", "\"r\": 3");
+    write_tokenizer("whole/tokenizer.json", ROWS);
+    snprintf(model, sizeof model, "%s", files_path("small"));
+    snprintf(adapter, sizeof adapter, "%s", files_path("whole"));
+    const EngineConfig c = {.model = model, .adapter = adapter};
+    CHECK_OK(engine_open(&g, &c, &e), &e);
+    CHECK_INT(tokenizer_size(g.tokenizer), ROWS);
+    CHECK_OK(model_merge(&g.model, &g.lora, NULL, files_path("larger"), NULL, NULL, &e), &e);
+    engine_close(&g);
+    const EngineConfig larger = {.model = files_path("larger")};
+    CHECK_OK(engine_open(&g, &larger, &e), &e);
+    CHECK_INT(tokenizer_size(g.tokenizer), ROWS);
+    CHECK_INT(g.model.config.V, ROWS);
+    engine_close(&g);
+    with(NULL, 0, "\"r\": 3", "\"r\": 3");
+    CHECK_OK(engine_open(&g, &c, &e), &e);
+    CHECK_INT(tokenizer_size(g.tokenizer), V);
+    engine_close(&g);
+    CHECK_OK(io_remove_tree(files_path("whole/tokenizer.json"), &e), &e);
+}
+
 static void refused(const StOut *more, size_t n, const char *modules, const char *named)
 {
     Policy p;
@@ -318,7 +368,7 @@ static void copies(void)
 const Test tests[] = {{"each_weight", each_weight}, {"names_of_wrappers", names_of_wrappers},
                       {"grown", grown},             {"tokens", tokens},
                       {"misfits", misfits},         {"not_trained", not_trained},
-                      {"copies", copies}};
+                      {"copies", copies},           {"tokenizers", tokenizers}};
 
 int main(int argc, char **argv)
 {

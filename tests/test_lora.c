@@ -118,7 +118,9 @@ static void refused(const char *find, const char *put, const char *named)
 /* What PEFT 0.21.2 would compute otherwise, passes over, or cannot read. */
 static void refusals(void)
 {
-    refused("\"use_dora\": false", "\"use_dora\": true", "use_dora");
+    refused("\"use_dora\": false", "\"use_dora\": true",
+            "q_proj.lora_magnitude_vector is missing, but \"use_dora\" is set");
+    refused("\"use_dora\": false", "\"use_dora\": 1", "\"use_dora\" must be true or false");
     refused("\"bias\": \"none\"", "\"bias\": \"some\"", "bias");
     refused("\"bias\": \"none\"", "\"bias\": null", "bias");
     refused("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save");
@@ -545,8 +547,9 @@ static void bad_options(void)
 static void merging(void)
 {
     real a[] = {1, 2, 3}, b[] = {10, -1}, w[] = {1, 1, 1, 0, 0, 0};
-    Adapter adapter = {
-        {{a, FORMAT_REAL, 1, 3, 0}, NULL}, {{b, FORMAT_REAL, 2, 1, 0}, NULL}, 0.5, 0, 1};
+    Adapter adapter = {.a = {{a, FORMAT_REAL, 1, 3, 0}, NULL},
+                       .b = {{b, FORMAT_REAL, 2, 1, 0}, NULL},
+                       .scale = 0.5};
     const real want[] = {6, 11, 16, -0.5f, -1, -1.5f};
     MergeReport r = {0};
     Err e;
@@ -560,8 +563,9 @@ static void merging(void)
 
     /* bf16 has 8 bits of a number: 1 + 1/128 is the next one after 1, 256 + 2 that after 256. */
     real small[] = {1, 1, 1}, shift[] = {1.0f / 256, 1.0f / 64, 3.0f / 256}, one[] = {1};
-    Adapter fine = {
-        {{shift, FORMAT_REAL, 1, 3, 0}, NULL}, {{one, FORMAT_REAL, 1, 1, 0}, NULL}, 1, 0, 1};
+    Adapter fine = {.a = {{shift, FORMAT_REAL, 1, 3, 0}, NULL},
+                    .b = {{one, FORMAT_REAL, 1, 1, 0}, NULL},
+                    .scale = 1};
     r = (MergeReport){0};
     CHECK_OK(lora_merge_into(small, &fine, &format_bf16, &r, &e), &e);
     CHECK(small[0] == 1 && small[1] == 1 + 1.0f / 64 && small[2] == 1 + 1.0f / 64); /* to even */
@@ -569,26 +573,34 @@ static void merging(void)
     CHECK(r.lost == 1.0 / 256 && r.update == 8.0 / 256);
     /* A base that is rounded itself: what counts is whether the adapter is seen. */
     real between[] = {1 + 1.0f / 512}, nothing[] = {1.0f / 1024};
-    Adapter tiny = {
-        {{nothing, FORMAT_REAL, 1, 1, 0}, NULL}, {{one, FORMAT_REAL, 1, 1, 0}, NULL}, 1, 0, 1};
+    Adapter tiny = {.a = {{nothing, FORMAT_REAL, 1, 1, 0}, NULL},
+                    .b = {{one, FORMAT_REAL, 1, 1, 0}, NULL},
+                    .scale = 1};
     r = (MergeReport){0};
     CHECK_OK(lora_merge_into(between, &tiny, &format_bf16, &r, &e), &e);
     CHECK(between[0] == 1 && r.lost == r.update && r.error == 3.0 / 1024);
     real half[] = {65000}, far[] = {600};
-    Adapter beyond = {
-        {{far, FORMAT_REAL, 1, 1, 0}, NULL}, {{one, FORMAT_REAL, 1, 1, 0}, NULL}, 1, 0, 1};
+    Adapter beyond = {.a = {{far, FORMAT_REAL, 1, 1, 0}, NULL},
+                      .b = {{one, FORMAT_REAL, 1, 1, 0}, NULL},
+                      .scale = 1};
     CHECK(!lora_merge_into(half, &beyond, &format_f16, NULL, &e) && !isfinite(half[0]));
 }
 
-const Test tests[] = {
-    {"peft_draws", peft_draws},   {"round_trip", round_trip},
-    {"refusals", refusals},       {"targets_of_peft", targets_of_peft},
-    {"harmless", harmless},       {"contradictions", contradictions},
-    {"biases", biases},           {"patterns", patterns},
-    {"names_of_adapters", names_of_adapters},
-    {"expressions", expressions}, {"targets_by_expression", targets_by_expression},
-    {"bad_weights", bad_weights}, {"not_finite", not_finite},
-    {"bad_options", bad_options}, {"merging", merging}};
+const Test tests[] = {{"peft_draws", peft_draws},
+                      {"round_trip", round_trip},
+                      {"refusals", refusals},
+                      {"targets_of_peft", targets_of_peft},
+                      {"harmless", harmless},
+                      {"contradictions", contradictions},
+                      {"biases", biases},
+                      {"patterns", patterns},
+                      {"names_of_adapters", names_of_adapters},
+                      {"expressions", expressions},
+                      {"targets_by_expression", targets_by_expression},
+                      {"bad_weights", bad_weights},
+                      {"not_finite", not_finite},
+                      {"bad_options", bad_options},
+                      {"merging", merging}};
 
 int main(int argc, char **argv)
 {

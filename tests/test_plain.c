@@ -166,7 +166,11 @@ static void adapter(void)
         real *db = random_numbers(N * R), *db2 = copy_of(db, N * R);
         Tape t;
         Param frozen = {matrix(w, N, K), NULL};
-        Adapter low = {{matrix(a, R, K), da}, {matrix(b, N, R), db}, s, p, 5};
+        Adapter low = {.a = {matrix(a, R, K), da},
+                       .b = {matrix(b, N, R), db},
+                       .scale = s,
+                       .dropout = p,
+                       .key = 5};
         Var *in = tape_begin(&t, x, T, K);
         t.dropout_key = 77;
         Var *out = tape_linear(&t, in, &frozen, &low);
@@ -333,7 +337,8 @@ static void learning_head(void)
         int32_t target[5] = {0, (int32_t)(V - 1), (int32_t)(V / 2), (int32_t)(V / 3), 0};
         Tape t;
         Param head = {matrix(w, V, H), dw};
-        Adapter low = {{matrix(a, R, H), da}, {matrix(b, V, R), db}, s, 0, 5};
+        Adapter low = {
+            .a = {matrix(a, R, H), da}, .b = {matrix(b, V, R), db}, .scale = s, .key = 5};
         Var *in = tape_begin(&t, h, T, H);
         Var *out = tape_logprob(&t, in, &head, adapted ? &low : NULL, target, square);
         tape_backward(&t, out, dy);
@@ -386,7 +391,7 @@ static void adamw(void)
 }
 
 const Test tests[] = {
-    TEST(rows),   TEST(rmsnorm),   TEST(linear),      TEST(adapter),       TEST(sums), TEST(rope),
+    TEST(rows),   TEST(rmsnorm),   TEST(linear),      TEST(adapter),       TEST(sums),  TEST(rope),
     TEST(swiglu), TEST(attention), TEST(frozen_head), TEST(learning_head), TEST(adamw),
 };
 TEST_MAIN(tests)

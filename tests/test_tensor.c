@@ -958,12 +958,12 @@ static void logprob_adapted(void)
             break;
         }
         head_run(&c, &x, 0, n, 1);
-        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, u, &none, x.target, n,
-                               scratch);
+        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat,
+                               &(HeadAdapter){.u = u, .b = &none}, x.target, n, scratch);
         same_bits(logp, x.logp, n, "logp with B = 0");
         same_bits(square, x.square, n, "square with B = 0");
-        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, NULL, NULL, x.target, n,
-                               scratch);
+        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, &(HeadAdapter){0}, x.target,
+                               n, scratch);
         same_bits(logp, x.logp, n, "logp of a trained head");
 
         float *w = floats(&x.w.mat), *both = calloc(V * WIDE, sizeof *both);
@@ -974,14 +974,14 @@ static void logprob_adapted(void)
                 i % WIDE < H ? x.h[i / WIDE * H + i % WIDE] : u[i / WIDE * R + i % WIDE - H];
         wide.w.mat.data = both;
         wide.w.mat.format = &format_f32;
-        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat, u, &B, x.target, n, scratch);
+        tensor_logprob_adapted(&c, logp, square, norm, x.h, &x.w.mat,
+                               &(HeadAdapter){.u = u, .b = &B}, x.target, n, scratch);
         c.precision = PRECISION_F32;
         head_run(&c, &wide, 0, n, 0);
         for (size_t t = 0; t < n; t++) {
             double z = 0;
             for (size_t i = 0; i < WIDE; i++)
-                z += (double)wide.h[t * WIDE + i] *
-                     (double)both[(size_t)x.target[t] * WIDE + i];
+                z += (double)wide.h[t * WIDE + i] * (double)both[(size_t)x.target[t] * WIDE + i];
             double tolerance = k % 2 ? 0.1 : 1e-5;
             CHECK_NEAR((double)logp[t], (double)wide.logp[t], tolerance);
             CHECK_NEAR((double)square[t], (double)wide.square[t], 2 * tolerance);

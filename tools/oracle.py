@@ -463,6 +463,10 @@ def job_merge(job, folder):
             exact[key] = w + b @ a * scale
             # n float32 roundings of the sum move it by at most n 2^-24 times its absolute terms
             terms[key] = (w.abs() + b.abs() @ a.abs() * scale) * (a.shape[0] + 3)
+            if "default" in module.lora_magnitude_vector:
+                size = module.lora_magnitude_vector["default"].weight.double()
+                factor = (size / exact[key].norm(dim=1))[:, None]
+                exact[key], terms[key] = factor * exact[key], factor.abs() * terms[key]
     merged = {n: p.detach().clone().contiguous()
               for n, p in model.merge_and_unload().named_parameters()}
     save_file(merged, os.path.join(folder, "merged.safetensors"))

@@ -355,7 +355,8 @@ def lora_arguments(lora):
     targets = lora["target_modules"]
     return ["--rank", lora["r"], "--alpha", lora["lora_alpha"], "--targets",
             "all-linear" if targets == ALL_LINEAR else ",".join(targets)] + \
-        (["--rslora"] if lora.get("use_rslora") else [])
+        (["--rslora"] if lora.get("use_rslora") else []) + \
+        (["--dora"] if lora.get("use_dora") else [])
 
 
 def train_case(method, model, reference="base", start="start", start_setup=None, lora=None,
@@ -1347,7 +1348,21 @@ def text_cases():
         "biases trained": whole_case("qwen2", "trained-biases", bias="lora_only", quick=True),
         "biases trained, all": whole_case("llama-biases", "all-biases", bias="all",
                                           target_modules=["q_proj", "up_proj"]),
-        "refuse adapter, DoRA": refused_case(gqa, "dora", use_dora=True),
+        "score adapter, DoRA": score_case(gqa, "dora", use_dora=True, quick=True),
+        "score adapter, DoRA with rslora and patterns": score_case(
+            "llama-biases", "dora-patterns", use_dora=True, use_rslora=True,
+            rank_pattern={"q_proj": 4}, alpha_pattern={"up_proj": 3}),
+        "score adapter, DoRA on the head": score_case(
+            gqa, "dora-head", use_dora=True, target_modules=["q_proj", "lm_head"]),
+        "score adapter, DoRA on a tied head": score_case(
+            "llama-tied", "dora-head", use_dora=True, target_modules=["q_proj", "lm_head"]),
+        "score adapter, DoRA and whole modules": whole_case(
+            gqa, "dora-whole", use_dora=True, modules_to_save=["embed_tokens", "lm_head"]),
+        "merge DoRA": merge_case(gqa, "dora", use_dora=True, quick=True),
+        "merge DoRA into bf16": merge_case("llama-gqa-bf16", "dora", use_dora=True),
+        "merge DoRA on the head": merge_case(gqa, "dora-head", use_dora=True,
+                                             target_modules=ALL_LINEAR + ["lm_head"]),
+        "generate with DoRA": generate_case("tinystories-656k", "dora", use_dora=True),
         "refuse adapter, biases": refused_case(gqa, "biases", lora_bias=True),
         "refuse adapter, embedding": refused_case(gqa, "embedding",
                                                   target_modules=["q_proj", "embed_tokens"]),
