@@ -268,6 +268,10 @@ static int open_adapters(Run *r, Err *e)
         if (adapt(r, &r->policy, c->init_adapter, &r->policy_model, e)) return -1;
         if (c->init_adapter) lora_describe(&r->policy, c->init_adapter, &r->events->log);
         tell_dropout(r);
+        if (c->lora.dropout > 0 && r->policy.config.dora && lora_at(&r->policy, 0, TARGET_HEAD))
+            return err_set(e, ERR_USAGE,
+                           "--dropout does not act on lm_head with DoRA: leave lm_head out of "
+                           "--targets, or set --dropout 0");
         set_dropout(&r->policy, c->lora.dropout);
         snprintf(r->policy.config.base, sizeof r->policy.config.base, "%s", c->model);
         c->lora = r->policy.config;

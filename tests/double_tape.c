@@ -204,6 +204,41 @@ static void linear_with_dropout(void)
     check_gradients(&p);
 }
 
+/* Sizes of the rows of a frozen weight: m is trained, the lengths are constants. */
+static const real lengths[V] = {0.9, 1.3, 2.1, 0.4, 1.7, 0.8, 1.1, 1.9, 0.6, 1.2, 1.5};
+static real frozen_rows[V * H];
+static Param frozen_weight(size_t rows)
+{
+    for (size_t i = 0; i < rows * H; i++) frozen_rows[i] = sin(1.3 * (double)i);
+    return (Param){{frozen_rows, FORMAT_REAL, rows, H, 0}, NULL};
+}
+
+static void add_sizes(Program *p, size_t outputs, double dropout)
+{
+    add_adapter(p, outputs, dropout);
+    p->adapter.m = *add_param(p, 1, outputs);
+    p->adapter.n = lengths;
+}
+
+static Var *run_sizes(Tape *t, Program *p)
+{
+    static Param w;
+    w = frozen_weight(5);
+    /* a bias in place comes after: the way back may not read the result */
+    return tape_bias(t, tape_linear(t, source(t, p), &w, &p->adapter), &p->param[p->n - 1]);
+}
+
+static void linear_with_sizes(void)
+{
+    for (int dropout = 0; dropout < 2; dropout++) {
+        Program p = {.run = run_sizes, .dropout_key = dropout ? 77 : 0};
+        add_param(&p, V, H);
+        add_sizes(&p, 5, dropout ? 0.4 : 0);
+        add_param(&p, 1, 5);
+        check_gradients(&p);
+    }
+}
+
 static Var *run_swiglu(Tape *t, Program *p)
 {
     Var *x = source(t, p);
@@ -319,6 +354,21 @@ static void logprob_adapted_head(void)
     add_param(&p, V, H);
     add_param(&p, V, H);
     add_adapter(&p, V, 0);
+    check_gradients(&p);
+}
+
+static Var *run_sizes_of_head(Tape *t, Program *p)
+{
+    static Param w;
+    w = frozen_weight(V);
+    return tape_logprob(t, source(t, p), &w, &p->adapter, targets, NULL);
+}
+
+static void logprob_head_with_sizes(void)
+{
+    Program p = {.run = run_sizes_of_head};
+    add_param(&p, V, H);
+    add_sizes(&p, V, 0);
     check_gradients(&p);
 }
 
@@ -505,6 +555,8 @@ const Test tests[] = {{"embed", embed},
                       {"bias", bias},
                       {"linear", linear},
                       {"linear_with_adapter", linear_with_adapter},
+                      {"linear_with_sizes", linear_with_sizes},
+                      {"logprob_head_with_sizes", logprob_head_with_sizes},
                       {"linear_with_dropout", linear_with_dropout},
                       {"swiglu", swiglu},
                       {"add", add},

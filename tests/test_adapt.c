@@ -323,6 +323,92 @@ static void misfits(void)
     refused(one, 1, "", "mlp.up_proj.bias fits no linear map");
 }
 
+/* A weight whose third row is zero. */
+static float holed[V * H];
+static void zero_row(const void *own, size_t i, LoraWeight *out)
+{
+    (void)own, (void)i;
+    for (size_t k = 0; k < (size_t)V * H; k++) holed[k] = k / H == 2 ? 0 : 1;
+    *out = (LoraWeight){.name = "model.layers.0.mlp.up_proj.weight",
+                        .w = {holed, &format_f32, 24, H, 0}};
+}
+
+/* DoRA: the sizes of a new adapter are the lengths of the model's rows; what is written is read
+ * again; a file that contradicts its configuration is refused. */
+static void sizes(void)
+{
+    Policy p;
+    Lora made, l;
+    LoraShape shape;
+    Err e;
+    CHECK_OK(open_policy(&p, base, NULL, &e), &e);
+    model_lora_shape(&p.model, &shape);
+    const LoraConfig c = {.rank = 2, .alpha = 4, .targets = 1u << TARGET_UP, .dora = 1};
+    CHECK_OK(lora_create(&made, &c, &shape, 1, 0, &e), &e);
+    Adapter *a = lora_at(&made, 1, TARGET_UP);
+    const float *w = p.model.layers[1].linear[TARGET_UP].w.data;
+    for (size_t n = 0; n < 24; n++) {
+        double squares = 0;
+        for (size_t k = 0; k < H; k++) squares += (double)w[n * H + k] * (double)w[n * H + k];
+        CHECK_NEAR((double)((const real *)a->m.w.data)[n], sqrt(squares), 1e-6);
+    }
+    CHECK(lora_is_zero(&made));
+    made.weights[made.count - 1] *= 2;
+    CHECK(!lora_is_zero(&made));
+    CHECK_OK(lora_save(&made, files_path("whole"), &e), &e);
+    CHECK_OK(lora_load(&l, files_path("whole"), &shape, 0, &e), &e);
+    CHECK(l.config.dora && l.count == made.count);
+    CHECK(!memcmp(l.weights, made.weights, l.count * sizeof *l.weights));
+    CHECK(!memcmp(l.lengths, made.lengths, l.lengths_count * sizeof *l.lengths));
+    lora_close(&l);
+
+    Safetensors st;
+    StOut all[8];
+    char file[IO_PATH_MAX + 600], dir[IO_PATH_MAX + 512];
+    snprintf(dir, sizeof dir, "%s", files_path("whole"));
+    snprintf(file, sizeof file, "%s/adapter_model.safetensors", dir);
+    CHECK_OK(safetensors_open(&st, file, 0, &e), &e);
+    CHECK_INT(st.count, 6);
+    static const char *const said[] = {
+        "layers.0.mlp.up_proj.lora_magnitude_vector is missing, but \"use_dora\" is set",
+        "lora_magnitude_vector: expected [24], found 1 dimensions of 8 numbers", "holds both"};
+    for (int way = 0; way < 3; way++) {
+        size_t n = 0;
+        for (size_t i = 0; i < st.count; i++) {
+            const StTensor *t = &st.tensors[i];
+            int vector = t->n_dims == 1;
+            if (vector && way == 0) continue;
+            all[n] = (StOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims};
+            all[n].data = t->data;
+            memcpy(all[n].shape, t->shape, sizeof t->shape);
+            if (vector && way == 1) all[n].shape[0] = 8;
+            n++;
+        }
+        if (way == 2) {
+            all[n] = all[0];
+            for (size_t i = 0; i < n; i++)
+                if (all[i].n_dims == 1) all[n] = all[i];
+            all[n++].name = P "model.layers.0.mlp.up_proj.lora_magnitude_vector.weight";
+        }
+        CHECK_OK(safetensors_write(file, all, n, NULL, &e), &e);
+        CHECK_INT(lora_load(&l, dir, &shape, 0, &e), -1);
+        CHECK_ERR(e, ERR_DATA, said[way]);
+    }
+    safetensors_close(&st);
+    CHECK_OK(lora_save(&made, files_path("whole"), &e), &e);
+    char config[IO_PATH_MAX + 600];
+    snprintf(config, sizeof config, "%s/adapter_config.json", dir);
+    files_edit(config, "whole/adapter_config.json", "\"use_dora\": true", "\"use_dora\": false");
+    CHECK_INT(lora_load(&l, dir, &shape, 0, &e), -1);
+    CHECK_ERR(e, ERR_DATA, "lora_magnitude_vector is there, but \"use_dora\" is not set");
+    lora_close(&made);
+    shape.layers = 1, shape.weights = 1, shape.weight = zero_row;
+    CHECK_INT(lora_create(&made, &c, &shape, 1, 0, &e), -1);
+    CHECK_ERR(e, ERR_DATA, "DoRA on model.layers.0.mlp.up_proj: row 2 of its weight has the length "
+                           "0, by which");
+    close_policy(&p);
+}
+
 /* It is not trained on: its whole weights would be. */
 static void not_trained(void)
 {
@@ -368,7 +454,8 @@ static void copies(void)
 const Test tests[] = {{"each_weight", each_weight}, {"names_of_wrappers", names_of_wrappers},
                       {"grown", grown},             {"tokens", tokens},
                       {"misfits", misfits},         {"not_trained", not_trained},
-                      {"copies", copies},           {"tokenizers", tokenizers}};
+                      {"copies", copies},           {"tokenizers", tokenizers},
+                      {"sizes", sizes}};
 
 int main(int argc, char **argv)
 {

@@ -541,6 +541,47 @@ static void lora(void)
     want("merged2", w[1]);
 }
 
+static void dora(void)
+{
+    use("dora");
+    real w[2] = {(real)get("W1"), (real)get("W2")}, a[2] = {(real)get("A1"), (real)get("A2")};
+    real b = (real)get("B"), m = (real)get("m"), length, da[2] = {0}, db = 0, dm = 0;
+    real dy = (real)get("dy");
+    Adapter slot = {.a = {matrix(a, 1, 2), da},
+                    .b = {matrix(&b, 1, 1), &db},
+                    .scale = get("s"),
+                    .m = {matrix(&m, 1, 1), &dm},
+                    .n = &length};
+    Param frozen = {matrix(w, 1, 2), NULL};
+    /* of one map of one layer that stands in the first slot */
+    Adapter slots[TARGET_COUNT + 1] = {slot};
+    Mat weights[TARGET_COUNT + 1] = {frozen.w};
+    lora_measure(&(Lora){.config.dora = 1,
+                         .shape.layers = 1,
+                         .slots = slots,
+                         .base = weights,
+                         .lengths = &length,
+                         .lengths_count = 1});
+    want("n", length);
+    Tape t;
+    CHECK(tape_open(&t, plain(), 1 << 16, 1 << 16, &err) == 0);
+    t.record = t.keep = 1;
+    Var *x = tape_value(&t, 1, 2);
+    x->x[0] = (real)get("x1");
+    x->x[1] = (real)get("x2");
+    x->wants = 1;
+    Var *y = tape_linear(&t, x, &frozen, &slot);
+    tape_backward(&t, y, &dy);
+    want("y", y->x[0]);
+    want("dm", dm);
+    want("dB", db);
+    want("dx1", x->d[0]);
+    want("dx2", x->d[1]);
+    tape_close(&t);
+    if (lora_merge_into(w, &slot, &format_f32, NULL, &err)) printf("%s\n", err.text);
+    want("merged1", w[0]);
+}
+
 static void rope(void)
 {
     Model m = {.config = {.D = 2, .rope = {.type = "default", .theta = 10000}}};
@@ -1034,6 +1075,7 @@ const Test tests[] = {
     {"embed", embedding},
     {"rmsnorm", rmsnorm},
     {"lora", lora},
+    {"dora", dora},
     {"rope", rope},
     {"llama3", llama3_frequencies},
     {"attention", attention},

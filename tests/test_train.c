@@ -310,15 +310,20 @@ static void dpo_run(void)
  * (a run that finds them apart stops with ERR_INTERNAL). */
 static void equal_starts(void)
 {
-    for (int i = 0; i < 4; i++) {
-        TrainConfig c = small(i < 2 ? TRAIN_DPO : TRAIN_KTO);
+    for (int i = 0; i < 12; i++) {
+        TrainConfig c = small(i % 4 < 2 ? TRAIN_DPO : TRAIN_KTO);
         if (i % 2) c.precision = PRECISION_BF16;
-        c.lora.targets |= 1u << TARGET_HEAD;
-        c.lora.dropout = 0.2;
+        c.lora.dora = i >= 4; /* its sizes begin as the lengths of the rows, to the bit */
+        if (i < 8) c.lora.targets |= 1u << TARGET_HEAD;
+        if (i < 4 || i >= 8) c.lora.dropout = 0.2;
         CHECK(!train(&c));
-        CHECK_NEAR(metric(0, "loss"), i < 2 ? 0.69314718055994531 : 0.5, 1e-15);
+        CHECK_NEAR(metric(0, "loss"), i % 4 < 2 ? 0.69314718055994531 : 0.5, 1e-15);
         CHECK(metric(0, "rewards/margins") == 0);
     }
+    TrainConfig c = dropping(TRAIN_DPO);
+    c.lora.dora = 1;
+    CHECK_INT(train(&c), -1);
+    CHECK_ERR(err, ERR_USAGE, "--dropout does not act on lm_head with DoRA");
 }
 
 /* Running total of prompt and completion tokens, both sides. */
@@ -706,15 +711,28 @@ static void reference_resumed(void)
     mem_free(whole.metrics);
 }
 
+/* DoRA: on the head without dropout, or elsewhere with it. */
+static TrainConfig with_sizes(TrainMethod method, int drops)
+{
+    TrainConfig c = dropping(method);
+    c.lora.dora = 1;
+    if (drops)
+        c.lora.targets &= ~(1u << TARGET_HEAD);
+    else
+        c.lora.dropout = 0;
+    return c;
+}
+
 static TrainConfig small_or_dropping(int i)
 {
+    if (i >= 6) return with_sizes((TrainMethod)(i - 6), i % 2);
     return i < 3 ? small((TrainMethod)i) : dropping((TrainMethod)(i - 3));
 }
 
 static void same_bits_threads(void)
 {
     static const int counts[] = {2, 3, 7};
-    for (int which = 0; which < 6; which++) {
+    for (int which = 0; which < 9; which++) {
         TrainConfig c = small_or_dropping(which);
         threads_set(1);
         CHECK(!train(&c));
@@ -770,7 +788,7 @@ static void plans_go_on(void)
 /* Activations kept, or computed again to fit --memory. */
 static void same_bits_memory(void)
 {
-    for (int which = 0; which < 6; which++) {
+    for (int which = 0; which < 9; which++) {
         TrainConfig c = small_or_dropping(which);
         CHECK(!train(&c));
         CHECK_INT(result.plan.keep, 1);
@@ -848,6 +866,7 @@ static void check_plans(TrainMethod method, Model *m, Dataset *rows)
         c.lora.rank = 2;
         c.lora.dropout = i % 2 ? 0.1 : 0;
         c.memory = i / 2 % 2; /* 1: as little as can be */
+        c.lora.dora = c.lora.targets % 3 == 0 && !(i % 2 && c.lora.targets >> TARGET_HEAD & 1);
         c.force = 1;
         c.dpo.wpo = c.lora.targets % 2;
         TrainTrial *t = train_trial_open(&c, m, rows, &err);
@@ -912,7 +931,8 @@ static void plan_holds_for_every_batch(void)
 
 static TrainConfig resumable(int method)
 {
-    TrainConfig c = dropping((TrainMethod)method);
+    TrainConfig c = method < 3 ? dropping((TrainMethod)method)
+                               : with_sizes((TrainMethod)(method % 3), method % 2);
     c.log_every = method == TRAIN_KTO ? 1 : 2;
     c.eval = c.data;
     return c;
@@ -921,7 +941,7 @@ static TrainConfig resumable(int method)
 /* Stopped after every step in turn, and gone on: as if never stopped. */
 static void same_bits_resumed(void)
 {
-    for (int method = 0; method < 3; method++) {
+    for (int method = 0; method < 6; method++) {
         TrainConfig c = resumable(method);
         CHECK(!train(&c));
         Trace whole = trace();

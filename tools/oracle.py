@@ -213,7 +213,7 @@ def adapter_state(model):
 
 def trainable_name(name):
     """A parameter's name in the adapter file."""
-    return name.replace(".default.", ".")
+    return name.replace(".default.", ".").replace("magnitude_vector.weight", "magnitude_vector")
 
 
 def job_train(job, folder):

@@ -426,9 +426,13 @@ def seed_case(model, lora, seed, quick=False):
         got = load_file(os.path.join(out, "adapter", "adapter_model.safetensors"))
         wanted = oracle.tensors("initial")
         worst.equal("tensors of the adapter", sorted(got), sorted(wanted))
+        drawn = {n: w for n, w in wanted.items() if "magnitude" not in n}
         different = sum((got[n].view(torch.int32) != w.view(torch.int32)).sum().item()
-                        for n, w in wanted.items())
-        worst.add(f"of {sum(w.numel() for w in wanted.values())} values differ", different, 0)
+                        for n, w in drawn.items())
+        worst.add(f"of {sum(w.numel() for w in drawn.values())} values differ", different, 0)
+        for n in set(wanted) - set(drawn):  # lengths of rows, by sums in another order
+            worst.add("length of a row, relative", ((got[n] - wanted[n]) / wanted[n]).abs().max().item(),
+                      2e-7)
         first = read_jsonl(os.path.join(out, "metrics.jsonl"))[0]
         worst.add("loss - ln 2", abs(first["loss"] - math.log(2)), 1e-7)
         worst.equal("rewards/margins at step 1", first["rewards/margins"], 0)
@@ -443,13 +447,14 @@ def mean_and_error(values):
     return mean, math.sqrt(variance / len(values)), variance
 
 
-def dropout_case(model, dropout, seeds=200, quick=False):
+def dropout_case(model, dropout, seeds=200, quick=False, **setup):
     """--dropout draws other masks than PyTorch: means over many seeds must agree within 4 standard
     errors, for the loss and for each tensor's gradient along the one without dropout; so must the
     logarithm of the losses' variance, which knows the rate and what shares a mask."""
     def run(bench, worst, name):
         folder, (data, _) = bench.model(model), uneven_rows(bench, model)
-        adapter = bench.adapter(model, f"dropout-{dropout}", b_width=0.2, lora_dropout=dropout)
+        adapter = bench.adapter(model, f"dropout-{dropout}-{'-'.join(setup)}", b_width=0.2,
+                                lora_dropout=dropout, **setup)
         oracle = bench.oracle({"kind": "dropout", "model": folder, "rows": data,
                                "adapter": adapter, "seeds": seeds})
         directions = oracle.tensors("directions")
@@ -576,6 +581,11 @@ def training_cases():
         "reference init": {"reference": "init"},
         "reference of --init-adapter alone": {"reference": None, "quick": True},
         "rslora": {"start": "rslora", "start_setup": {"use_rslora": True}},
+        "DoRA": {"start": "dora", "start_setup": {"use_dora": True}, "quick": True},
+        "DoRA decay 0.5": {"start": "dora", "start_setup": {"use_dora": True}, "decay": 0.5,
+                           "lr": 1e-3},
+        "DoRA reference init": {"start": "dora", "start_setup": {"use_dora": True},
+                                "reference": "init"},
         "query and value": {"start": "qv", "start_setup": {"target_modules": ["q_proj", "v_proj"]}},
         "batch 1 accumulate 1": {"batch": 1, "accumulate": 1},
         "batch 18": {"batch": 18, "accumulate": 1},
@@ -634,6 +644,7 @@ def training_cases():
     cases["sft messages @mistral-chat"] = train_case(
         "sft", "mistral-chat", reference=None, rows=messages_rows, batch=3, accumulate=2, steps=4)
     cases["sft dropout 0.1, 200 seeds"] = dropout_case(ts, 0.1)
+    cases["sft DoRA dropout 0.1, 200 seeds"] = dropout_case(ts, 0.1, use_dora=True)
     heads = "llama-two-heads"
     cases["dpo two heads"] = train_case("dpo", heads, steps=4, quick=True)
     cases["dpo two heads, all weights"] = train_case("dpo", heads, steps=4, full=True, lr=1e-4)
@@ -642,6 +653,14 @@ def training_cases():
     cases["dpo from the seed"] = train_case("dpo", ts, lora=seven, quick=True)
     cases["dpo from the seed rslora"] = train_case("dpo", ts, lora=two, seed=7)
     cases["kto from the seed"] = train_case("kto", ts, lora=seven, loss="kto", quick=True)
+    dora = {**seven, "use_dora": True}
+    cases["dpo DoRA from the seed"] = train_case("dpo", ts, lora=dora, quick=True)
+    cases["kto DoRA from the seed"] = train_case("kto", ts, lora=dora, loss="kto")
+    cases["sft DoRA from the seed"] = train_case("sft", ts, reference=None, rows=uneven_rows,
+                                                 lora=dora)
+    cases["dpo DoRA from the seed @qwen2"] = train_case("dpo", "qwen2", lora=dora)
+    cases["dpo DoRA from the seed @llama-gqa-bf16"] = train_case("dpo", "llama-gqa-bf16", lora=dora)
+    cases["first DoRA adapter from seed 5"] = seed_case(ts, dora, 5)
     cases["first adapter from seed 42"] = seed_case(ts, seven, 42, quick=True)
     cases["first adapter from seed 4294967295"] = seed_case(ts, two, 2 ** 32 - 1)
     cases["first adapter, explicit heads"] = seed_case("llama-linear", seven, 3)
@@ -1372,6 +1391,9 @@ def text_cases():
         "peft loads ours, rslora": round_trip_case(
             "llama-linear", {"r": 4, "lora_alpha": 8, "use_rslora": True,
                              "target_modules": ["q_proj", "o_proj", "up_proj"]}),
+        "peft loads ours, DoRA": round_trip_case(
+            "llama-gqa", {"r": 4, "lora_alpha": 8, "use_dora": True,
+                          "target_modules": ALL_LINEAR + ["lm_head"]}, quick=True),
         "peft loads ours, bf16 model": round_trip_case(
             "mistral-window-bf16", {"r": 2, "lora_alpha": 2, "target_modules": ALL_LINEAR}),
         "explain dpo": explain_case("dpo", quick=True),
