@@ -131,6 +131,37 @@ void plain_adapter_back(real *dx, real *da, real *db, real *du, const real *dy, 
     plain_linear_back(dx, da, du, x, a, T, R, K);
 }
 
+/* n_o = || W_o + s B_o A ||, the sum of squares in double */
+void plain_lengths(real *n, const real *w, const real *a, const real *b, double s, size_t N,
+                   size_t K, size_t R)
+{
+    for (size_t o = 0; o < N; o++) {
+        double squares = 0;
+        for (size_t k = 0; k < K; k++) {
+            real low = 0;
+            for (size_t r = 0; r < R; r++) low += b[o * R + r] * a[r * K + k];
+            real x = w[o * K + k] + (real)s * low;
+            squares += (double)x * (double)x;
+        }
+        n[o] = (real)sqrt(squares);
+    }
+}
+
+void plain_magnitude(real *y, const real *z, const real *m, const real *n, size_t T, size_t N)
+{
+    for (size_t i = 0; i < T * N; i++) y[i] = m[i % N] / n[i % N] * z[i];
+}
+
+/* dm_o += sum_t dy_to z_to / n_o;   dz = (m / n) dy */
+void plain_magnitude_back(real *dz, real *dm, const real *dy, const real *z, const real *m,
+                          const real *n, size_t T, size_t N)
+{
+    for (size_t i = 0; i < T * N; i++) {
+        dm[i % N] += dy[i] * z[i] / n[i % N];
+        dz[i] = m[i % N] / n[i % N] * dy[i];
+    }
+}
+
 void plain_dropout(real *y, const real *x, double p, uint64_t key, size_t n)
 {
     for (size_t i = 0; i < n; i++)

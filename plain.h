@@ -34,6 +34,13 @@ void plain_adapter_back(real *dx, real *da, real *db, real *du, const real *dy, 
                         const real *x, const real *a, const real *b, double s, size_t T, size_t N,
                         size_t K, size_t R); /* du [T,R]: scratch */
 
+/* DoRA: y = (m / n) z, n the lengths of the rows of W + s B A.  y, z [T,N]  m, n [N] */
+void plain_lengths(real *n, const real *w, const real *a, const real *b, double s, size_t N,
+                   size_t K, size_t R);
+void plain_magnitude(real *y, const real *z, const real *m, const real *n, size_t T, size_t N);
+void plain_magnitude_back(real *dz, real *dm, const real *dy, const real *z, const real *m,
+                          const real *n, size_t T, size_t N); /* n is a constant */
+
 /* y = x / (1 - p), or 0 with probability p; its own way back: the draws depend on key and i. */
 void plain_dropout(real *y, const real *x, double p, uint64_t key, size_t n);
 

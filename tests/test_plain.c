@@ -1,5 +1,6 @@
 /* test_plain.c - plain.c, the reading copy of the kernels, gives the bits of --kernel ref: every
  * operation, forward and backward, over odd shapes. */
+#include "lora.h"
 #include "plain.h"
 #include "tape.h"
 #include "test.h"
@@ -390,8 +391,57 @@ static void adamw(void)
     }
 }
 
+/* DoRA on a frozen map: the tape's y, and what comes back, as in plain loops. */
+static void sizes(void)
+{
+    static const size_t inputs[] = {1, 17, 300}, outputs[] = {1, 19, 300}, counts[] = {1, 5};
+    EACH(i, inputs) EACH(j, outputs) EACH(k, counts)
+    {
+        size_t K = inputs[i], N = outputs[j], T = counts[k], R = 3;
+        const double s = 0.3;
+        real *x = random_numbers(T * K), *w = random_numbers(N * K), *dy = random_numbers(T * N);
+        real *a = random_numbers(R * K), *b = random_numbers(N * R), *m = random_numbers(N);
+        real *da = zeros(R * K), *da2 = zeros(R * K), *db = zeros(N * R), *db2 = zeros(N * R);
+        real *dm = zeros(N), *dm2 = zeros(N), *n = zeros(N), *n2 = zeros(N);
+        real *y2 = zeros(T * N), *z2 = zeros(T * N), *u2 = zeros(T * R), *dz2 = zeros(T * N);
+        real *dx2 = zeros(T * K), *du2 = zeros(T * R);
+        Tape t;
+        Param frozen = {matrix(w, N, K), NULL};
+        Adapter slots[TARGET_COUNT + 1] = {{.a = {matrix(a, R, K), da},
+                                            .b = {matrix(b, N, R), db},
+                                            .scale = s,
+                                            .m = {matrix(m, 1, N), dm},
+                                            .n = n}};
+        Mat weights[TARGET_COUNT + 1] = {frozen.w};
+        lora_measure(&(Lora){.config.dora = 1,
+                             .shape.layers = 1,
+                             .slots = slots,
+                             .base = weights,
+                             .lengths = n,
+                             .lengths_count = N});
+        plain_lengths(n2, w, a, b, s, N, K, R);
+        same("lengths", n, n2, N);
+        Var *in = tape_begin(&t, x, T, K);
+        Var *out = tape_linear(&t, in, &frozen, &slots[0]);
+        tape_backward(&t, out, dy);
+        plain_linear(z2, x, w, T, N, K, 0);
+        plain_adapter(z2, u2, x, a, b, s, T, N, K, R);
+        plain_magnitude(y2, z2, m, n2, T, N);
+        plain_magnitude_back(dz2, dm2, dy, z2, m, n2, T, N);
+        plain_linear_back(dx2, NULL, dz2, x, w, T, N, K);
+        plain_adapter_back(dx2, da2, db2, du2, dz2, u2, x, a, b, s, T, N, K, R);
+        same("sizes", out->x, y2, T * N);
+        same("sizes, dm", dm, dm2, N);
+        same("sizes, dA", da, da2, R * K);
+        same("sizes, dB", db, db2, N * R);
+        same("sizes, dx", in->d, dx2, T * K);
+        tape_close(&t);
+        forget();
+    }
+}
+
 const Test tests[] = {
-    TEST(rows),   TEST(rmsnorm),   TEST(linear),      TEST(adapter),       TEST(sums),  TEST(rope),
-    TEST(swiglu), TEST(attention), TEST(frozen_head), TEST(learning_head), TEST(adamw),
+    TEST(sizes), TEST(rows),   TEST(rmsnorm),   TEST(linear),      TEST(adapter),       TEST(sums),
+    TEST(rope),  TEST(swiglu), TEST(attention), TEST(frozen_head), TEST(learning_head), TEST(adamw),
 };
 TEST_MAIN(tests)
