@@ -14,7 +14,7 @@ enum { H = 16, V = 37, ROWS = 40, MOST = 8, TOKENS = 6 };
 
 static float numbers[4][ROWS * H]; /* of saved weights */
 static Compute compute;
-static char base[300], golden[300]; /* the model, and its adapter */
+static char base[IO_PATH_MAX], golden[IO_PATH_MAX]; /* the model, and its adapter */
 static int32_t prompt[3] = {1, 5, 30}, completion[TOKENS] = {7, 36, 2, 2, 19, 30};
 
 static void begin(void)
@@ -24,8 +24,7 @@ static void begin(void)
     snprintf(golden, sizeof golden, "%s", golden_path("llama/adapter"));
     compute_open(&compute, "auto", PRECISION_F32, &e);
     for (size_t k = 0; k < 4; k++)
-        for (size_t i = 0; i < ROWS * H; i++)
-            numbers[k][i] = (float)rng_unit(9, k, i) - 0.5f;
+        for (size_t i = 0; i < ROWS * H; i++) numbers[k][i] = (float)rng_unit(9, k, i) - 0.5f;
 }
 
 /* A tensor [rows, H]; rows = 0: a vector. */
@@ -37,6 +36,13 @@ static StOut tensor(const char *name, size_t rows, const float *data)
     return out;
 }
 
+static const char *golden_file(const char *name)
+{
+    static char path[IO_PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/%s", golden, name);
+    return path;
+}
+
 /* Writes "whole": the golden adapter with more tensors, and one edit of its configuration. */
 static void with(const StOut *more, size_t n, const char *find, const char *put)
 {
@@ -45,8 +51,7 @@ static void with(const StOut *more, size_t n, const char *find, const char *put)
     Err e;
     size_t count = 0;
     CHECK_OK(io_make_directory(files_path("whole"), 0, &e), &e);
-    CHECK_OK(safetensors_open(&st, golden_path("llama/adapter/adapter_model.safetensors"), 0, &e),
-             &e);
+    CHECK_OK(safetensors_open(&st, golden_file("adapter_model.safetensors"), 0, &e), &e);
     for (; count < st.count; count++) {
         const StTensor *t = &st.tensors[count];
         all[count] = (StOut){.name = t->name, .dtype = t->dtype, .n_dims = 2, .data = t->data};
@@ -55,8 +60,7 @@ static void with(const StOut *more, size_t n, const char *find, const char *put)
     for (size_t i = 0; i < n; i++) all[count++] = more[i];
     CHECK_OK(safetensors_write(files_path("whole/adapter_model.safetensors"), all, count, NULL, &e),
              &e);
-    files_edit(golden_path("llama/adapter/adapter_config.json"), "whole/adapter_config.json", find,
-               put);
+    files_edit(golden_file("adapter_config.json"), "whole/adapter_config.json", find, put);
     safetensors_close(&st);
 }
 
@@ -293,6 +297,42 @@ static void tokenizers(void)
     CHECK_OK(io_remove_tree(files_path("whole/tokenizer.json"), &e), &e);
 }
 
+/* A model whose head is its embedding: which of the two an adapter's file means. */
+static void tied(void)
+{
+    static const struct {
+        const char *modules;
+        int in, out, same;         /* which are in the file; equal */
+        int tied, own_in, own_out; /* with the adapter; whether each is the base's own */
+    } ways[] = {{"\"embed_tokens\"", 1, 0, 0, 0, 0, 1},
+                {"\"lm_head\"", 0, 1, 0, 0, 1, 0},
+                {"\"embed_tokens\", \"lm_head\"", 1, 1, 0, 0, 0, 0},
+                {"\"embed_tokens\"", 1, 1, 1, 1, 0, 0},
+                {"", 1, 0, 0, 1, 0, 0},
+                {"", 0, 1, 0, 1, 0, 0}};
+    char was[2][IO_PATH_MAX];
+    Err e;
+    memcpy(was[0], base, sizeof base), memcpy(was[1], golden, sizeof golden);
+    snprintf(base, sizeof base, "%s", golden_path("mistral"));
+    snprintf(golden, sizeof golden, "%s", golden_path("mistral/adapter"));
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        Policy p;
+        StOut more[2];
+        size_t n = 0;
+        if (ways[i].in) more[n++] = tensor(EMBEDDING, V, numbers[0]);
+        if (ways[i].out) more[n++] = tensor(HEAD, V, numbers[ways[i].same ? 0 : 1]);
+        saved(more, n, ways[i].modules);
+        CHECK(used_and_merged() > 0.01);
+        CHECK_OK(open_policy(&p, base, files_path("whole"), &e), &e);
+        CHECK_INT(p.model.config.tied, ways[i].tied);
+        const void *own = p.model.base->embedding.w.data;
+        CHECK_INT(p.model.embedding.w.data == own, ways[i].own_in);
+        CHECK_INT(model_head(&p.model)->w.data == own, ways[i].own_out);
+        close_policy(&p);
+    }
+    memcpy(base, was[0], sizeof base), memcpy(golden, was[1], sizeof golden);
+}
+
 static void refused(const StOut *more, size_t n, const char *modules, const char *named)
 {
     Policy p;
@@ -311,8 +351,9 @@ static void misfits(void)
     refused(NULL, 0, "\"lm_head\"", "names lm_head.weight, which adapter_model.safetensors does");
     refused(one, 2, "\"mlp\"", "names model.layers.0.mlp.gate_proj.weight, which");
     one[0].shape[0] = V, one[0].shape[1] = 8;
-    refused(one, 1, "\"embed_tokens\"", "the model's model.embed_tokens.weight is [37,16], found "
-                                        "[37,8]");
+    refused(one, 1, "\"embed_tokens\"",
+            "the model's model.embed_tokens.weight is [37,16], found "
+            "[37,8]");
     one[0] = tensor(P "model.norm.weight", 1, numbers[0]);
     refused(one, 1, "\"model.norm\"", "the model's model.norm.weight is [16]");
     one[0] = tensor(P "model.layers.0.mlp.up_proj.weight", 16, numbers[0]);
@@ -404,8 +445,9 @@ static void sizes(void)
     lora_close(&made);
     shape.layers = 1, shape.weights = 1, shape.weight = zero_row;
     CHECK_INT(lora_create(&made, &c, &shape, 1, 0, &e), -1);
-    CHECK_ERR(e, ERR_DATA, "DoRA on model.layers.0.mlp.up_proj: row 2 of its weight has the length "
-                           "0, by which");
+    CHECK_ERR(e, ERR_DATA,
+              "DoRA on model.layers.0.mlp.up_proj: row 2 of its weight has the length "
+              "0, by which");
     close_policy(&p);
 }
 
@@ -451,11 +493,16 @@ static void copies(void)
     close_policy(&own);
 }
 
-const Test tests[] = {{"each_weight", each_weight}, {"names_of_wrappers", names_of_wrappers},
-                      {"grown", grown},             {"tokens", tokens},
-                      {"misfits", misfits},         {"not_trained", not_trained},
-                      {"copies", copies},           {"tokenizers", tokenizers},
-                      {"sizes", sizes}};
+const Test tests[] = {{"each_weight", each_weight},
+                      {"names_of_wrappers", names_of_wrappers},
+                      {"grown", grown},
+                      {"tokens", tokens},
+                      {"misfits", misfits},
+                      {"not_trained", not_trained},
+                      {"copies", copies},
+                      {"tokenizers", tokenizers},
+                      {"sizes", sizes},
+                      {"tied", tied}};
 
 int main(int argc, char **argv)
 {

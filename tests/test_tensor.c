@@ -938,6 +938,38 @@ static void logprob_bits(void)
     threads_set(0);
 }
 
+/* Sizes on the head, over more than a chunk of the vocabulary: logits times sizes over lengths. */
+static void head_sizes(void)
+{
+    enum { n = 3, V = 2100, H = 8, R = 2 };
+    Compute c;
+    Head x = head_make(n, V, H, 2);
+    float *u = numbers(n * R, 96), *b = numbers(V * R, 97), *m = numbers(V, 98);
+    float *lengths = numbers(V, 99), logp[n], *w = floats(&x.w.mat);
+    double norm[n];
+    Mat B = {.data = b, .format = &format_f32, .rows = V, .cols = R};
+    void *scratch = malloc(tensor_logprob_scratch(n, 0));
+    for (size_t v = 0; v < V; v++) lengths[v] = 1 + lengths[v] * lengths[v];
+    kernel_open(&c, 0, PRECISION_F32);
+    tensor_logprob_adapted(&c, logp, NULL, norm, x.h, &x.w.mat, &(HeadAdapter){u, &B, m, lengths},
+                           x.target, n, scratch);
+    for (size_t t = 0; t < n; t++) {
+        double sum = 0, own = 0;
+        for (size_t v = 0; v < V; v++) {
+            double z = 0;
+            for (size_t i = 0; i < H; i++) z += (double)x.h[t * H + i] * (double)w[v * H + i];
+            for (size_t r = 0; r < R; r++) z += (double)u[t * R + r] * (double)b[v * R + r];
+            z *= (double)m[v] / (double)lengths[v];
+            sum += exp(z);
+            if (v == (size_t)x.target[t]) own = z;
+        }
+        CHECK_NEAR((double)logp[t], own - log(sum), 1e-5);
+    }
+    compute_close(&c);
+    head_free(&x);
+    free(scratch), free(w), free(u), free(b), free(m), free(lengths);
+}
+
 /* An adapter on the head: B = 0 leaves every bit of the plain head; any other B is as good as R
  * more columns of W, with u in those of h. */
 static void logprob_adapted(void)
@@ -1261,6 +1293,7 @@ static const Test tests[] = {
     {"logprob_numbers", logprob_numbers},
     {"logprob_bits", logprob_bits},
     {"logprob_adapted", logprob_adapted},
+    {"head_sizes", head_sizes},
     {"logprob_extremes", logprob_extremes},
     {"unpacked_stretches", unpacked_stretches},
     {"unpacked_products", unpacked_products},
