@@ -201,6 +201,7 @@ static void every_weight_is_trained(void)
             CHECK_INT(p.cols, w.cols);
             CHECK_INT(p.rows * p.cols, t->count);
             CHECK_INT(p.is_vector, (w.kind == WEIGHT_GAIN));
+            CHECK_INT(p.decays, (w.kind == WEIGHT_MATRIX));
             at += w.rows * w.cols;
         }
         CHECK_INT(at, m.n_trained);
