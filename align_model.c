@@ -145,7 +145,7 @@ static int merge_run(const Options *o, Err *e)
     int status = lora_load(&lora, adapter, &shape, 0, e);
     if (!status) {
         lora_describe(&lora, adapter, notes());
-        tell_template(dir, adapter, out);
+        tell_template(*lora.tokenizer ? lora.tokenizer : dir, adapter, out);
         status = model_adapt(&m, &lora, e) ||
                  save_merged(&m, &lora, dtype_from(o), out, &report, e);
     }
