@@ -15,23 +15,53 @@
 
 #define KEY(name) "tokenizer.ggml." name
 
-/* How texts are cut, by the name in the file. */
+/* Expressions that are not among the patterns: each a Split of its own, one after the other. */
+static const char *const deepseek_coder[] = {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+",
+                                             "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", NULL};
+static const char *const seed_coder[] = {
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+    "| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    NULL};
+static const char *const viking[] = {" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+",
+                                     NULL};
+
+/* How texts are cut, by the name in the file: the expressions, digits, the pattern, in this order.
+ * A pattern of GPT2 goes with ByteLevel's own regex. */
 static const struct {
     const char *name;
-    Pattern pattern; /* GPT2 goes with ByteLevel's own regex */
-    int digits;      /* each digit by itself, before the pattern */
-    int whole;       /* a word that is a token is one, whatever the merges say */
-    int add_bos;     /* where the file does not say it */
+    Pattern pattern;
+    int digits;   /* each digit by itself */
+    int whole;    /* a word that is a token is one, whatever the merges say */
+    int add_bos;  /* where the file does not say it */
+    int composes; /* the tokenizer that the name stands for composes characters (NFC) first */
+    const char *const *regexes;
 } cuts[] = {
-    {"llama-bpe", PATTERN_LLAMA3, 0, 1, 1}, {"llama3", PATTERN_LLAMA3, 0, 1, 1},
-    {"llama-v3", PATTERN_LLAMA3, 0, 1, 1},  {"falcon3", PATTERN_LLAMA3, 0, 1, 1},
-    {"smaug-bpe", PATTERN_LLAMA3, 0, 0, 0}, {"dbrx", PATTERN_LLAMA3, 0, 0, 0},
-    {"tekken", PATTERN_TEKKEN, 0, 1, 1},    {"qwen2", PATTERN_QWEN2, 0, 0, 0},
-    {"stablelm2", PATTERN_QWEN2, 0, 0, 0},  {"deepseek-r1-qwen", PATTERN_QWEN2, 0, 0, 0},
-    {"smollm", PATTERN_GPT2, 1, 0, 0},      {"starcoder", PATTERN_GPT2, 1, 0, 0},
-    {"refact", PATTERN_GPT2, 1, 0, 0},      {"command-r", PATTERN_GPT2, 1, 0, 0},
-    {"gpt-2", PATTERN_GPT2, 0, 0, 0},       {"olmo", PATTERN_GPT2, 0, 0, 0},
-    {"mpt", PATTERN_GPT2, 0, 0, 0},
+    {"llama-bpe", PATTERN_LLAMA3, 0, 1, 1, 0, NULL},
+    {"llama3", PATTERN_LLAMA3, 0, 1, 1, 0, NULL},
+    {"llama-v3", PATTERN_LLAMA3, 0, 1, 1, 0, NULL},
+    {"falcon3", PATTERN_LLAMA3, 0, 1, 1, 0, NULL},
+    {"midm-2.0", PATTERN_LLAMA3, 0, 1, 1, 0, NULL},
+    {"smaug-bpe", PATTERN_LLAMA3, 0, 0, 0, 0, NULL},
+    {"dbrx", PATTERN_LLAMA3, 0, 0, 0, 0, NULL},
+    {"tekken", PATTERN_TEKKEN, 0, 1, 1, 0, NULL},
+    {"qwen2", PATTERN_QWEN2, 0, 0, 0, 1, NULL},
+    {"stablelm2", PATTERN_QWEN2, 0, 0, 0, 0, NULL},
+    {"deepseek-r1-qwen", PATTERN_QWEN2, 0, 0, 0, 0, NULL},
+    {"megrez", PATTERN_QWEN2, 0, 0, 0, 0, NULL},
+    {"smollm", PATTERN_GPT2, 1, 0, 0, 0, NULL},
+    {"starcoder", PATTERN_GPT2, 1, 0, 0, 0, NULL},
+    {"refact", PATTERN_GPT2, 1, 0, 0, 0, NULL},
+    {"command-r", PATTERN_GPT2, 1, 0, 0, 0, NULL},
+    {"minerva-7b", PATTERN_GPT2, 1, 0, 0, 0, NULL},
+    {"gpt-2", PATTERN_GPT2, 0, 0, 0, 0, NULL},
+    {"olmo", PATTERN_GPT2, 0, 0, 0, 0, NULL},
+    {"mpt", PATTERN_GPT2, 0, 0, 0, 0, NULL},
+    {"mellum", PATTERN_GPT2, 0, 0, 0, 0, NULL},
+    {"a.x-4.0", PATTERN_GPT2, 0, 0, 0, 0, NULL},
+    {"trillion", PATTERN_GPT2, 0, 0, 0, 0, NULL},
+    {"deepseek-coder", PATTERN_NONE, 1, 0, 0, 0, deepseek_coder},
+    {"seed-coder", PATTERN_NONE, 0, 0, 0, 0, seed_coder},
+    {"viking", PATTERN_NONE, 1, 0, 0, 0, viking},
 };
 enum { CUTS = sizeof cuts / sizeof *cuts };
 
@@ -110,6 +140,19 @@ static int read_id(const Vocabulary *v, const char *key, int32_t *id)
     return 0;
 }
 
+/* Converters put unused pieces behind the last token until there is one for each row of the model.
+ * Those rows are padding: they have no text, and no answer is drawn from them. */
+static int drop_padding(Vocabulary *v)
+{
+    int32_t pad;
+    if (read_id(v, KEY("padding_token_id"), &pad)) return -1;
+    for (; v->count > 1 && v->pieces[v->count - 1].kind == KIND_UNUSED; v->count--) {
+        int32_t last = (int32_t)v->count - 1;
+        if (last == v->bos || last == v->eos || last == pad) break;
+    }
+    return 0;
+}
+
 /* ---- byte-level BPE ------------------------------------------------------------------------ */
 
 static int put_text(const Vocabulary *v, Bytes text)
@@ -161,18 +204,28 @@ static int put_vocabulary(const Vocabulary *v, int whole)
     return text_addf(v->out, v->e, "]}}");
 }
 
-/* Digits or a Split where the name asks for it, then ByteLevel. */
+static int put_split(const Vocabulary *v, const char *regex)
+{
+    return text_addf(v->out, v->e, "{\"type\":\"Split\",\"pattern\":{\"Regex\":") ||
+                   put_text(v, (Bytes){regex, strlen(regex)}) ||
+                   text_addf(v->out, v->e, "},\"behavior\":\"Isolated\",\"invert\":false},")
+               ? -1
+               : 0;
+}
+
+/* Composing, then the steps that the name stands for, then ByteLevel. */
 static int put_cuts(const Vocabulary *v, size_t cut)
 {
     int own = cuts[cut].pattern == PATTERN_GPT2; /* ByteLevel brings this one */
     const char *regex = own ? NULL : split_regex(cuts[cut].pattern);
-    if (text_addf(v->out, v->e, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[") ||
-        (cuts[cut].digits &&
-         text_addf(v->out, v->e, "{\"type\":\"Digits\",\"individual_digits\":true},")))
+    if (text_addf(v->out, v->e, "%s\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[",
+                  cuts[cut].composes ? "\"normalizer\":{\"type\":\"NFC\"}," : ""))
         return -1;
-    if (regex && (text_addf(v->out, v->e, "{\"type\":\"Split\",\"pattern\":{\"Regex\":") ||
-                  put_text(v, (Bytes){regex, strlen(regex)}) ||
-                  text_addf(v->out, v->e, "},\"behavior\":\"Isolated\",\"invert\":false},")))
+    for (const char *const *r = cuts[cut].regexes; r && *r; r++)
+        if (put_split(v, *r)) return -1;
+    if ((cuts[cut].digits &&
+         text_addf(v->out, v->e, "{\"type\":\"Digits\",\"individual_digits\":true},")) ||
+        (regex && put_split(v, regex)))
         return -1;
     return text_addf(
         v->out, v->e,
@@ -229,8 +282,7 @@ static int find_cut(const Vocabulary *v, size_t *cut)
         v->e, ERR_DATA,
         "%s: " KEY("pre") " is \"%.*s\", which is not known here; refused, because another "
                           "way to cut texts would give wrong token ids; known are llama-bpe, "
-                          "tekken, qwen2, "
-                          "smollm, starcoder, gpt-2 and their like",
+                          "tekken, qwen2, smollm, starcoder, gpt-2, deepseek-coder and their like",
         v->path, len > 60 ? 60 : (int)len, pre);
 }
 
@@ -285,7 +337,7 @@ static int put_tokenizer(Vocabulary *v)
         return err_set(v->e, ERR_DATA, "%s: " KEY("model") " is missing: it has no tokenizer",
                        v->path);
     if (read_pieces(v) || read_id(v, KEY("bos_token_id"), &v->bos) ||
-        read_id(v, KEY("eos_token_id"), &v->eos))
+        read_id(v, KEY("eos_token_id"), &v->eos) || drop_padding(v))
         return -1;
     if (len == 4 && !memcmp(kind, "gpt2", len)) return put_byte_level(v);
     if (len == 5 && !memcmp(kind, "llama", len)) return put_sentencepiece(v);

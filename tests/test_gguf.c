@@ -393,7 +393,7 @@ static void model_as_its_directory(void)
     const ModelConfig *c = &m.config;
     CHECK(c->layers == 2 && c->H == 16 && c->F == 32 && c->V == TINY_V && c->Q == 4 && c->G == 2);
     CHECK(c->D == 4 && c->max_positions == 256 && !c->tied && !c->window && c->bos == TINY_BOS);
-    CHECK(c->n_eos == 1 && c->eos[0] == TINY_EOS && c->norm_eps == (double)1e-5f);
+    CHECK(c->n_eos == 1 && c->eos[0] == TINY_EOS && c->norm_eps == 1e-5);
     CHECK_TEXT(c->rope.type, "default");
     CHECK_FAILS(model_make_trainable(&m, &err), &err, ERR_DATA);
     CHECK_HAS(err.text, "m.gguf: --full does not train the weights of a GGUF file");
@@ -471,6 +471,66 @@ static void tokenizer_of_a_file(void)
     CHECK(strcmp(hash, other)); /* the template counts */
 }
 
+/* Two unused pieces behind the tokens. */
+static void put_padded_tokens(GgufMaker *m)
+{
+    static const char *const extra[] = {"[PAD266]", "[PAD267]"};
+    Tokenizer *t = tokenizer_load(tiny_model("tiny"), NULL, &err);
+    gguf_put_array(m, "tokenizer.ggml.tokens", GGUF_STRING, TINY_V + 2);
+    for (int32_t i = 0; i < TINY_V + 2; i++) {
+        size_t len = 8;
+        const char *piece = i < TINY_V ? tokenizer_piece(t, i, &len) : extra[i - TINY_V];
+        gguf_put_text(&m->values, piece, len);
+    }
+    gguf_put_array(m, "tokenizer.ggml.token_type", GGUF_I32, TINY_V + 2);
+    for (int32_t i = 0; i < TINY_V + 2; i++)
+        gguf_put(&m->values, i >= TINY_V ? 5 : tokenizer_is_special(t, i) ? 3 : 1, 4);
+    tokenizer_free(t);
+}
+
+static void put_padding_named(GgufMaker *m)
+{
+    put_padded_tokens(m);
+    gguf_put_u32(m, "tokenizer.ggml.padding_token_id", TINY_V);
+}
+
+/* Rows behind the last token are no tokens, unless the file calls one by its id. */
+static void padding_of_a_file(void)
+{
+    const Otherwise o = {.left_out = "tokenizer.ggml.token*", .added = put_padded_tokens};
+    Tokenizer *t = tokenizer_load(tiny_gguf("p.gguf", o), NULL, &err);
+    CHECK(t && tokenizer_size(t) == TINY_V);
+    tokenizer_free(t);
+    t = tokenizer_load(
+        tiny_gguf("p.gguf", (Otherwise){.left_out = o.left_out, .added = put_padding_named}), NULL,
+        &err);
+    CHECK(t && tokenizer_size(t) == TINY_V + 1);
+    tokenizer_free(t);
+}
+
+/* A name's expressions come before its digits; composed first where the name says it. The ids are
+ * those of the tokenizers library (tools/check_gguf_words.py). */
+static void put_pre_seed(GgufMaker *m)
+{
+    gguf_put_string(m, "tokenizer.ggml.pre", "seed-coder");
+}
+
+static void put_pre_qwen(GgufMaker *m)
+{
+    gguf_put_string(m, "tokenizer.ggml.pre", "qwen2");
+}
+
+static void words_by_name(void)
+{
+    const char *left_out = "tokenizer.ggml.pre";
+    const char *path =
+        tiny_gguf("w.gguf", (Otherwise){.left_out = left_out, .added = put_pre_seed});
+    CHECK_TEXT(ids_of(path, "the the"), "264 259 260");
+    CHECK_TEXT(ids_of(path, "e\xcc\x81"), "264 101 204 129");
+    path = tiny_gguf("w.gguf", (Otherwise){.left_out = left_out, .added = put_pre_qwen});
+    CHECK_TEXT(ids_of(path, "e\xcc\x81"), "264 195 169"); /* U+00E9 */
+}
+
 /* As tests/test_sentencepiece.c has the ids of the same pieces. */
 static void sentencepiece_in_a_file(void)
 {
@@ -514,6 +574,27 @@ static void put_linear(GgufMaker *m)
 static void put_yarn(GgufMaker *m)
 {
     gguf_put_string(m, "llama.rope.scaling.type", "yarn");
+    gguf_put_f32(m, "llama.rope.scaling.factor", 4);
+    gguf_put_u32(m, "llama.rope.scaling.original_context_length", 64);
+    gguf_put_f32(m, "llama.rope.scaling.yarn_beta_fast", 24.1f);
+    gguf_put_f32(m, "llama.rope.scaling.yarn_ext_factor", 1);
+}
+
+static void put_yarn_scale(GgufMaker *m)
+{
+    put_yarn(m);
+    gguf_put_f32(m, "llama.rope.scaling.yarn_attn_factor", 1.25f);
+}
+
+static void put_yarn_multiplier(GgufMaker *m)
+{
+    put_yarn(m);
+    gguf_put_f32(m, "llama.rope.scaling.yarn_log_multiplier", 0.1f);
+}
+
+static void put_longrope(GgufMaker *m)
+{
+    gguf_put_string(m, "llama.rope.scaling.type", "longrope");
 }
 
 static void rope_of_files(void)
@@ -529,11 +610,100 @@ static void rope_of_files(void)
     CHECK_TEXT(m.config.rope.type, "linear");
     CHECK(m.config.rope.factor == 4);
     model_close(&m);
+    CHECK_OK(model_load(&m, tiny_gguf("r.gguf", (Otherwise){.added = put_yarn}), 0, NULL, &err),
+             &err);
+    CHECK_TEXT(m.config.rope.type, "yarn");
+    CHECK(m.config.rope.factor == 4 && m.config.rope.original_max_positions == 64);
+    CHECK(m.config.rope.beta_fast == 24.1 && m.config.rope.beta_slow == 1); /* as was written */
+    CHECK_NEAR(m.config.rope.attention_factor, 1.138629436, 1e-9);          /* 0.1 ln 4 + 1 */
+    model_close(&m);
+    CHECK_OK(
+        model_load(&m, tiny_gguf("r.gguf", (Otherwise){.added = put_yarn_scale}), 0, NULL, &err),
+        &err);
+    CHECK(m.config.rope.attention_factor == 1.25);
+    model_close(&m);
 }
 
-static void put_qwen(GgufMaker *m)
+/* ---- other architectures ------------------------------------------------------------------- */
+
+static const float zeros[TINY_H];
+
+static void put_zero_biases(GgufMaker *m)
 {
-    gguf_put_string(m, "general.architecture", "qwen2");
+    char name[80];
+    for (int l = 0; l < TINY_LAYERS; l++)
+        for (int i = 0; i < 3; i++) {
+            snprintf(name, sizeof name, "blk.%d.attn_%c.bias", l, "qkv"[i]);
+            size_t n = i ? TINY_KV : TINY_H;
+            gguf_put_tensor(m, name, 0, n, 0, zeros, n * sizeof *zeros);
+        }
+}
+
+static void put_head_norms(GgufMaker *m)
+{
+    const float x[4] = {1, 0.5f, 2, 1};
+    char name[80];
+    for (int l = 0; l < TINY_LAYERS; l++)
+        for (int i = 0; i < 2; i++) {
+            snprintf(name, sizeof name, "blk.%d.attn_%c_norm.weight", l, "qk"[i]);
+            gguf_put_tensor(m, name, 0, 4, 0, x, sizeof x);
+        }
+}
+
+static Model family_of(const Otherwise o)
+{
+    Model m;
+    CHECK_OK(model_load(&m, tiny_gguf("a.gguf", o), 0, NULL, &err), &err);
+    return m;
+}
+
+/* Biases of zero, and two layers that both have positions, change nothing: the logits are those of
+ * the Llama model with the same weights. */
+static void same_under_another_name(void)
+{
+    static const Otherwise others[] = {{.architecture = "qwen2", .added = put_zero_biases},
+                                       {.architecture = "smollm3"}};
+    real of_llama[TINY_V], of_other[TINY_V];
+    logits_of(tiny_model("tiny"), of_llama);
+    for (size_t i = 0; i < 2; i++) {
+        Model m = family_of(others[i]);
+        CHECK_TEXT(m.config.family, others[i].architecture);
+        CHECK_INT(m.layers[0].linear[TARGET_K].w.paired, i * 4);
+        CHECK(m.config.qkv_bias == !i && !m.config.no_rope[1]);
+        model_close(&m);
+        logits_of(files_path("a.gguf"), of_other);
+        CHECK(!memcmp(of_llama, of_other, sizeof of_llama));
+    }
+}
+
+static void norms_and_biases_of_qwen3(void)
+{
+    Model m = family_of((Otherwise){.architecture = "qwen3", .added = put_head_norms});
+    CHECK(m.config.head_norms && !m.config.qkv_bias);
+    CHECK(m.layers[1].norm_k.w.cols == 4 && !m.layers[0].linear[TARGET_Q].w.paired);
+    model_close(&m);
+    CHECK_FAILS(model_load(&m,
+                           tiny_gguf("a.gguf", (Otherwise){.architecture = "qwen3",
+                                                           .left_out = "blk.0.attn_q.weight",
+                                                           .added = put_zero_biases}),
+                           0, NULL, &err),
+                &err, ERR_DATA);
+    CHECK_HAS(err.text, "tensor blk.0.attn_q.weight is missing");
+    CHECK_FAILS(
+        model_load(&m, tiny_gguf("a.gguf", (Otherwise){.architecture = "qwen3"}), 0, NULL, &err),
+        &err, ERR_DATA);
+    CHECK_HAS(err.text, "attn_q_norm.weight is missing");
+}
+
+static void put_window(GgufMaker *m)
+{
+    put_zero_biases(m);
+    gguf_put_u32(m, "qwen2.attention.sliding_window", 64);
+}
+
+static void put_phi(GgufMaker *m)
+{
+    gguf_put_string(m, "general.architecture", "phi3");
 }
 
 static void put_experts(GgufMaker *m)
@@ -592,23 +762,27 @@ static void refused_models(void)
         Otherwise o;
         const char *part;
     } bad[] = {
-        {{"general.architecture", put_qwen, 0, 0, 0}, "general.architecture is \"qwen2\""},
-        {{NULL, put_experts, 0, 0, 0}, "mixtures of experts are not supported"},
-        {{"llama.block_count", NULL, 0, 0, 0}, "llama.block_count is missing"},
-        {{"llama.attention.head_count", put_no_heads, 0, 0, 0}, "head_count is 0"},
-        {{"llama.attention.head_count", put_many_heads, 0, 0, 0},
+        {{"general.architecture", put_phi, 0, 0, 0, NULL}, "general.architecture is \"phi3\""},
+        {{NULL, put_window, 0, 0, 0, "qwen2"}, "qwen2.attention.sliding_window is 64"},
+        {{NULL, put_bias, 0, 0, 0, "smollm3"}, "blk.0.attn_q.bias: a bias there"},
+        {{NULL, put_experts, 0, 0, 0, NULL}, "mixtures of experts are not supported"},
+        {{"llama.block_count", NULL, 0, 0, 0, NULL}, "llama.block_count is missing"},
+        {{"llama.attention.head_count", put_no_heads, 0, 0, 0, NULL}, "head_count is 0"},
+        {{"llama.attention.head_count", put_many_heads, 0, 0, 0, NULL},
          "head_count is 4294967295; allowed"},
-        {{"llama.attention.head_count_kv", put_layers_differ, 0, 0, 0}, "differs between layers"},
-        {{"token_embd.weight", NULL, 0, 0, 0}, "tensor token_embd.weight is missing"},
-        {{"blk.1.ffn_up.weight", NULL, 0, 0, 0}, "tensor blk.1.ffn_up.weight is missing"},
-        {{NULL, put_bias, 0, 0, 0}, "blk.0.attn_q.bias: models with biases"},
-        {{"output_norm.weight", put_iq2, 0, 0, 0}, "expected [1,16], found 256"},
-        {{"output_norm.weight", put_small_norm, 0, 0, 0}, "expected [1,16], found 8 numbers"},
-        {{NULL, put_rope_other, 0, 0, 0}, "other scalings are not supported"},
-        {{NULL, put_rope_long, 0, 0, 0}, "has 4 numbers, expected 2"},
-        {{NULL, put_yarn, 0, 0, 0}, "is \"yarn\"; supported: none, linear"},
-        {{NULL, put_part_rotated, 0, 0, 0}, "rotating a part of a head is not supported"},
-        {{"tokenizer.ggml.bos_token_id", put_bad_bos, 0, 0, 0}, "bos_token_id"},
+        {{"llama.attention.head_count_kv", put_layers_differ, 0, 0, 0, NULL},
+         "differs between layers"},
+        {{"token_embd.weight", NULL, 0, 0, 0, NULL}, "tensor token_embd.weight is missing"},
+        {{"blk.1.ffn_up.weight", NULL, 0, 0, 0, NULL}, "tensor blk.1.ffn_up.weight is missing"},
+        {{NULL, put_bias, 0, 0, 0, NULL}, "blk.0.attn_q.bias: a bias there is not supported"},
+        {{"output_norm.weight", put_iq2, 0, 0, 0, NULL}, "expected [1,16], found 256"},
+        {{"output_norm.weight", put_small_norm, 0, 0, 0, NULL}, "expected [1,16], found 8 numbers"},
+        {{NULL, put_rope_other, 0, 0, 0, NULL}, "other scalings are not supported"},
+        {{NULL, put_rope_long, 0, 0, 0, NULL}, "has 4 numbers, expected 2"},
+        {{NULL, put_longrope, 0, 0, 0, NULL}, "is \"longrope\"; supported: none, linear, yarn"},
+        {{NULL, put_yarn_multiplier, 0, 0, 0, NULL}, "yarn_log_multiplier is 0.1; supported: 0"},
+        {{NULL, put_part_rotated, 0, 0, 0, NULL}, "rotating a part of a head is not supported"},
+        {{"tokenizer.ggml.bos_token_id", put_bad_bos, 0, 0, 0, NULL}, "bos_token_id"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         Model m;
@@ -620,7 +794,7 @@ static void refused_models(void)
 
 static void put_pre_unknown(GgufMaker *m)
 {
-    gguf_put_string(m, "tokenizer.ggml.pre", "viking");
+    gguf_put_string(m, "tokenizer.ggml.pre", "default");
 }
 
 static void put_token_type_7(GgufMaker *m)
@@ -662,17 +836,22 @@ static void refused_tokenizers(void)
         Otherwise o;
         const char *part;
     } bad[] = {
-        {{"tokenizer.ggml.pre", NULL, 0, 0, 0}, "tokenizer.ggml.pre is missing"},
-        {{"tokenizer.ggml.pre", put_pre_unknown, 0, 0, 0}, "is \"viking\", which is not known"},
-        {{"tokenizer.ggml.merges", NULL, 0, 0, 0}, "tokenizer.ggml.merges must be a list of texts"},
-        {{"tokenizer.ggml.merges", put_odd_merge, 0, 0, 0}, "needs the token \"zz\""},
-        {{"tokenizer.ggml.tokens", NULL, 0, 0, 0}, "tokenizer.ggml.tokens must be a list of texts"},
-        {{"tokenizer.ggml.tokens", put_numbers_as_tokens, 0, 0, 0}, "must be a list of texts"},
-        {{"tokenizer.ggml.tokens", put_no_tokens, 0, 0, 0}, "is empty"},
-        {{"tokenizer.ggml.tokens", put_tokens_not_text, 0, 0, 0}, "token 0 is not UTF-8"},
-        {{"tokenizer.ggml.token_type", put_token_type_7, 0, 0, 0}, "token 0 has type 7"},
-        {{"tokenizer.ggml.token_type", put_few_types, 0, 0, 0}, "must be a list of 266 numbers"},
-        {{"tokenizer.ggml.bos_token_id", put_bad_bos, 0, 0, 0}, "an id from 0 to 265"},
+        {{"tokenizer.ggml.pre", NULL, 0, 0, 0, NULL}, "tokenizer.ggml.pre is missing"},
+        {{"tokenizer.ggml.pre", put_pre_unknown, 0, 0, 0, NULL},
+         "is \"default\", which is not known"},
+        {{"tokenizer.ggml.merges", NULL, 0, 0, 0, NULL},
+         "tokenizer.ggml.merges must be a list of texts"},
+        {{"tokenizer.ggml.merges", put_odd_merge, 0, 0, 0, NULL}, "needs the token \"zz\""},
+        {{"tokenizer.ggml.tokens", NULL, 0, 0, 0, NULL},
+         "tokenizer.ggml.tokens must be a list of texts"},
+        {{"tokenizer.ggml.tokens", put_numbers_as_tokens, 0, 0, 0, NULL},
+         "must be a list of texts"},
+        {{"tokenizer.ggml.tokens", put_no_tokens, 0, 0, 0, NULL}, "is empty"},
+        {{"tokenizer.ggml.tokens", put_tokens_not_text, 0, 0, 0, NULL}, "token 0 is not UTF-8"},
+        {{"tokenizer.ggml.token_type", put_token_type_7, 0, 0, 0, NULL}, "token 0 has type 7"},
+        {{"tokenizer.ggml.token_type", put_few_types, 0, 0, 0, NULL},
+         "must be a list of 266 numbers"},
+        {{"tokenizer.ggml.bos_token_id", put_bad_bos, 0, 0, 0, NULL}, "an id from 0 to 265"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         CHECK(!tokenizer_load(tiny_gguf("b.gguf", bad[i].o), NULL, &err));
@@ -758,6 +937,10 @@ static const Test tests[] = {
     TEST(hash_of_the_file),
     TEST(saved_as_a_directory),
     TEST(tokenizer_of_a_file),
+    TEST(padding_of_a_file),
+    TEST(words_by_name),
+    TEST(same_under_another_name),
+    TEST(norms_and_biases_of_qwen3),
     TEST(sentencepiece_in_a_file),
     TEST(rope_of_files),
     TEST(refused_models),

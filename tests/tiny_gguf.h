@@ -9,16 +9,19 @@
 
 /* What is otherwise than in a good file. */
 typedef struct {
-    const char *left_out;        /* a key or a tensor */
+    const char *left_out;        /* a key or a tensor; all that begin so, before a '*' */
     void (*added)(GgufMaker *m); /* put at the end */
     int quantized, sentencepiece, tied;
+    const char *architecture; /* NULL: llama */
 } Otherwise;
 static Otherwise otherwise;
 static Err err;
 
 static inline int is_left_out(const char *key)
 {
-    return otherwise.left_out && !strcmp(key, otherwise.left_out);
+    const char *left_out = otherwise.left_out, *star = left_out ? strchr(left_out, '*') : NULL;
+    if (star) return !strncmp(key, left_out, (size_t)(star - left_out));
+    return left_out && !strcmp(key, left_out);
 }
 
 static inline void put_number(GgufMaker *m, const char *key, uint32_t x)
@@ -26,17 +29,31 @@ static inline void put_number(GgufMaker *m, const char *key, uint32_t x)
     if (!is_left_out(key)) gguf_put_u32(m, key, x);
 }
 
+static inline const char *architecture(void)
+{
+    return otherwise.architecture ? otherwise.architecture : "llama";
+}
+
+/* A key that begins with the architecture's name; the text lasts until the next call. */
+static inline const char *own_key(const char *name)
+{
+    static char key[80];
+    snprintf(key, sizeof key, "%s.%s", architecture(), name);
+    return key;
+}
+
 static inline void put_configuration(GgufMaker *m, const ModelConfig *c)
 {
-    if (!is_left_out("general.architecture")) gguf_put_string(m, "general.architecture", "llama");
-    put_number(m, "llama.block_count", (uint32_t)c->layers);
-    put_number(m, "llama.context_length", (uint32_t)c->max_positions);
-    put_number(m, "llama.embedding_length", (uint32_t)c->H);
-    put_number(m, "llama.feed_forward_length", (uint32_t)c->F);
-    put_number(m, "llama.attention.head_count", (uint32_t)c->Q);
-    put_number(m, "llama.attention.head_count_kv", (uint32_t)c->G);
-    gguf_put_f32(m, "llama.attention.layer_norm_rms_epsilon", (float)c->norm_eps);
-    gguf_put_f32(m, "llama.rope.freq_base", (float)c->rope.theta);
+    if (!is_left_out("general.architecture"))
+        gguf_put_string(m, "general.architecture", architecture());
+    put_number(m, own_key("block_count"), (uint32_t)c->layers);
+    put_number(m, own_key("context_length"), (uint32_t)c->max_positions);
+    put_number(m, own_key("embedding_length"), (uint32_t)c->H);
+    put_number(m, own_key("feed_forward_length"), (uint32_t)c->F);
+    put_number(m, own_key("attention.head_count"), (uint32_t)c->Q);
+    put_number(m, own_key("attention.head_count_kv"), (uint32_t)c->G);
+    gguf_put_f32(m, own_key("attention.layer_norm_rms_epsilon"), (float)c->norm_eps);
+    gguf_put_f32(m, own_key("rope.freq_base"), (float)c->rope.theta);
     put_number(m, "tokenizer.ggml.bos_token_id", (uint32_t)(otherwise.sentencepiece ? 1 : c->bos));
     put_number(m, "tokenizer.ggml.eos_token_id",
                (uint32_t)(otherwise.sentencepiece ? 2 : c->eos[0]));
@@ -110,14 +127,16 @@ static inline size_t quantize(unsigned char *out, const float *x, size_t n)
     return n / 32 * 34;
 }
 
-/* Weight i of a model in F32, heads of queries and keys with their halves interleaved. */
+/* Weight i of a model in F32, heads of queries and keys as the architecture has them: Qwen's as
+ * they are, the others' with their halves interleaved. */
 static inline void put_weight(GgufMaker *maker, const Model *m, size_t i)
 {
     static float x[TINY_V * TINY_H], stored[TINY_V * TINY_H];
     static unsigned char blocks[TINY_F * TINY_H * 2];
     Weight w;
     model_weight(m, i, &w);
-    size_t D = m->config.D, paired = w.target == TARGET_Q || w.target == TARGET_K;
+    size_t D = m->config.D,
+           paired = *architecture() != 'q' && (w.target == TARGET_Q || w.target == TARGET_K);
     mat_unpack(&w.param->w, x);
     for (size_t r = 0; r < w.rows; r++) {
         size_t in = r % D, to = paired ? r - in + 2 * (in % (D / 2)) + in / (D / 2) : r;

@@ -354,64 +354,9 @@ def model_folder(args, layers, dtype):
 
 
 def gguf_worker(job):
-    """The model directory as a GGUF file without vocabulary. llama.cpp turns neighbouring numbers by
-    an angle where Hugging Face pairs the halves of a head, hence the permutation of q and k."""
-    import gguf
-    import numpy as np
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    c = AutoConfig.from_pretrained(job["model"])
-    w = gguf.GGUFWriter(job["file"] + ".tmp", "llama")
-    stored = gguf.GGMLQuantizationType.BF16 if job["dtype"] == "bf16" else gguf.GGMLQuantizationType.F32
-    w.add_context_length(c.max_position_embeddings)
-    w.add_embedding_length(c.hidden_size)
-    w.add_block_count(c.num_hidden_layers)
-    w.add_feed_forward_length(c.intermediate_size)
-    w.add_head_count(c.num_attention_heads)
-    w.add_head_count_kv(c.num_key_value_heads)
-    w.add_key_length(c.head_dim)
-    w.add_value_length(c.head_dim)
-    w.add_rope_dimension_count(c.head_dim)
-    w.add_layer_norm_rms_eps(c.rms_norm_eps)
-    w.add_rope_freq_base(c.rope_parameters["rope_theta"])
-    w.add_vocab_size(c.vocab_size)
-    w.add_tokenizer_model("none")
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-    inner = model.model
-
-    def put(name, tensor, heads=0):
-        x = tensor.detach().numpy()
-        if heads:
-            x = x.reshape(heads, 2, x.shape[0] // heads // 2, x.shape[1]).swapaxes(1, 2) \
-                 .reshape(x.shape)
-        if x.ndim == 1:
-            w.add_tensor(name, np.ascontiguousarray(x, np.float32))
-        else:
-            w.add_tensor(name, gguf.quants.quantize(np.ascontiguousarray(x), stored),
-                         raw_dtype=stored)
-
-    if c.rope_parameters["rope_type"] == "llama3":
-        plain = 1 / c.rope_parameters["rope_theta"] ** (
-            torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
-        put("rope_freqs.weight", plain / inner.rotary_emb.inv_freq)
-    put("token_embd.weight", inner.embed_tokens.weight)
-    put("output_norm.weight", inner.norm.weight)
-    if not c.tie_word_embeddings:
-        put("output.weight", model.lm_head.weight)
-    for i, layer in enumerate(inner.layers):
-        a, m = layer.self_attn, layer.mlp
-        put(f"blk.{i}.attn_q.weight", a.q_proj.weight, c.num_attention_heads)
-        put(f"blk.{i}.attn_k.weight", a.k_proj.weight, c.num_key_value_heads)
-        for name, tensor in (("attn_v", a.v_proj), ("attn_output", a.o_proj), ("ffn_gate", m.gate_proj),
-                             ("ffn_up", m.up_proj), ("ffn_down", m.down_proj),
-                             ("attn_norm", layer.input_layernorm),
-                             ("ffn_norm", layer.post_attention_layernorm)):
-            put(f"blk.{i}.{name}.weight", tensor.weight)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    os.replace(job["file"] + ".tmp", job["file"])
+    """The model directory as a GGUF file without vocabulary."""
+    import model_gguf
+    model_gguf.write(job["model"], job["file"], job["dtype"], vocabulary=False)
     return {}
 
 

@@ -1147,6 +1147,30 @@ def export_case(bench, worst, name):
 export_case.quick = True
 
 
+def gguf_case(model, quick=False):
+    """A directory written as a GGUF file by the gguf package: the same scores and the same
+    samples as from the directory, for its logits have the same bits."""
+    def run(bench, worst, name):
+        try:
+            import model_gguf
+        except ModuleNotFoundError as e:
+            raise Skip(f"no {e.name}") from e
+        folder, path = bench.model(model), bench.out(name) + ".gguf"
+        model_gguf.write(folder, path)
+        rows = score_rows(bench, model)
+        prompts = bench.file(f"prompts-{model}", [{"prompt": r["prompt"] or "The"}
+                                                  for r in read_jsonl(rows)])
+        for command, data in (("score", rows), ("generate", prompts)):
+            texts = [bench.align(command, "-m", m, "--data", data, *bench.numbers(), *more)
+                     for more in [["--tokens"] if command == "score" else ["--max-tokens", 24]]
+                     for m in (folder, path)]
+            worst.equal(command, texts[1], texts[0])
+            worst.add(f"bytes of {command} differ", 0, 0)
+        os.remove(path)
+    run.quick = quick
+    return run
+
+
 # ---- rows ----------------------------------------------------------------------------------------
 
 
@@ -1287,6 +1311,7 @@ def text_cases():
     """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
     cases = {"golden files made again": script_case("golden.py", "--check"),
              "formats of GGUF files": script_case("check_gguf.py", quick=True),
+             "words of GGUF files": script_case("check_gguf_words.py", quick=True),
              "SmolLM2 in a GGUF file": script_case("check_smollm2.py"),
              "tables of composed characters": script_case("gen_nfc.py", "--check", quick=True),
              "tests of export.py": script_case("test_export.py", quick=True),
@@ -1428,6 +1453,9 @@ def text_cases():
     for model in ("llama-gqa", "llama-tied", "mistral-window", "mistral-32000", "llama3-128256",
                   "qwen2", "smollm3"):
         cases[f"generate @{model}"] = generate_case(model, quick=model == "mistral-window")
+    for model in ("llama-rope", "llama-linear", "llama-tied", "mistral-window", "mistral-32000",
+                  "qwen2", "qwen3", "qwen3-biases", "smollm3", "llama3-chat"):
+        cases[f"GGUF file @{model}"] = gguf_case(model, quick=model in ("qwen2", "smollm3"))
     return cases
 
 

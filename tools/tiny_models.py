@@ -157,12 +157,19 @@ MODELS = {
     "llama-linear": ("tinystories", "float32", {
         "head_dim": 24, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0,
                                             "factor": 2.5}}),
+    # the scaling of the published Llama 3 models, which is what GGUF files can say
+    "llama-rope": ("tinystories", "float32", {"rope_parameters": {
+        **LLAMA3_ROPE, "original_max_position_embeddings": 8192}}),
     "mistral-window": ("tinystories", "float32", {"family": "mistral", "sliding_window": 9}),
     "mistral-window-bf16": ("tinystories", "bfloat16", {"family": "mistral", "sliding_window": 9}),
     # families whose layers have more weights, or fewer positions
     "llama-biases": ("tinystories", "float32", {"attention_bias": True, "mlp_bias": True}),
     "qwen2": ("qwen", "float32", {"family": "qwen2", "rope_parameters": YARN_ROPE}),
     "qwen3": ("tinystories", "float32", {"family": "qwen3", "head_dim": 24}),
+    "qwen3-biases": ("tinystories", "float32", {"family": "qwen3", "head_dim": 24,
+                                                "attention_bias": True,
+                                                "rope_parameters": {**YARN_ROPE, "beta_fast": 24.0,
+                                                                    "attention_factor": 1.25}}),
     "qwen3-biases-bf16": ("tinystories", "bfloat16", {
         "family": "qwen3", "head_dim": 24, "attention_bias": True,
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}}),
