@@ -376,10 +376,9 @@ int sides_model(const Sides *s, SentencePieceOptions *o, Err *e)
     o->no_prefix = is(s->config, "add_prefix_space", JSON_FALSE);
     o->prefix_first = is(s->config, "legacy", JSON_FALSE);
     o->add_eos = is(s->config, "add_eos_token", JSON_TRUE);
-    if (bos && json_is(bos, ""))
-        return refuse("\"bos_token\": \"\"",
-                      "of a tokenizer.model, transformers reads it as unknown", e);
-    o->no_bos = bos && bos->type == JSON_NULL;
-    if (is(s->config, "add_bos_token", JSON_FALSE) || o->no_bos) o->add_bos = 0;
+    o->unknown_bos = bos && json_is(bos, "");
+    o->no_bos = o->unknown_bos || (bos && bos->type == JSON_NULL);
+    if (is(s->config, "add_bos_token", JSON_FALSE) || (o->no_bos && !o->unknown_bos))
+        o->add_bos = 0;
     return 0;
 }

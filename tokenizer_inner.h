@@ -238,7 +238,8 @@ typedef struct {
 } SentencePiece;
 typedef struct {
     int add_bos, add_eos; /* what the post-processor puts around */
-    int no_bos;           /* "bos_token": null: the model's own is not taken either */
+    int no_bos;           /* "bos_token": null or "": the model's own is not taken either */
+    int unknown_bos;      /* "": transformers looks it up and puts the unknown token in front */
     int no_prefix;        /* no space in front of texts */
     int prefix_first;     /* only at the beginning of a text, not after special tokens */
 } SentencePieceOptions;

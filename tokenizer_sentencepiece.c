@@ -450,6 +450,7 @@ static int put_steps(const SpModel *s, const SentencePieceOptions *o, Text *out)
 static int put_all(SpModel *s, const SentencePieceOptions *o, SentencePiece *info, Text *out)
 {
     if (check_pieces(s)) return -1;
+    if (o->unknown_bos) s->bos = s->unk;
     info->bos = s->bos < s->count ? (int32_t)s->bos : -1;
     info->eos = s->eos < s->count ? (int32_t)s->eos : -1;
     SentencePieceOptions known = *o;
