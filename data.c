@@ -56,7 +56,9 @@ static int add_turns(Loader *l, size_t *n, const Piece *p, Err *e)
     const Json *turn = p->turn;
     for (size_t i = 0; i < p->turns; i++, turn = turn->next) {
         const Json *content = json_get(turn, "content");
-        ChatMessage m = {json_get(turn, "role")->text, content->text, content->len, turn};
+        int is_text = content->type == JSON_STRING; /* else the template reads it in the turn */
+        ChatMessage m = {json_get(turn, "role")->text, is_text ? content->text : "",
+                         is_text ? content->len : 0, turn};
         if (add_message(l, n, m, e)) return -1;
     }
     return 0;
@@ -143,7 +145,8 @@ static int may_spell(const Loader *l, const Piece *p)
     if (p->text) return text_may_spell(l, p->text, p->len);
     for (size_t i = 0; i < p->turns; i++, turn = turn->next) {
         const Json *content = json_get(turn, "content");
-        if (turn->len > 2 || text_may_spell(l, content->text, content->len)) return 1;
+        if (turn->len > 2 || content->type == JSON_ARRAY) return 1;
+        if (text_may_spell(l, content->text, content->len)) return 1;
     }
     return 0;
 }
@@ -153,6 +156,11 @@ static int same_ids(const Ids *a, const Ids *b)
     return a->count == b->count && !memcmp(a->ids, b->ids, a->count * sizeof *a->ids);
 }
 
+static int spells_mark(const Loader *l, const Json *text)
+{
+    return text && text->type == JSON_STRING && chat_spelled(l->chat, text->text, text->len);
+}
+
 /* Do turns of the piece spell marks of the template? */
 static int spells_marks(const Loader *l, const Piece *p)
 {
@@ -160,7 +168,10 @@ static int spells_marks(const Loader *l, const Piece *p)
     if (p->text) return chat_spelled(l->chat, p->text, p->len) != NULL;
     for (size_t i = 0; i < p->turns; i++, turn = turn->next) {
         const Json *content = json_get(turn, "content");
-        if (chat_spelled(l->chat, content->text, content->len)) return 1;
+        if (spells_mark(l, content)) return 1;
+        const Json *part = content->type == JSON_ARRAY ? content->child : NULL;
+        for (; part; part = part->next)
+            if (spells_mark(l, part->type == JSON_OBJECT ? json_get(part, "text") : part)) return 1;
     }
     return 0;
 }

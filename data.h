@@ -98,7 +98,6 @@ typedef enum {
     ROW_CONTROL,    /* spell control tokens, which are letters here and tokens in TRL */
     ROW_MARKS,      /* spell marks that the chat template writes in letters */
     ROW_RENAMED,    /* roles of ShareGPT: human, gpt */
-    ROW_PARTS,      /* contents that are lists of parts */
     ROW_OPEN,       /* answers that were cut at their limit: trained without an end, unlike TRL */
     ROW_FIRST_SPACE, /* no prompt, chosen ends in a space: TRL's extract_prompt goes astray */
     ROW_NO_SYSTEM,  /* the chat template leaves their system message out, as in TRL */

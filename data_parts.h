@@ -71,8 +71,8 @@ typedef struct {
     Ids spelled;             /* the same with control tokens read in texts */
     unsigned char first[256]; /* bytes with which a control token begins */
     int first_known;
-    int renamed, joined; /* turns of the row being read: see ROW_RENAMED, ROW_PARTS */
-    int no_system;       /* of the row being encoded: see ROW_NO_SYSTEM */
+    int renamed;   /* turns of the row being read: see ROW_RENAMED */
+    int no_system; /* of the row being encoded: see ROW_NO_SYSTEM */
     int no_chat;         /* the template was not to be opened */
     size_t *lengths;
     size_t n_lengths, cap_lengths;

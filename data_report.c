@@ -97,10 +97,6 @@ static const NoteText note_texts[] = {
      "rows with an answer that was cut at its limit (\"finish\":\"length\"): no end is taught "
      "behind it, where TRL teaches one",
      NULL, NULL},
-    {ROW_PARTS, 'w', 1,
-     "rows with contents that are lists of parts: their texts are read, where TRL hands the lists "
-     "to the chat template",
-     NULL, NULL},
     {ROW_FIRST_SPACE, 'w', 1,
      "rows without a prompt column whose answers part at once, chosen ending in a space: the "
      "prompt is empty, where TRL takes all but the last character of chosen for it",

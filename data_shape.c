@@ -150,14 +150,13 @@ static int check_mapped(const Loader *l, const Line *line, Err *e)
 /* Converts lists of messages to their plain form, and counts what was unusual. */
 static int read_turns(Loader *l, Line *line, Err *e)
 {
-    l->renamed = l->joined = 0;
+    l->renamed = 0;
     for (unsigned c = 0; c < COLUMN_COUNT && l->shape.chat; c++) {
         if (!(l->shape.columns & BIT(c)) || c == COLUMN_LABEL) continue;
         line->value[c] = data_turns(l, line->value[c], l->columns[c], line->line, e);
         if (!line->value[c]) return -1;
     }
     if (l->renamed) data_note(l, ROW_RENAMED, line->line);
-    if (l->joined) data_note(l, ROW_PARTS, line->line);
     return 0;
 }
 
@@ -264,7 +263,7 @@ static int read_label(const Loader *l, const Line *line, int *label, Err *e)
                    shown ? v->text : data_json_kind(v), quote, label_hint(v));
 }
 
-/* Do turns that have more than role and content, as tool_calls, agree in all of it? */
+/* Do turns that have more than role and a text, as tool_calls or parts, agree in all of it? */
 static int same_members(const Json *a, const Json *b)
 {
     Text one = {0}, other = {0};
@@ -280,9 +279,9 @@ static int same_turn(const Json *a, const Json *b)
 {
     const Json *ra = json_get(a, "role"), *rb = json_get(b, "role");
     const Json *ca = json_get(a, "content"), *cb = json_get(b, "content");
-    return ra->len == rb->len && !memcmp(ra->text, rb->text, ra->len) && ca->len == cb->len &&
-           !memcmp(ca->text, cb->text, ca->len) && a->len == b->len &&
-           (a->len == 2 || same_members(a, b));
+    if (ra->len != rb->len || memcmp(ra->text, rb->text, ra->len) || a->len != b->len) return 0;
+    if (a->len > 2 || ca->type != JSON_STRING || cb->type != JSON_STRING) return same_members(a, b);
+    return ca->len == cb->len && !memcmp(ca->text, cb->text, ca->len);
 }
 
 static int is_continuation_byte(char c)

@@ -1,5 +1,5 @@
-/* data_turns.c - turns conversations in files into {"role","content", ...} with texts: translates
- * the names of ShareGPT, and joins contents that are lists of parts. */
+/* data_turns.c - turns conversations in files into {"role","content", ...}: translates the names of
+ * ShareGPT. Contents are texts, or lists of parts, which the chat template gets as they are. */
 #include "data_parts.h"
 
 #include <string.h>
@@ -7,9 +7,9 @@
 /* Names of roles in files, and their names here. */
 static const struct {
     const char *name, *role;
-} roles[] = {{"system", "system"}, {"user", "user"},           {"assistant", "assistant"},
-             {"tool", "tool"},     {"developer", "developer"}, {"ipython", "ipython"},
-             {"function", "function"}, {"human", "user"},      {"gpt", "assistant"}};
+} roles[] = {{"system", "system"},     {"user", "user"},           {"assistant", "assistant"},
+             {"tool", "tool"},         {"developer", "developer"}, {"ipython", "ipython"},
+             {"function", "function"}, {"human", "user"},          {"gpt", "assistant"}};
 
 const char *data_json_kind(const Json *j)
 {
@@ -53,29 +53,32 @@ static Json *read_role(Loader *l, const Json *turn, const Place *at, Err *e)
     return NULL;
 }
 
-/* [{"type":"text","text":"..."}]: joins the texts. */
-static Json *join_parts(Loader *l, const Json *parts, const Place *at, Err *e)
+/* [{"type":"text","text":"..."}]: a list of parts is the template's to read, as in transformers.
+ * What stands for a picture or a sound is refused: there would be its mark, and nothing behind it.
+ */
+static Json *read_parts(Loader *l, const Json *parts, const Place *at, Err *e)
 {
-    Text all = {0};
-    Json *joined = NULL;
+    static const char *const media[] = {"image",       "image_url", "audio",    "audio_url",
+                                        "input_audio", "video",     "video_url"};
     for (const Json *part = parts->child; part; part = part->next) {
-        const Json *type = json_get(part, "type"), *text = json_get(part, "text");
-        if (!text || text->type != JSON_STRING || (type && !json_is(type, "text"))) {
-            err_set(e, ERR_DATA,
-                    "%s:%zu: \"%s\"[%zu]: content is a list of parts, of which only texts can be "
-                    "read, {\"type\":\"text\",\"text\":\"...\"}; found %.40s",
-                    at->path, at->line, at->column, at->turn,
-                    type && type->type == JSON_STRING ? type->text : data_json_kind(part));
-            goto end;
+        const Json *type = part->type == JSON_OBJECT ? json_get(part, "type") : NULL;
+        for (size_t i = 0; i < sizeof media / sizeof *media; i++) {
+            if (!json_is(type, media[i])) continue;
+            err_set(
+                e, ERR_DATA,
+                "%s:%zu: \"%s\"[%zu]: content is a list with a part of type %s, which cannot be "
+                "read here; of such parts only texts can",
+                at->path, at->line, at->column, at->turn, media[i]);
+            return NULL;
         }
-        if (text_add(&all, text->text, text->len, e)) goto end;
     }
-    l->joined = 1;
-    const char *copy = pool_strndup(&l->d->pool, all.data ? all.data : "", all.len, e);
-    joined = copy ? new_text(l, "content", copy, all.len, e) : NULL;
-end:
-    text_free(&all);
-    return joined;
+    Json *copy = pool_alloc(&l->d->pool, sizeof *copy, e);
+    if (!copy) return NULL;
+    *copy = *parts;
+    copy->next = NULL;
+    copy->key = "content";
+    copy->key_len = strlen(copy->key);
+    return copy;
 }
 
 static Json *read_content(Loader *l, const Json *turn, const Place *at, Err *e)
@@ -84,7 +87,7 @@ static Json *read_content(Loader *l, const Json *turn, const Place *at, Err *e)
     if (!content) content = json_get(turn, "value");
     if (content && content->type == JSON_STRING)
         return new_text(l, "content", content->text, content->len, e);
-    if (content && content->type == JSON_ARRAY) return join_parts(l, content, at, e);
+    if (content && content->type == JSON_ARRAY) return read_parts(l, content, at, e);
     const Json *calls = json_get(turn, "tool_calls");
     int empty = !content || content->type == JSON_NULL;
     if (empty && calls && calls->type == JSON_ARRAY && calls->len) {
@@ -92,7 +95,8 @@ static Json *read_content(Loader *l, const Json *turn, const Place *at, Err *e)
         if (none) none->type = JSON_NULL;
         return none;
     }
-    err_set(e, ERR_DATA, "%s:%zu: \"%s\"[%zu]: content must be a string, found %s", at->path,
+    err_set(e, ERR_DATA,
+            "%s:%zu: \"%s\"[%zu]: content must be a string or a list of parts, found %s", at->path,
             at->line, at->column, at->turn, data_json_kind(content));
     return NULL;
 }

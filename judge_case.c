@@ -72,6 +72,19 @@ int judge_put_text(Text *out, const char *key, const char *value, Err *e)
 
 /* ---- cases --------------------------------------------------------------------------------- */
 
+/* A content, or the texts of its parts one after the other. */
+static int add_content(Text *out, const Json *content, const char *form, Err *e)
+{
+    int is_list = content->type == JSON_ARRAY;
+    const Json *part = is_list ? content->child : content;
+    for (; part; part = is_list ? part->next : NULL) {
+        const Json *text = part->type == JSON_OBJECT ? json_get(part, "text") : part;
+        if (!text || text->type != JSON_STRING) return err_set(e, ERR_DATA, "%s", form);
+        if (text_add(out, text->text, text->len, e)) return -1;
+    }
+    return 0;
+}
+
 /* Turns a prompt into one text: what the user said, or a conversation as lines "role: content". */
 static int set_prompt(JudgeCase *c, const Json *prompt, Pool *pool, Err *e)
 {
@@ -89,11 +102,11 @@ static int set_prompt(JudgeCase *c, const Json *prompt, Pool *pool, Err *e)
     int status = 0, alone = prompt->len == 1 && json_is(json_get(prompt->child, "role"), "user");
     for (const Json *turn = prompt->child; turn && !status; turn = turn->next) {
         const Json *role = json_get(turn, "role"), *content = json_get(turn, "content");
-        if (!role || role->type != JSON_STRING || !content || content->type != JSON_STRING)
+        if (!role || role->type != JSON_STRING || !content)
             status = err_set(e, ERR_DATA, "%s", form);
         else
             status = (!alone && text_addf(&text, e, "%s%s: ", text.len ? "\n" : "", role->text)) ||
-                     text_add(&text, content->text, content->len, e);
+                     add_content(&text, content, form, e);
     }
     if (!status && text.len) {
         c->prompt = pool_strndup(pool, text.data, text.len, e);

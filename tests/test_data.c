@@ -572,13 +572,6 @@ static void shapes_of_others(void)
     CHECK_HAS(notes, "w rows.jsonl: 1 rows with the roles human and gpt");
     CHECK(!strstr(notes, "not read"));
     data_close(&d);
-    CHECK(!load_chat(&d, DATA_COMPLETION,
-                     "{\"prompt\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"
-                     "\"q\"},{\"type\":\"text\",\"text\":\"r\"}]}],\"completion\":[" ASSISTANT(
-                         "a") "],\"chosen\":null}\n"));
-    CHECK_PROMPT(d.rows[0], "<|us{262}|>\nqr$\n<|assistant|>\n");
-    CHECK_INT(d.report.notes[ROW_PARTS].rows, 1);
-    data_close(&d);
     DataOptions o = {.kind = DATA_PAIRS, .chat_template = "zephyr", .map = "prompt="};
     CHECK(!load_with(&d, o,
                      "{\"prompt\":\"q\",\"chosen\":[" USER("q") "," ASSISTANT("a") "],"
@@ -625,6 +618,61 @@ static void cut_answers_are_taught_without_an_end(void)
     data_close(&d);
 }
 
+/* A content that is a list goes to the template as it is, which may go through its parts or write
+ * it out; what parts spell are letters. */
+static void contents_of_parts(void)
+{
+    static const struct {
+        const char *template, *prompt;
+    } cases[] = {
+        {"{% for m in messages %}{% for p in m.content %}({{ p.text }}){% endfor %}{% endfor %}",
+         "(q)(</s>)"},
+        {"{% for m in messages %}{{ m.content }}{% endfor %}",
+         "[{123}'type': 'text', 'text': 'q'}, {123}'type': 'text', 'text': '</s>'}]"},
+        {"{{ messages[0].content is string }}", "False"},
+    };
+    const char row[] = "{\"prompt\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"
+                       "\"q\"},{\"type\":\"text\",\"text\":\"</s>\"}]}],\"completion\":["
+                       "{\"role\":\"assistant\",\"content\":[\"a\"]}],\"chosen\":null}\n";
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Dataset d;
+        DataOptions o = {.kind = DATA_PROMPTS, .max_length = 400};
+        char path[IO_PATH_MAX];
+        files_write("parts.jinja", cases[i].template, strlen(cases[i].template));
+        snprintf(path, sizeof path, "%s", files_path("parts.jinja"));
+        o.chat_template = path;
+        CHECK(!load_with(&d, o, row));
+        CHECK_PROMPT(d.rows[0], cases[i].prompt);
+        data_close(&d);
+    }
+    Dataset d;
+    CHECK(load_chat(&d, DATA_COMPLETION, row)); /* a template that adds texts to texts */
+    CHECK_HAS(err.text, "rows.jsonl:1: ");
+}
+
+/* Prompts are the same where all parts are; a text and a list that says the same are not. */
+static void pairs_of_parts(void)
+{
+    static const char *const seconds[] = {"[{\"text\":\"q\"}]", "[{\"text\":\"r\"}]", "\"q\""};
+    for (size_t i = 0; i < 3; i++) {
+        Dataset d;
+        char row[500], path[IO_PATH_MAX];
+        const char template[] = "{% for m in messages %}{{ m.content }};{% endfor %}";
+        DataOptions o = {.kind = DATA_PAIRS, .max_length = 400};
+        files_write("parts.jinja", template, sizeof template - 1);
+        snprintf(path, sizeof path, "%s", files_path("parts.jinja"));
+        o.chat_template = path;
+        snprintf(
+            row, sizeof row,
+            "{\"chosen\":[{\"role\":\"user\",\"content\":[{\"text\":\"q\"}]}," ASSISTANT(
+                "a") "],\"rejected\":[{\"role\":\"user\",\"content\":%s}," ASSISTANT("b") "]}\n",
+            seconds[i]);
+        CHECK_INT(load_with(&d, o, row) == 0, i == 0);
+        if (!i) CHECK_PROMPT(d.rows[0], "[{123}'text': 'q'}];");
+        if (!i) data_close(&d);
+    }
+}
+
 static void hints_for_other_shapes(void)
 {
     static const struct {
@@ -665,7 +713,7 @@ static void hints_for_other_shapes(void)
          "found 5 (jq -c '.label = (.label > 0)'"},
         {DATA_PROMPTS,
          "{\"prompt\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}\n",
-         "of which only texts can be read"},
+         "of type image_url, which cannot be read here"},
         {DATA_PROMPTS, "{\"prompt\":[{\"role\":\"critic\",\"content\":\"x\"}]}\n",
          "jq -c 'select([.. | .role?] | index(\"critic\") | not)'"},
     };
@@ -809,7 +857,7 @@ static void faults(void)
          "\"prompt\"[0]: role must be system, user, assistant, tool, developer, ipython or "
          "function (or human or gpt), found critic"},
         {DATA_PROMPTS, "{\"prompt\":[{\"role\":\"user\",\"content\":null}]}\n",
-         "\"prompt\"[0]: content must be a string, found null"},
+         "\"prompt\"[0]: content must be a string or a list of parts, found null"},
         {DATA_COMPLETION, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n",
          "must be an answer with the role assistant"},
         {DATA_PROMPTS, "{\"prompt\":\"a\"}\n{\"prompt\":\"a\n", "rows.jsonl:2"},
@@ -1016,6 +1064,8 @@ static const Test tests[] = {
     {"spelled_marks", spelled_marks},
     {"shapes_of_others", shapes_of_others},
     {"cut_answers_are_taught_without_an_end", cut_answers_are_taught_without_an_end},
+    {"contents_of_parts", contents_of_parts},
+    {"pairs_of_parts", pairs_of_parts},
     {"hints_for_other_shapes", hints_for_other_shapes},
     {"many_unread_columns", many_unread_columns},
     {"spelled_control_tokens", spelled_control_tokens},

@@ -368,7 +368,8 @@ static void prompts_are_texts_or_conversations(void)
 {
     const char *rows =
         "{\"prompt\":\"a b\",\"response\":\"Sure.\"}\n"
-        "{\"prompt\":[{\"role\":\"user\",\"content\":\"c\"}],\"response\":\"Sure.\"}\n"
+        "{\"prompt\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"c\"}]}],"
+        "\"response\":\"Sure.\"}\n"
         "{\"prompt\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"d\"}"
         "],"
         "\"response\":\"Sure.\"}\n{\"prompt\":null,\"response\":\"Sure.\"}\n";
@@ -393,6 +394,8 @@ static void bad_rows_are_named_and_nothing_is_written(void)
                {"{\"response\":7}\n", "in.jsonl:1"},
                {"{\"response\":\"x\",\"prompt\":[{\"role\":\"user\"}]}\n", "in.jsonl:1"},
                {"{\"response\":\"x\",\"prompt\":7}\n", "\"prompt\" must be a text or messages"},
+               {"{\"response\":\"x\",\"prompt\":[{\"role\":\"user\",\"content\":[{}]}]}\n",
+                "in.jsonl:1"},
                {"{\"response\":\"x\",\"prompt\":{\"role\":\"user\"}}\n", "in.jsonl:1"},
                {"\n\n", "no rows"}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

@@ -1267,7 +1267,12 @@ def row_cases():
          "chat_template_kwargs": {"enable_thinking": False}}]
     control = [{"prompt": "<|begin_of_text|>Hi<|eot_id|>", "completion": " you<|eot_id|>"}]
     llama31 = ("llama3_1.jinja", "llama3.1")
+    parts = [{"prompt": [turn("user", [{"type": "text", "text": "Which "},
+                                       {"type": "text", "text": "planet?"}])], **PAIR}]
     return {
+        **{f"rows dpo with lists of parts, {name}": rows_case(
+            "dpo", parts, name + ".jinja", None, quick=name == "qwen3_vl")
+           for name in ("qwen3_vl", "llama3_1")},
         "rows sft --train-on auto": rows_case("sft", talks + plain, *llama3, quick=True),
         "rows sft --train-on all": rows_case("sft", talks + plain, *llama3,
                                              ("--train-on", "all"), completion_only_loss=False),
