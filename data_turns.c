@@ -7,9 +7,9 @@
 /* Names of roles in files, and their names here. */
 static const struct {
     const char *name, *role;
-} roles[] = {{"system", "system"},     {"user", "user"},           {"assistant", "assistant"},
-             {"tool", "tool"},         {"developer", "developer"}, {"ipython", "ipython"},
-             {"function", "function"}, {"human", "user"},          {"gpt", "assistant"}};
+} roles[] = {{"system", "system"}, {"user", "user"},           {"assistant", "assistant"},
+             {"tool", "tool"},     {"developer", "developer"}, {"ipython", "ipython"},
+             {"function", "function"}, {"human", "user"},      {"gpt", "assistant"}};
 
 const char *data_json_kind(const Json *j)
 {
