@@ -2,12 +2,14 @@
 """Compares the template engine with Jinja2 as transformers runs it, byte for byte.
 
     python tools/check_template.py [--templates DIR]... [--conversations N] [--random N]
-                                   [--seed N] [--show N] [--tool build/tools/template]
+                                   [--from N] [--jobs N] [--seed N] [--show N]
+                                   [--tool build/tools/template]
                                    [--align ./align --tokenizer tokenizer.json]
 
 Every chat template found below the directories (*.jinja, the templates of tokenizer_config*.json
 and the rows of *.jsonl with a "template") renders N made conversations on both sides; then N random
-statements and expressions do. Text and the spans of {% generation %} must be equal, and what one
+statements and expressions do, --jobs of them at a time and from number --from on: most of the time
+is Jinja2's, which compiles some 250 templates a second. Text and the spans of {% generation %} must be equal, and what one
 side refuses the other must refuse. What the engine refuses by design ("cannot be done here", bounds
 of 64-bit integers) is counted by itself. With --align the conversations go through `align tokenize
 --data` instead, by a model with that tokenizer and the template as its own: texts and ids must be
@@ -19,6 +21,7 @@ import collections
 import datetime
 import glob
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -26,6 +29,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 from transformers.utils import chat_template_utils as hf
@@ -46,15 +50,15 @@ REAL_DATE = hf.datetime
 hf.datetime = FixedDate
 
 
-class Engine:
-    def __init__(self, tool):
-        self.process = subprocess.Popen([tool], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def render(self, template, variables):
-        row = json.dumps({"template": template, "variables": variables}, ensure_ascii=False)
-        self.process.stdin.write(row.encode() + b"\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+def render_all(tool, rows):
+    """Answers of the engine, a process for all (template, variables)."""
+    with tempfile.TemporaryFile() as f:
+        for template, variables in rows:
+            f.write(json.dumps({"template": template, "variables": variables},
+                               ensure_ascii=False).encode() + b"\n")
+        f.seek(0)
+        done = subprocess.run([tool], stdin=f, stdout=subprocess.PIPE, check=True)
+    return [json.loads(line) for line in done.stdout.split(b"\n") if line]
 
 
 def jinja(template, variables):
@@ -118,12 +122,25 @@ class Program:
 
 class Check:
     def __init__(self, tool, show):
-        self.engine, self.show = Engine(tool) if tool else None, show
+        self.tool, self.show = tool, show
         self.equal = self.refused = self.differ = self.both = 0
         self.reasons = collections.Counter()
 
-    def one(self, name, template, variables):
-        ours, theirs = self.engine.render(template, variables), jinja(template, variables)
+    def many(self, rows):
+        """Rows of (name, template, variables)."""
+        answers = render_all(self.tool, [row[1:] for row in rows])
+        assert len(answers) == len(rows), "the tool ended early"
+        for row, ours in zip(rows, answers):
+            self.one(*row, ours)
+
+    def add(self, other):
+        """The counts of another check."""
+        for name in ("equal", "refused", "differ", "both"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.reasons.update(other.reasons)
+
+    def one(self, name, template, variables, ours):
+        theirs = jinja(template, variables)
         if "error" in ours and "error" in theirs:
             self.equal += 1
             self.both += 1
@@ -566,11 +583,33 @@ def statement_variables(rng):
             "messages": [{"role": "user", "content": "hi"}]}
 
 
+BATCH = 2000
+
+
+def random_row(seed, i):
+    rng = random.Random("%d random %d" % (seed, i))
+    make = Maker(rng)
+    text = make.out(make.expr()) if i % 2 else "".join(make.space() + make.statement()
+                                                       for _ in range(3))
+    return "random %d" % i, text, statement_variables(rng)
+
+
+def random_lane(a, lane):
+    """Every a.jobs-th batch of random templates."""
+    check, end = Check(a.tool, a.show), a.begin + a.random
+    for at in range(a.begin + lane * BATCH, end, a.jobs * BATCH):
+        check.many([random_row(a.seed, i) for i in range(at, min(at + BATCH, end))])
+        hf._compile_jinja_template.cache_clear()
+    return check
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--templates", action="append", default=[])
     p.add_argument("--conversations", type=int, default=200)
     p.add_argument("--random", type=int, default=0)
+    p.add_argument("--from", type=int, default=0, dest="begin")
+    p.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--show", type=int, default=5)
     p.add_argument("--only", default="")
@@ -587,21 +626,17 @@ def main():
         made = conversations(a.seed, a.conversations)
         if a.align:
             check.program(name, text, made, program)
-        for variables in made if not a.align else []:
-            check.one(name, text, variables)
+        else:
+            check.many([(name, text, variables) for variables in made])
         if check.differ > before or check.refused > refused:
             print("%-60s %d differ, %d refused" % (name[:60], check.differ - before, check.refused - refused))
         if check.both - both > a.conversations * 0.9:
             print("%-60s refuses %d of %d on both sides" % (name[:60], check.both - both, a.conversations))
     print("conversations: %d equal (%d refused by both), %d refused by design, %d differ"
           % (check.equal, check.both, check.refused, check.differ), flush=True)
-    for i in range(a.random):
-        rng = random.Random("%d random %d" % (a.seed, i))
-        make = Maker(rng)
-        text = make.out(make.expr()) if i % 2 else "".join(make.space() + make.statement() for _ in range(3))
-        check.one("random %d" % i, text, statement_variables(rng))
-        if i % 20000 == 19999:
-            hf._compile_jinja_template.cache_clear()
+    with ProcessPoolExecutor(a.jobs, multiprocessing.get_context("fork")) as pool:
+        for lane in pool.map(random_lane, [a] * a.jobs, range(a.jobs)):
+            check.add(lane)
     for reason, count in check.reasons.most_common(12):
         print("  by design %5d  %s" % (count, reason))
     print("%d equal (%d refused by both), %d refused by design, %d differ"
