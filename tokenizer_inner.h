@@ -74,11 +74,22 @@ typedef enum {
 
 typedef struct Regex Regex; /* tokenizer_regex.c */
 typedef enum { SPLIT_PATTERN, SPLIT_REGEX, SPLIT_BYTE_LEVEL, SPLIT_METASPACE } SplitKind;
+/* What becomes of the matches of a Split, as the tokenizers library names it. */
+typedef enum {
+    SPLIT_ISOLATED,   /* words of their own */
+    SPLIT_REMOVED,    /* left out */
+    SPLIT_PREVIOUS,   /* the end of the word in front, the first one of several */
+    SPLIT_NEXT,       /* the beginning of the word behind, the last one of several */
+    SPLIT_CONTIGUOUS, /* neighbours are one word */
+    SPLIT_BEHAVIORS
+} SplitBehavior;
 typedef enum { PREPEND_ALWAYS, PREPEND_FIRST, PREPEND_NEVER } PrependScheme;
 typedef struct {
     SplitKind kind;
     Pattern pattern;      /* PATTERN, BYTE_LEVEL (NONE or GPT2) */
-    Regex *regex;         /* REGEX */
+    Regex *regex;         /* REGEX, and the two below */
+    SplitBehavior behavior;
+    int inverted;         /* what lies between matches counts as matches, and the other way round */
     int prefix_space;     /* BYTE_LEVEL */
     PrependScheme scheme; /* METASPACE, and the two below */
     Bytes replacement;

@@ -364,27 +364,55 @@ static int normalizer_load(Loader *l, const Json *j)
 
 /* ---- pre-tokenizer ------------------------------------------------------------------------- */
 
-/* Split: one of the known patterns or another expression, each match and each gap a word of its
- * own. */
-static int split_load(Loader *l, const Json *j, SplitStep *s)
+/* An expression that matches a text as it stands. */
+static int escape(Text *out, const Json *text, Err *e)
 {
-    const Json *regex = json_get(json_get(j, "pattern"), "Regex");
-    int invert;
-    s->kind = SPLIT_PATTERN;
-    if (field_bool(l, j, "invert", 0, &invert)) return -1;
-    if (!regex || regex->type != JSON_STRING || invert ||
-        !json_is(json_get(j, "behavior"), "Isolated"))
-        return refuse(l, j, "pre-tokenizer");
-    s->pattern = split_pattern(regex->text, regex->len);
-    if (s->pattern != PATTERN_NONE) return 0;
+    static const char special[] = "\\^$.|?*+()[]{}";
+    for (size_t i = 0; i < text->len; i++)
+        if ((text->text[i] && strchr(special, text->text[i]) && text_add(out, "\\", 1, e)) ||
+            text_add(out, text->text + i, 1, e))
+            return -1;
+    return 0;
+}
+
+static int split_parse(Loader *l, const Json *pattern, const char *regex, size_t len, SplitStep *s)
+{
     const char *why;
-    s->regex = regex_parse(regex->text, regex->len, &why, l->e);
     s->kind = SPLIT_REGEX;
+    s->regex = regex_parse(regex, len, &why, l->e);
     if (s->regex || !why) return s->regex ? 0 : -1;
-    return load_error(l, regex,
+    return load_error(l, pattern,
                       "the expression of a pre-tokenizer has %s, which is not supported; refused, "
                       "because leaving it out would give wrong token ids",
                       why);
+}
+
+/* Split: an expression or a text, and what becomes of its matches. The expressions in common use
+ * have functions where each match is a word of its own. */
+static int split_load(Loader *l, const Json *j, SplitStep *s)
+{
+    static const char *const names[SPLIT_BEHAVIORS] = {"Isolated", "Removed", "MergedWithPrevious",
+                                                       "MergedWithNext", "Contiguous"};
+    const Json *pattern = json_get(j, "pattern"), *regex = json_get(pattern, "Regex");
+    const Json *text = json_get(pattern, "String");
+    size_t i = 0;
+    if (field_bool(l, j, "invert", 0, &s->inverted)) return -1;
+    while (i < SPLIT_BEHAVIORS && !json_is(json_get(j, "behavior"), names[i])) i++;
+    s->behavior = (SplitBehavior)i;
+    if (i == SPLIT_BEHAVIORS) return refuse(l, j, "pre-tokenizer");
+    if (text && text->type == JSON_STRING && text->len) {
+        Text escaped = {0};
+        int failed =
+            escape(&escaped, text, l->e) || split_parse(l, text, escaped.data, escaped.len, s);
+        text_free(&escaped);
+        return failed ? -1 : 0;
+    }
+    if (!regex || regex->type != JSON_STRING) return refuse(l, j, "pre-tokenizer");
+    s->pattern = split_pattern(regex->text, regex->len);
+    s->kind = SPLIT_PATTERN;
+    if (s->pattern != PATTERN_NONE && i == SPLIT_ISOLATED)
+        return 0; /* nothing is between matches */
+    return split_parse(l, regex, regex->text, regex->len, s);
 }
 
 static int byte_level_load(Loader *l, const Json *j, SplitStep *s)

@@ -285,19 +285,64 @@ static int split_by_pattern(Encoder *n, size_t step, Pattern p, const char *text
     return 0;
 }
 
-/* The same for an expression: each match is a word, and so is what lies between two matches. */
+/* Does a part of the text belong to the word of the part in front of it? before, match: is either
+ * one a match? */
+static int joins(SplitBehavior b, int before, int match)
+{
+    switch (b) {
+    case SPLIT_PREVIOUS: return match && !before;
+    case SPLIT_NEXT: return before && !match;
+    case SPLIT_CONTIGUOUS: return match == before;
+    case SPLIT_ISOLATED:
+    case SPLIT_REMOVED:
+    case SPLIT_BEHAVIORS: break;
+    }
+    return 0;
+}
+
+/* The word that grows while an expression cuts a text. */
+typedef struct {
+    const char *text;
+    size_t begin, end;
+    int match, at_start;
+} Growing;
+
+/* Hands on the word that has grown, if there is one, and begins the next where it ends. */
+static int split_grown(Encoder *n, size_t step, Growing *g)
+{
+    int status = split_from(n, step + 1, g->text + g->begin, g->end - g->begin,
+                            g->at_start && g->begin == 0);
+    g->begin = g->end;
+    return status;
+}
+
+/* Adds the part up to `end`, a match or what lies between two. */
+static int split_part(Encoder *n, size_t step, Growing *g, size_t end, int match)
+{
+    SplitBehavior b = n->t->split[step].behavior;
+    match = match != n->t->split[step].inverted;
+    if (g->end == end) return 0;
+    if (!(g->end > g->begin && joins(b, g->match, match)) && split_grown(n, step, g)) return -1;
+    g->end = end;
+    g->match = match;
+    if (b == SPLIT_REMOVED && match) g->begin = end;
+    return 0;
+}
+
+/* The same for an expression: its matches and what lies between them. */
 static int split_by_regex(Encoder *n, size_t step, const Regex *r, const char *text, size_t len,
                           int at_start)
 {
     RegexWork *w = regex_work(r, n->e);
+    Growing g = {.text = text, .at_start = at_start};
     int failed = !w;
     for (size_t at = 0; !failed && at < len;) {
         size_t begin = len, end = len;
         if (!regex_find(r, w, text, len, at, &begin, &end)) begin = end = len;
-        failed = split_from(n, step + 1, text + at, begin - at, at_start && at == 0) ||
-                 split_from(n, step + 1, text + begin, end - begin, at_start && begin == 0);
+        failed = split_part(n, step, &g, begin, 0) || split_part(n, step, &g, end, 1);
         at = end;
     }
+    failed = failed || split_grown(n, step, &g);
     regex_work_free(w);
     return failed ? -1 : 0;
 }

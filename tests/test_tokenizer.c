@@ -343,6 +343,39 @@ static void faults_of_the_model(void)
     refused("[]", "object");
 }
 
+/* What becomes of matches, as in the tokenizers library: "ab" is 256, so the ids show each cut. */
+static void behaviors_of_splits(void)
+{
+    static const struct {
+        const char *pattern, *behavior, *text, *ids;
+    } cases[] = {
+        {"\"String\":\"b\"", "Isolated", "abab", "97 98 97 98"},
+        {"\"String\":\"b\"", "Removed", "abbab", "97 97"},
+        {"\"String\":\"b\"", "MergedWithPrevious", "abbabb", "256 98 256 98"},
+        {"\"String\":\"a\"", "MergedWithNext", "aabaab", "97 256 97 256"},
+        {"\"String\":\"a\"", "MergedWithPrevious", "abab", "97 98 97 98"},
+        {"\"Regex\":\"[ab]\"", "Contiguous", "abab.ab", "256 256 46 256"},
+        {"\"Regex\":\"[ab]\"", "Isolated", "ab", "97 98"},
+        {"\"String\":\".\"", "Removed", "ab.ab", "256 256"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char steps[500];
+        for (int inverted = 0; inverted < 2; inverted++) {
+            snprintf(steps, sizeof steps,
+                     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{%s},"
+                     "\"behavior\":\"%s\",\"invert\":%s}," BYTES_ONLY "]}",
+                     cases[i].pattern, cases[i].behavior, inverted ? "true" : "false");
+            Tokenizer *t = byte_level(steps, "");
+            CHECK(t != NULL);
+            if (t && !inverted)
+                CHECK_TEXT(ids_of(t, cases[i].text, strlen(cases[i].text), 0), cases[i].ids);
+            if (t && inverted && !strcmp(cases[i].behavior, "Removed"))
+                CHECK_TEXT(ids_of(t, "ab.ab", 5, 0), i == 1 ? "98 98" : "46");
+            tokenizer_free(t);
+        }
+    }
+}
+
 static void faults_of_the_steps(void)
 {
 #define A MODEL("\"a\":0", "")
@@ -356,6 +389,12 @@ static void faults_of_the_steps(void)
     refused("{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\d++\"},"
             "\"behavior\":\"Isolated\",\"invert\":false}," A "}",
             "possessive");
+    refused("{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"\"},"
+            "\"behavior\":\"Isolated\"}," A "}",
+            "String");
+    refused("{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},"
+            "\"behavior\":\"Merged\"}," A "}",
+            "Merged");
     refused("{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," A "}", "Whitespace");
     refused("{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":"
             "\"last\"}," A "}",
@@ -753,6 +792,7 @@ const Test tests[] = {
     {"golden_tokenizers", golden_tokenizers},
     {"a_megabyte_of_one_letter", a_megabyte_of_one_letter},
     {"faults_of_the_model", faults_of_the_model},
+    {"behaviors_of_splits", behaviors_of_splits},
     {"faults_of_the_steps", faults_of_the_steps},
     {"steps_that_blow_up", steps_that_blow_up},
     {"bytes_without_a_letter", bytes_without_a_letter},

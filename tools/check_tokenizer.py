@@ -24,7 +24,7 @@ import tempfile
 from tokenizers import Tokenizer
 
 import check_fields
-from golden_tokenizer import expressions, variants
+from golden_tokenizer import behaviors, expressions, variants
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 DATA = os.environ.get("ALIGN_DATA", os.path.join(ROOT, "..", "shared", "data"))
@@ -269,7 +269,7 @@ def main():
         with open(os.path.join(directory, "tokenizer.json"), encoding="utf-8") as f:
             bad += check(directory, f.read(), args.count, args)
     if not args.dirs:
-        for name, small in variants() + expressions():
+        for name, small in variants() + expressions() + behaviors():
             bad += check("small: " + name, small.to_str(), args.count // 10, args)
     if not args.dirs and os.path.isdir(DATA):
         bad += check_vectors(args)

@@ -118,22 +118,36 @@ EXPRESSIONS = {
 }
 
 
+def cut_by(splits):
+    """A tokenizer whose merges know no words, so that every cut shows in the ids."""
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = bytes_only
+    t.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=["<s>", "</s>"],
+                                  show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    t.train_from_iterator(TEXTS + TEXT.split("\n"), trainer)
+    t.pre_tokenizer = pre_tokenizers.Sequence(splits + [bytes_only])
+    return t
+
+
 def expressions():
-    """(name, tokenizer): merges that know no words, so that every cut shows in the ids."""
-    out = []
-    for name, regexes in EXPRESSIONS.items():
-        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        t = Tokenizer(models.BPE())
-        t.pre_tokenizer = bytes_only
-        t.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=["<s>", "</s>"],
-                                      show_progress=False,
-                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-        t.train_from_iterator(TEXTS + TEXT.split("\n"), trainer)
-        t.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(r), "isolated") for r in regexes] + [bytes_only])
-        out.append(("expressions, " + name, t))
-    return out
+    """(name, tokenizer) for each expression."""
+    return [("expressions, " + name,
+             cut_by([pre_tokenizers.Split(Regex(r), "isolated") for r in regexes]))
+            for name, regexes in EXPRESSIONS.items()]
+
+
+def behaviors():
+    """(name, tokenizer): what becomes of matches, of expressions and of texts."""
+    patterns = {"letters": Regex(r"\p{L}+"), "white": Regex(r"\s|\d"), "space": " ", "dots": ".)",
+                "llama3": Regex(LLAMA3)}
+    return [(f"behaviors, {name} {behavior}{' inverted' if invert else ''}",
+             cut_by([pre_tokenizers.Split(pattern, behavior, invert=invert)]))
+            for name, pattern in patterns.items() for invert in (False, True)
+            for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next",
+                             "contiguous")]
 
 
 def variants():
