@@ -356,6 +356,8 @@ static void behaviors_of_splits(void)
         {"\"String\":\"a\"", "MergedWithPrevious", "abab", "97 98 97 98"},
         {"\"Regex\":\"[ab]\"", "Contiguous", "abab.ab", "256 256 46 256"},
         {"\"Regex\":\"[ab]\"", "Isolated", "ab", "97 98"},
+        {"\"Regex\":\"[ab]\"", "MergedWithPrevious", ".ab", "46 97 98"},
+        {"\"Regex\":\"[ab]\"", "MergedWithNext", "ab.", "97 98 46"},
         {"\"String\":\".\"", "Removed", "ab.ab", "256 256"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
