@@ -1106,6 +1106,16 @@ def decode_case(bench, worst, name):
 decode_case.quick = False
 
 
+def shapes_case(bench, worst, name):
+    """Names, shards and sizes of make_model.py's models are those of the published indexes."""
+    bench.real("configs")
+    os.environ["ALIGN_DATA"] = bench.data
+    script_case("make_model.py", "--check")(bench, worst, name)
+
+
+shapes_case.quick = True
+
+
 def defaults_case(bench, worst, name):
     """Every default that decides what is learnt is TRL's, or README.md and the run say that it is
     not."""
@@ -1322,6 +1332,7 @@ def text_cases():
              "tests of export.py": script_case("test_export.py", quick=True),
              "tests of judge_http.py": script_case("test_judge_http.py", quick=True),
              "all ids of all tokenizers decode as in transformers": decode_case,
+             "tensors and shards of published models": shapes_case,
              "tests of cares.py": script_case("test_cares.py", quick=True),
              "defaults against TRL's": defaults_case,
              "chat templates, some": template_case(12, 5, quick=True),
