@@ -321,15 +321,18 @@ static int put_ends(const Source *s)
  * has none. */
 static int put_family(const Source *s)
 {
-    uint64_t window;
-    if (read_size(s, "attention.sliding_window", UINT64_MAX, &window)) return -1;
+    uint64_t window, positions;
+    if (read_size(s, "attention.sliding_window", UINT64_MAX, &window) ||
+        read_size(s, "context_length", 0, &positions))
+        return -1;
     int has_window = window != UINT64_MAX && window > 0, is_llama = s->a == architectures;
     int is_mistral = has_window && is_llama;
-    if (has_window && !is_llama)
+    if (has_window && !is_llama && window < positions)
         return err_set(s->e, ERR_DATA,
-                       "%s: %s.attention.sliding_window is %llu: a window in some layers only is "
-                       "not supported",
-                       s->path, s->a->name, (unsigned long long)window);
+                       "%s: %s.attention.sliding_window is %llu, below context_length, %llu: a "
+                       "window in some layers only is not supported",
+                       s->path, s->a->name, (unsigned long long)window,
+                       (unsigned long long)positions);
     if (text_addf(s->out, s->e,
                   "  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n"
                   "  \"hidden_act\": \"silu\",\n",

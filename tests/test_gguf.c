@@ -701,6 +701,12 @@ static void put_window(GgufMaker *m)
     gguf_put_u32(m, "qwen2.attention.sliding_window", 64);
 }
 
+static void put_whole_window(GgufMaker *m)
+{
+    put_zero_biases(m);
+    gguf_put_u32(m, "qwen2.attention.sliding_window", 256);
+}
+
 static void put_phi(GgufMaker *m)
 {
     gguf_put_string(m, "general.architecture", "phi3");
@@ -754,6 +760,14 @@ static void put_part_rotated(GgufMaker *m)
 static void put_bad_bos(GgufMaker *m)
 {
     gguf_put_u32(m, "tokenizer.ggml.bos_token_id", TINY_V);
+}
+
+/* One that holds the whole context is none. */
+static void window_of_all(void)
+{
+    Model m = family_of((Otherwise){.architecture = "qwen2", .added = put_whole_window});
+    CHECK_INT(m.config.window, 0);
+    model_close(&m);
 }
 
 static void refused_models(void)
@@ -941,6 +955,7 @@ static const Test tests[] = {
     TEST(words_by_name),
     TEST(same_under_another_name),
     TEST(norms_and_biases_of_qwen3),
+    TEST(window_of_all),
     TEST(sentencepiece_in_a_file),
     TEST(rope_of_files),
     TEST(refused_models),
