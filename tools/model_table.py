@@ -255,11 +255,11 @@ def cell(args, model, column):
 
 HEAD = """# Models
 
-Made by `python tools/model_table.py{names}` on {date}, with transformers 5.23.0, PEFT 0.21.2,
+Made by `python tools/model_table.py` on {date}, with transformers 5.23.0, PEFT 0.21.2,
 TRL 1.16.0 and torch 2.13.0 in float32. Each model has the configuration, tensor names and shapes,
 shards, tokenizer and chat template that it has on the hub, {layers} of its layers and random weights
 (`tools/make_model.py`); where its configuration or tokenizer is not at hand as a file, the first
-column says `told`, the third `made`.
+column says `told`, the third `made`. `not run` is what it says: the command computes it.
 
 | column | what is compared | command |
 |---|---|---|
@@ -276,8 +276,7 @@ TELLS = {"configuration": "its family, as `align inspect` reads it",
 
 
 def write_table(args, names):
-    head = HEAD.format(names=" " + " ".join(args.names) if args.names else "", layers=args.layers,
-                       date=datetime.date.today().isoformat())
+    head = HEAD.format(layers=args.layers, date=datetime.date.today().isoformat())
     for column, tells in TELLS.items():
         head += f"| {column} | {tells} | `python tools/model_table.py cell MODEL {column}` |\n"
     lines = [head, "| model | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
