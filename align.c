@@ -13,10 +13,10 @@
 
 /* In the order in which a newcomer meets them. */
 static const Command *const commands[] = {
-    &command_generate, &command_chat,    &command_score,    &command_sft,     &command_dpo,
-    &command_kto,      &command_judge,   &command_evaluate, &command_gate,    &command_cycle,
-    &command_explain,  &command_merge,   &command_inspect,  &command_tokenize, &command_selftest,
-    &command_bench,    &command_report,
+    &command_generate, &command_chat,  &command_score,    &command_sft,     &command_dpo,
+    &command_kto,      &command_judge, &command_evaluate, &command_gate,    &command_cycle,
+    &command_explain,  &command_merge, &command_export,   &command_inspect, &command_tokenize,
+    &command_selftest, &command_bench, &command_report,
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 

@@ -41,7 +41,7 @@ extern const Command command_gate;
 /* align_cycle.c */
 extern const Command command_cycle;
 /* align_model.c */
-extern const Command command_merge;
+extern const Command command_merge, command_export;
 /* align_selftest.c */
 extern const Command command_selftest;
 /* align_inspect.c */

@@ -1,4 +1,5 @@
-/* align_model.c - align merge: folds an adapter into a new model directory. */
+/* align_model.c - align merge and export: folds an adapter into a new model, as a directory or as a
+ * GGUF file; writes a model or an adapter as a GGUF file. */
 #include "align.h"
 
 #include <math.h>
@@ -7,9 +8,10 @@
 
 static const Option merge_rows[] = {
     {"adapter", 0, OPTION_DIR, option_required, NULL, "PEFT adapter directory to fold in", BY_NAME},
-    {"output", 'o', OPTION_DIR, option_required, NULL, "new model directory", BY_NAME},
-    {"dtype", 0, OPTION_CHOICE, "keep", "keep|f32|bf16|f16",
-     "type in which weights are stored; keep: as in the base", BY_NAME},
+    {"output", 'o', OPTION_DIR, option_required, NULL,
+     "new model directory; a name ending in .gguf: a GGUF file", BY_NAME},
+    {"dtype", 0, OPTION_CHOICE, "keep", "keep|f32|bf16|f16|q8_0",
+     "type in which weights are stored; keep: as in the base; q8_0 only in GGUF files", BY_NAME},
     {"json", 0, OPTION_FLAG, NULL, NULL, "the result as one JSON object", BY_NAME},
     {"no-mmap", 0, OPTION_FLAG, NULL, NULL,
      "read the weights instead of mapping their files", BY_NAME},
@@ -18,8 +20,26 @@ static const Option merge_rows[] = {
 };
 static const OptionGroup merge_group = OPTION_GROUP("Merge", merge_rows);
 static const OptionGroup *const merge_groups[] = {&model_options, &merge_group, &group_quiet, NULL};
+static const Option export_rows[] = {
+    {"adapter", 0, OPTION_DIR, NULL, NULL,
+     "PEFT adapter directory: it is written by itself, for --model as its base", BY_NAME},
+    {"output", 'o', OPTION_FILE, option_required, NULL, "new GGUF file", BY_NAME},
+    {"dtype", 0, OPTION_CHOICE, "keep", "keep|f32|bf16|f16|q8_0",
+     "type in which weights are stored; keep: as in the base, F32 for an adapter", BY_NAME},
+    {"no-mmap", 0, OPTION_FLAG, NULL, NULL,
+     "read the weights instead of mapping their files", BY_NAME},
+    {"check-tensors", 0, OPTION_FLAG, NULL, NULL, "check the weights for NaN and infinity",
+     BY_NAME},
+};
+static const OptionGroup export_group = OPTION_GROUP("Export", export_rows);
+static const OptionGroup *const export_groups[] = {&model_options, &export_group, &group_quiet,
+                                                   NULL};
+static const OptionTable export_table = {
+    "export", "a model, or an adapter by itself, as a GGUF file for llama.cpp and its kin", NULL,
+    "align export -m MODEL --adapter RUN/adapter -o adapter.gguf", export_groups, NULL};
+
 static const OptionTable merge_table = {
-    "merge", "an adapter folded into a new model directory", NULL,
+    "merge", "an adapter folded into a new model, a directory or a GGUF file", NULL,
     "align merge -m MODEL --adapter RUN/adapter -o NEWMODEL", merge_groups, NULL};
 
 /* Checks that there is space for the weights of the new directory. */
@@ -78,15 +98,31 @@ static int save_merged(const Model *m, const Lora *lora, const Dtype *dtype, con
 }
 
 /* Reads --dtype; NULL = the base's own. */
-static const Dtype *dtype_from(const Options *o)
+static const Format *format_from(const Options *o)
 {
     static const struct {
-        const char *name;
-        Dtype dtype;
-    } dtypes[] = {{"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"f16", DTYPE_F16}};
-    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-        if (option_is(o, "dtype", dtypes[i].name)) return &dtypes[i].dtype;
+        const char *option, *name;
+    } formats[] = {{"f32", "F32"}, {"bf16", "BF16"}, {"f16", "F16"}, {"q8_0", "Q8_0"}};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (option_is(o, "dtype", formats[i].option)) return format_named(formats[i].name);
     return NULL;
+}
+
+static int is_gguf_name(const char *path)
+{
+    size_t len = strlen(path), end = sizeof ".gguf" - 1;
+    return len > end && !strcmp(path + len - end, ".gguf");
+}
+
+/* A file or directory is made where nothing is, and blocks belong to GGUF files of models. */
+static int check_made(const Options *o, int blocks, Err *e)
+{
+    const char *out = option_text(o, "output");
+    if (io_exists(out)) return err_set(e, ERR_CREATE, "%s: exists already; take a new name", out);
+    if (blocks || !option_is(o, "dtype", "q8_0")) return 0;
+    return err_set(e, ERR_USAGE,
+                   "--dtype q8_0 is for the weights of a model in a GGUF file: give -o NAME.gguf, "
+                   "or take f32, bf16 or f16");
 }
 
 /* Prints what was lost of the update by rounding, after the new directory's name or as JSON. Shares
@@ -128,29 +164,52 @@ static void tell_template(const char *dir, const char *adapter, const char *out)
     tokenizer_free(t);
 }
 
+static int flags_from(const Options *o)
+{
+    return (option_flag(o, "no-mmap") ? MODEL_NO_MMAP : 0) |
+           (option_flag(o, "check-tensors") ? MODEL_CHECK_TENSORS : 0);
+}
+
+/* Whole weights of the adapter stand in the model, which so goes first. */
+static void close_both(Model *m, Lora *lora)
+{
+    model_close(m);
+    lora_close(lora);
+}
+
+/* Opens --model and, where it is given, --adapter; without one lora->slots is NULL. */
+static int open_both(const Options *o, Model *m, Lora *lora, Err *e)
+{
+    const char *adapter = option_text(o, "adapter");
+    LoraShape shape;
+    *lora = (Lora){0};
+    if (model_load(m, option_text(o, "model"), flags_from(o), notes(), e)) return -1;
+    if (!adapter) return 0;
+    model_lora_shape(m, &shape);
+    int status = lora_load(lora, adapter, &shape, 0, e);
+    if (!status) {
+        lora_describe(lora, adapter, notes());
+        status = model_adapt(m, lora, e);
+    }
+    if (status) close_both(m, lora);
+    return status;
+}
+
 static int merge_run(const Options *o, Err *e)
 {
-    const char *dir = option_text(o, "model"), *adapter = option_text(o, "adapter");
     const char *out = option_text(o, "output");
-    int flags = (option_flag(o, "no-mmap") ? MODEL_NO_MMAP : 0) |
-                (option_flag(o, "check-tensors") ? MODEL_CHECK_TENSORS : 0);
+    const Format *format = format_from(o);
+    int is_gguf = is_gguf_name(out);
     Model m;
     Lora lora;
-    LoraShape shape;
     MergeReport report = {0};
-    if (io_exists(out))
-        return err_set(e, ERR_CREATE, "%s: exists already; take a new directory", out);
-    if (model_load(&m, dir, flags, notes(), e)) return -1;
-    model_lora_shape(&m, &shape);
-    int status = lora_load(&lora, adapter, &shape, 0, e);
-    if (!status) {
-        lora_describe(&lora, adapter, notes());
-        tell_template(*lora.tokenizer ? lora.tokenizer : dir, adapter, out);
-        status = model_adapt(&m, &lora, e) ||
-                 save_merged(&m, &lora, dtype_from(o), out, &report, e);
-    }
-    model_close(&m);
-    lora_close(&lora);
+    if (check_made(o, is_gguf, e) || open_both(o, &m, &lora, e)) return -1;
+    tell_template(*lora.tokenizer ? lora.tokenizer : option_text(o, "model"),
+                  option_text(o, "adapter"), out);
+    int status = is_gguf
+                     ? model_export(&m, &lora, format, out, &report, notes(), e)
+                     : save_merged(&m, &lora, format ? &format->dtype : NULL, out, &report, e);
+    close_both(&m, &lora);
     if (status) return -1;
     Text done = {0};
     if (!put_merged(o, out, &report, &done, e)) return print_text(&done, e);
@@ -159,3 +218,23 @@ static int merge_run(const Options *o, Err *e)
 }
 
 const Command command_merge = {&merge_table, merge_run};
+
+static int export_run(const Options *o, Err *e)
+{
+    const char *out = option_text(o, "output");
+    const Format *format = format_from(o);
+    int alone = option_text(o, "adapter") != NULL;
+    Model m;
+    Lora lora;
+    if (check_made(o, !alone, e) || open_both(o, &m, &lora, e)) return -1;
+    int status = alone ? model_export_adapter(&m, &lora, format, out, e)
+                       : model_export(&m, NULL, format, out, NULL, notes(), e);
+    close_both(&m, &lora);
+    if (status) return -1;
+    Text done = {0};
+    if (!text_addf(&done, e, "%s\n", out)) return print_text(&done, e);
+    text_free(&done);
+    return -1;
+}
+
+const Command command_export = {&export_table, export_run};

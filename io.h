@@ -301,5 +301,41 @@ int gguf_text(const Gguf *g, const char *key, const char **text, size_t *len, Er
 double gguf_number(const GgufValue *v, uint64_t i);
 /* The next item of an array of texts; *at begins as v->data. */
 const char *gguf_next_text(const unsigned char **at, size_t *len);
+/* Bytes of all its items. */
+size_t gguf_value_bytes(const GgufValue *v);
+/* The number by which files name a format of tensors. */
+int gguf_type_of(const Format *f);
+
+/* ---- writing GGUF -------------------------------------------------------------------------- */
+
+/* The values of a new file, in their order; start with {0}, end with text_free(&v->bytes). */
+typedef struct {
+    Text bytes;
+    uint64_t count;
+} GgufValues;
+int gguf_add_u32(GgufValues *v, const char *key, uint32_t x, Err *e);
+int gguf_add_f32(GgufValues *v, const char *key, float x, Err *e);
+int gguf_add_bool(GgufValues *v, const char *key, int x, Err *e);
+int gguf_add_text(GgufValues *v, const char *key, const char *text, size_t len, Err *e);
+/* An array; its `count` items must follow. */
+int gguf_add_array(GgufValues *v, const char *key, GgufType items, uint64_t count, Err *e);
+int gguf_item_i32(GgufValues *v, int32_t x, Err *e);
+int gguf_item_f32(GgufValues *v, float x, Err *e);
+int gguf_item_text(GgufValues *v, const char *text, size_t len, Err *e);
+/* A value of another file, as it is. */
+int gguf_add_value(GgufValues *v, const GgufValue *from, Err *e);
+
+typedef struct {
+    char name[64];
+    const Format *format;
+    size_t rows, cols; /* rows 0: a vector */
+    /* Called when it is this tensor's turn, to writer_put exactly its bytes. */
+    int (*produce)(void *ctx, Writer *w, Err *e);
+    void *ctx;
+} GgufOut;
+/* Writes a file of version 3, all or nothing, the tensors in this order at multiples of 32 bytes.
+ * Names must differ, and rows be whole blocks; that numbers are finite is for `produce` to see. */
+int gguf_write(const char *path, const GgufValues *values, const GgufOut *tensors, size_t count,
+               Err *e);
 
 #endif

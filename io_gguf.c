@@ -400,6 +400,13 @@ int gguf_is(const char *path)
     return is;
 }
 
+int gguf_type_of(const Format *f)
+{
+    int type = 0;
+    while (!types[type].name || strcmp(types[type].name, f->name)) type++; /* each Format is there */
+    return type;
+}
+
 /* ---- what a file says ---------------------------------------------------------------------- */
 
 const GgufTensor *gguf_tensor(const Gguf *g, const char *tensor)
@@ -448,6 +455,17 @@ double gguf_number(const GgufValue *v, uint64_t i)
         return -(double)(~x + 1);
     default: return (double)x;
     }
+}
+
+size_t gguf_value_bytes(const GgufValue *v)
+{
+    if (v->type != GGUF_STRING) return (size_t)v->count * value_bytes[v->type];
+    const unsigned char *at = v->data;
+    for (uint64_t i = 0; i < v->count; i++) {
+        size_t len;
+        gguf_next_text(&at, &len);
+    }
+    return (size_t)(at - v->data);
 }
 
 static int wrong_kind(const Gguf *g, const char *key, const char *wanted, Err *e)

@@ -70,13 +70,13 @@ typedef struct {
     int direct;
     size_t block, bytes;
     void (*unpack)(real *out, const unsigned char *in, size_t blocks); /* exact; any alignment */
-    /* Rounds to nearest even. NULL: this program does not write it. */
+    /* Rounds to nearest: to even, or as the block's reference does. NULL: it is not written here. */
     void (*pack)(unsigned char *out, const real *in, size_t blocks);
 } Format;
 extern const Format format_f32, format_bf16, format_f16, format_f64;
 const Format *format_of(Dtype t);
 /* By name: those four, or one of the block formats of GGUF files ("Q4_0" ... "Q8_0", "Q2_K" ...
- * "Q6_K", "IQ4_NL", "IQ4_XS"), which are read and not written. NULL for any other name. */
+ * "Q6_K", "IQ4_NL", "IQ4_XS"), of which Q8_0 is written, too. NULL for any other name. */
 const Format *format_named(const char *name);
 enum { FORMAT_BLOCK_MAX = 256 };
 /* Bytes of n numbers from the beginning of a row. */

@@ -1,4 +1,5 @@
-/* maths_blocks.c - unpacks numbers that are stored in blocks with common scales, as GGUF has them.
+/* maths_blocks.c - unpacks, and of one format packs, numbers that are stored in blocks with common
+ * scales, as GGUF has them.
  *
  * A block holds 32 or 256 small whole numbers q, and one or two scales as F16. Formats of 32
  * numbers give d q or d q + m. Those of 256 ("K") have a smaller whole scale for every 16 or 32
@@ -7,6 +8,7 @@
  */
 #include "maths.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { SMALL = 32, HALF = SMALL / 2, LARGE = FORMAT_BLOCK_MAX };
@@ -91,6 +93,29 @@ static void unpack_q8_0(real *out, const unsigned char *in, size_t blocks)
     for (; blocks-- > 0; in += 34, out += SMALL) {
         float d = f16_at(in);
         for (size_t j = 0; j < SMALL; j++) out[j] = d * (float)as_signed(in[2 + j]);
+    }
+}
+
+/* Back again: d = max |x| / 127, q = x / d with halves away from zero. As in the reference
+ * implementations q is found with d before d is rounded to F16, and by a product with 1 / d, so the
+ * bytes are theirs. Where 1 / d is no number, d is stored as 0, and so is q. */
+static void pack_q8_0(unsigned char *out, const real *in, size_t blocks)
+{
+    for (; blocks-- > 0; in += SMALL, out += 34) {
+        float most = 0;
+        for (size_t j = 0; j < SMALL; j++) {
+            float size = fabsf((float)in[j]);
+            if (size > most) most = size;
+        }
+        float d = most / 127, inverse = d > 0 ? 1 / d : 0;
+        if (!isfinite(inverse)) inverse = 0;
+        uint16_t half = f16_from_float(d);
+        out[0] = (unsigned char)half;
+        out[1] = (unsigned char)(half >> 8);
+        for (size_t j = 0; j < SMALL; j++) {
+            int q = inverse > 0 ? (int)roundf((float)in[j] * inverse) : 0;
+            out[2 + j] = (unsigned char)q;
+        }
     }
 }
 
@@ -228,7 +253,7 @@ static const Format formats[] = {
     {"Q4_1", DTYPE_F32, 0, SMALL, 20, unpack_q4_1, NULL},
     {"Q5_0", DTYPE_F32, 0, SMALL, 22, unpack_q5_0, NULL},
     {"Q5_1", DTYPE_F32, 0, SMALL, 24, unpack_q5_1, NULL},
-    {"Q8_0", DTYPE_F32, 0, SMALL, 34, unpack_q8_0, NULL},
+    {"Q8_0", DTYPE_F32, 0, SMALL, 34, unpack_q8_0, pack_q8_0},
     {"IQ4_NL", DTYPE_F32, 0, SMALL, 18, unpack_iq4_nl, NULL},
     {"Q2_K", DTYPE_F32, 0, LARGE, 84, unpack_q2_k, NULL},
     {"Q3_K", DTYPE_F32, 0, LARGE, 110, unpack_q3_k, NULL},

@@ -152,6 +152,17 @@ int model_merge(const Model *m, const Lora *lora, const Dtype *dtype, const char
                 MergeReport *report, const Log *log, Err *e);
 uint64_t model_file_bytes(const Model *m, const Dtype *dtype); /* of the weights it writes */
 
+/* Writes a GGUF file that llama.cpp serves, `lora` folded in (may be NULL), matrices as `format`
+ * (NULL: as in the base, F32 where they change and theirs is not written), the rest as F32. Of a
+ * base that is a GGUF file all values are carried over. ERR_DATA for other models than Llama's and
+ * Mistral's, for a tokenizer that such a file cannot describe, for a weight too large for the
+ * format. */
+int model_export(const Model *m, const Lora *lora, const Format *format, const char *path,
+                 MergeReport *report, const Log *log, Err *e);
+/* The same for the adapter alone (NULL: F32), for llama.cpp's --lora; m is its base. */
+int model_export_adapter(const Model *m, const Lora *lora, const Format *format, const char *path,
+                         Err *e);
+
 /* ---- text in ------------------------------------------------------------------------------- */
 
 typedef struct {

@@ -14,7 +14,6 @@
 
 #define TENSOR_EMBEDDING "token_embd.weight"
 #define TENSOR_HEAD "output.weight"
-#define TENSOR_ROPE "rope_freqs.weight"
 #define TENSOR_BIAS "blk.0.attn_q.bias"
 enum { KEY_MAX = 80 };
 
@@ -130,35 +129,39 @@ static int refuse_experts(const Source *s)
 
 /* ---- rotary positions ---------------------------------------------------------------------- */
 
-/* Factor of Llama 3's scaling for pair i of `half`: 1 for high frequencies, `factor` for low ones,
- * between them as the file's writer computes it. */
-static double llama3_factor(double theta, size_t i, size_t half, double factor, double original)
+double model_gguf_divisor(const ModelConfig *c, size_t i, size_t half)
 {
-    const double pi = 3.14159265358979323846, low = 1, high = 4;
-    double wave = 2 * pi * maths_pow(theta, (double)i / (double)half);
+    const double pi = 3.14159265358979323846, original = c->rope.original_max_positions;
+    double low = c->rope.low_freq_factor, high = c->rope.high_freq_factor;
+    double wave = 2 * pi * maths_pow(c->rope.theta, (double)i / (double)half);
     if (wave < original / high) return 1;
-    if (wave > original / low) return factor;
+    if (wave > original / low) return c->rope.factor;
     double smooth = (original / wave - low) / (high - low);
-    return 1 / ((1 - smooth) / factor + smooth);
+    return 1 / ((1 - smooth) / c->rope.factor + smooth);
 }
 
 /* rope_freqs.weight has what divides each frequency. All published ones are Llama 3's, of which
  * only the factor differs; config.json can say that, and nothing else. */
 static int put_factors(const Source *s, const GgufTensor *t, double theta)
 {
-    const double original = 8192, close = 1e-4;
+    const double close = 1e-4;
     size_t half = (size_t)t->count;
+    ModelConfig c = {.rope = {.theta = theta,
+                              .low_freq_factor = 1,
+                              .high_freq_factor = 4,
+                              .original_max_positions = 8192}};
     if (t->n_dims != 1 || t->format != &format_f32 || half < 2)
-        return err_set(s->e, ERR_DATA, "%s: " TENSOR_ROPE " must be a list of F32", s->path);
+        return err_set(s->e, ERR_DATA, "%s: " GGUF_ROPE " must be a list of F32", s->path);
     real first, last, x;
     format_unpack(t->format, &first, t->data, 0, 1);
     format_unpack(t->format, &last, t->data, half - 1, 1);
+    c.rope.factor = (double)last;
     for (size_t i = 0; i < half; i++) {
         format_unpack(t->format, &x, t->data, i, 1);
-        double want = llama3_factor(theta, i, half, (double)last, original);
+        double want = model_gguf_divisor(&c, i, half);
         if (!(fabs((double)x - want) <= close * want))
             return err_set(s->e, ERR_DATA,
-                           "%s: " TENSOR_ROPE ": number %zu is %g, Llama 3's scaling has %g: other "
+                           "%s: " GGUF_ROPE ": number %zu is %g, Llama 3's scaling has %g: other "
                            "scalings are not supported",
                            s->path, i, (double)x, want);
     }
@@ -239,7 +242,7 @@ static int put_scaling(const Source *s)
 
 static int put_rope(const Source *s, uint64_t head)
 {
-    const GgufTensor *factors = gguf_tensor(s->g, TENSOR_ROPE);
+    const GgufTensor *factors = gguf_tensor(s->g, GGUF_ROPE);
     double theta = 10000;
     uint64_t rotated;
     if (read_number(s, "rope.freq_base", &theta) < 0 ||
@@ -251,7 +254,7 @@ static int put_rope(const Source *s, uint64_t head)
                        "part of a head is not supported",
                        s->path, s->a->name, (unsigned long long)rotated, (unsigned long long)head);
     if (factors && factors->count != head / 2)
-        return err_set(s->e, ERR_DATA, "%s: " TENSOR_ROPE " has %llu numbers, expected %llu",
+        return err_set(s->e, ERR_DATA, "%s: " GGUF_ROPE " has %llu numbers, expected %llu",
                        s->path, (unsigned long long)factors->count, (unsigned long long)(head / 2));
     return factors ? put_factors(s, factors, theta) : put_scaling(s);
 }
@@ -371,6 +374,11 @@ int model_gguf_config(const Gguf *g, Text *out, Err *e)
 
 /* ---- tensors ------------------------------------------------------------------------------- */
 
+size_t model_gguf_paired(const ModelConfig *c, const Weight *w)
+{
+    return w->target == TARGET_Q || w->target == TARGET_K ? c->D : 0;
+}
+
 static int take(const Model *m, const Weight *w, const GgufTensor *t, int paired, Mat *out, Err *e)
 {
     size_t rows = w->kind == WEIGHT_MATRIX ? w->rows : 1;
@@ -387,7 +395,7 @@ static int take(const Model *m, const Weight *w, const GgufTensor *t, int paired
                        "Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL and IQ4_XS are",
                        m->path, t->name, t->type);
     *out = (Mat){.data = t->data, .format = t->format, .rows = rows, .cols = w->cols};
-    if (paired && (w->target == TARGET_Q || w->target == TARGET_K)) out->paired = m->config.D;
+    if (paired) out->paired = model_gguf_paired(&m->config, w);
     return 0;
 }
 
@@ -417,7 +425,7 @@ static int note_extras(const Model *m, int flags, const Log *log, Err *e)
     for (size_t i = 0; i < m->gguf.n_tensors; i++) {
         const GgufTensor *t = &m->gguf.tensors[i];
         size_t len = strlen(t->name);
-        int known = !strcmp(t->name, TENSOR_ROPE);
+        int known = !strcmp(t->name, GGUF_ROPE);
         Weight w;
         for (size_t k = 0; k < count && !known; k++) {
             model_weight(m, k, &w);

@@ -4,29 +4,20 @@
 
 #include <string.h>
 
-/* What the writer of one tensor needs. */
-typedef struct {
-    const Lora *lora;
-    const Format *to;    /* of the file */
-    MergeReport *report; /* may be NULL */
-    Weight weight;
-} Source;
-
 /* The format a weight has on disk: what is asked for, else what the base stored. F32 where that is
- * not written: trained copies. */
+ * not written: trained copies, blocks. */
 static const Format *disk_format(const Mat *w, const Dtype *asked)
 {
     if (asked) return format_of(*asked);
-    return w->format->pack ? w->format : &format_f32;
+    return w->format->direct && w->format->pack ? w->format : &format_f32;
 }
 
-/* The format that weight i gets: what an adapter's file holds is stored as the base's own was. */
-static const Format *weight_format(const Model *m, size_t i, const Weight *w, const Dtype *asked)
+const Mat *save_own(const Model *m, size_t i, const Weight *w)
 {
     Weight own;
-    if (!m->base) return disk_format(&w->param->w, asked);
+    if (!m->base) return &w->param->w;
     model_weight(m->base, i < model_weight_count(m->base) ? i : 0, &own); /* untied: the embedding */
-    return disk_format(&own.param->w, asked);
+    return &own.param->w;
 }
 
 static int check_finite(const real *values, size_t n, const char *name, const char *what,
@@ -38,61 +29,81 @@ static int check_finite(const real *values, size_t n, const char *name, const ch
                    *dtype ? advice("dtype", "; --dtype f32 has room for all that is finite") : "");
 }
 
-/* The values with the adapter folded in, in the dtype of the disk. */
-static int put_changed(const Source *s, const Adapter *a, Writer *out, Err *e)
+int save_values(const char *name, const Mat *as, real *values, Writer *out, Err *e)
 {
-    const Mat *w = &s->weight.param->w;
-    const char *name = s->weight.name;
-    const Format *to = s->to;
-    size_t n = w->rows * w->cols, bytes = w->rows * format_bytes(to, w->cols);
-    real *values = mem_alloc(n * sizeof *values, e);
-    void *stored = values ? mem_alloc(bytes, e) : NULL;
-    int bad = !stored;
-    if (!bad) {
-        mat_unpack(w, values);
-        bad = check_finite(values, n, name, "is not finite", "", e) ||
-              (a && lora_merge_into(values, a, to, s->report, e));
+    size_t run, stride, n = as->rows * as->cols, bytes = mat_bytes(as);
+    const Format *to = as->format;
+    unsigned char *stored = mem_alloc(bytes, e);
+    if (!stored) return -1;
+    Mat place = *as;
+    place.data = stored;
+    for (size_t r = 0; r < as->rows; r++) {
+        const unsigned char *row = mat_row(&place, r, &run, &stride);
+        to->pack(stored + (row - stored), values + r * as->cols, as->cols / to->block);
     }
-    if (!bad) {
-        to->pack(stored, values, n / to->block);
-        format_unpack(to, values, stored, 0, n);
-        bad = to == &format_f32 ? check_finite(values, n, name, "is not finite", "", e)
+    mat_unpack(&place, values);
+    int bad = to == &format_f32 ? check_finite(values, n, name, "is not finite", "", e)
                                 : check_finite(values, n, name, "is too large for ", to->name, e);
-    }
     bad = bad || writer_put(out, stored, bytes, e);
     mem_free(stored);
+    return bad ? -1 : 0;
+}
+
+/* The values with the adapter folded in, in the format of the file. */
+static int put_changed(const FileWeight *s, const Adapter *a, Writer *out, Err *e)
+{
+    const Mat *w = &s->weight.param->w;
+    Mat as = {NULL, s->to, w->rows, w->cols, s->paired};
+    real *values = mem_alloc(w->rows * w->cols * sizeof *values, e);
+    if (!values) return -1;
+    mat_unpack(w, values);
+    int bad = check_finite(values, w->rows * w->cols, s->name, "is not finite", "", e) ||
+              (a && lora_merge_into(values, a, s->to, s->report, e)) ||
+              save_values(s->name, &as, values, out, e);
     mem_free(values);
     return bad ? -1 : 0;
 }
 
-static int produce(void *ctx, Writer *out, Err *e)
+int save_weight(void *ctx, Writer *out, Err *e)
 {
-    const Source *s = ctx;
+    const FileWeight *s = ctx;
     const Mat *w = &s->weight.param->w;
     const Adapter *a = model_adapter(s->lora, &s->weight);
-    if (a || w->paired || s->to != w->format) return put_changed(s, a, out, e);
+    if (a || w->paired != s->paired || s->to != w->format) return put_changed(s, a, out, e);
     return writer_put(out, w->data, mat_bytes(w), e);
+}
+
+int save_check_head(const Model *m, const Lora *lora, Err *e)
+{
+    if (!m->config.tied || !lora_at(lora, 0, TARGET_HEAD)) return 0;
+    return err_set(e, ERR_DATA,
+                   "%s: the adapter changes lm_head, which this model shares with "
+                   "its embedding: it cannot be merged",
+                   m->path);
 }
 
 static int save_weights(const Model *m, const Lora *lora, const Dtype *dtype, MergeReport *report,
                         const char *path, Err *e)
 {
     size_t n = model_weight_count(m);
-    Source *sources = mem_calloc(n, sizeof *sources, e);
+    FileWeight *sources = mem_calloc(n, sizeof *sources, e);
     StOut *outs = mem_calloc(n, sizeof *outs, e);
     int bad = !sources || !outs;
     for (size_t i = 0; !bad && i < n; i++) {
-        sources[i] = (Source){.lora = lora, .report = report};
-        model_weight(m, i, &sources[i].weight);
-        const Weight *w = &sources[i].weight;
-        sources[i].to = weight_format(m, i, w, dtype);
+        FileWeight *source = &sources[i];
+        model_weight(m, i, &source->weight);
+        const Weight *w = &source->weight;
+        source->lora = lora;
+        source->to = disk_format(save_own(m, i, w), dtype);
+        source->report = report;
+        source->name = w->name;
         int vector = w->kind != WEIGHT_MATRIX;
         outs[i] = (StOut){.name = w->name,
-                          .dtype = sources[i].to->dtype,
+                          .dtype = source->to->dtype,
                           .n_dims = vector ? 1 : 2,
                           .shape = {vector ? w->cols : w->rows, vector ? 0 : w->cols},
-                          .produce = produce,
-                          .ctx = &sources[i]};
+                          .produce = save_weight,
+                          .ctx = source};
     }
     const char *const metadata[] = {"format", "pt", NULL};
     bad = bad || safetensors_write(path, outs, n, metadata, e);
@@ -194,7 +205,7 @@ uint64_t model_file_bytes(const Model *m, const Dtype *dtype)
     Weight w;
     for (size_t i = 0; i < model_weight_count(m); i++) {
         model_weight(m, i, &w);
-        bytes += (uint64_t)w.rows * format_bytes(weight_format(m, i, &w, dtype), w.cols);
+        bytes += (uint64_t)w.rows * format_bytes(disk_format(save_own(m, i, &w), dtype), w.cols);
     }
     return bytes;
 }
@@ -232,12 +243,8 @@ int model_merge(const Model *m, const Lora *lora, const Dtype *dtype, const char
 {
     static const Dtype full = DTYPE_F32;
     char path[IO_PATH_MAX];
-    if (m->config.tied && lora_at(lora, 0, TARGET_HEAD))
-        return err_set(e, ERR_DATA,
-                       "%s: the adapter changes lm_head, which this model shares with "
-                       "its embedding: it cannot be merged",
-                       m->path);
-    if (io_make_directory(dir, 0, e) || io_path(path, sizeof path, dir, "model.safetensors", e) ||
+    if (save_check_head(m, lora, e) || io_make_directory(dir, 0, e) ||
+        io_path(path, sizeof path, dir, "model.safetensors", e) ||
         save_weights(m, lora, dtype, report, path, e) ||
         (!m->trained && model_check_files(m, e)) ||
         write_config(m, m->trained ? &full : dtype, dir, e))

@@ -50,6 +50,19 @@ Tokenizer *tokenizer_parse(const char *json, size_t len, const char *name, const
 Tokenizer *tokenizer_parse_model(const char *bytes, size_t len, const char *name,
                                  const char *config, size_t config_len, const Log *log, Err *e);
 void tokenizer_free(Tokenizer *t);
+/* What a model makes of its ids: rows of its embedding, the first token of a text, and those that
+ * end an answer. */
+typedef struct {
+    size_t rows;
+    int32_t bos; /* -1: none */
+    const int32_t *eos;
+    size_t n_eos;
+} TokenUse;
+/* tokenizer_of_gguf the other way: adds a tokenizer and its chat templates to the values of a GGUF file. ERR_DATA
+ * where a GGUF file cannot say how it cuts texts; `name` is for messages. What else such a file
+ * cannot say is noted. */
+int tokenizer_to_gguf(const Tokenizer *t, const char *name, const TokenUse *use, GgufValues *out,
+                      const Log *log, Err *e);
 
 size_t tokenizer_size(const Tokenizer *t);  /* largest id + 1 */
 size_t tokenizer_bytes(const Tokenizer *t); /* of memory that it holds */

@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-#define KEY(name) "tokenizer.ggml." name
+#define KEY GGUF_KEY
 
 /* Expressions that are not among the patterns: each a Split of its own, one after the other. */
 static const char *const deepseek_coder[] = {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+",
@@ -64,6 +64,14 @@ static const struct {
     {"viking", PATTERN_NONE, 1, 0, 0, 0, viking},
 };
 enum { CUTS = sizeof cuts / sizeof *cuts };
+
+const char *gguf_cut_name(Pattern pattern, int digits, int whole)
+{
+    for (size_t i = 0; i < CUTS; i++)
+        if (cuts[i].pattern == pattern && cuts[i].digits == digits && cuts[i].whole == whole)
+            return cuts[i].name;
+    return NULL;
+}
 
 typedef struct {
     const Gguf *g;

@@ -14,16 +14,16 @@ align_explain explain
 align_judge judge
 align_evaluate evaluate
 align_cycle cycle
-align_model merge
+align_model merge export
 align_inspect inspect
 align_report report
 align_bench bench
 align_selftest selftest
 align_rows sft dpo kto
-model generate chat score sft dpo kto judge cycle explain merge
-lora generate chat score sft dpo kto judge cycle explain merge inspect
+model generate chat score sft dpo kto judge cycle explain merge export
+lora generate chat score sft dpo kto judge cycle explain merge export inspect
 chat generate chat score sft dpo kto judge cycle explain
-tokenizer generate chat score sft dpo kto judge cycle explain tokenize
+tokenizer generate chat score sft dpo kto judge cycle explain merge export tokenize
 data generate score sft dpo kto cycle explain
 generate generate chat cycle
 score score cycle
@@ -38,8 +38,8 @@ evaluate evaluate cycle
 cycle cycle
 bench bench
 report report cycle
-io generate chat score sft dpo kto judge cycle explain merge evaluate inspect tokenize
-json generate chat score sft dpo kto judge cycle explain merge evaluate inspect tokenize
+io generate chat score sft dpo kto judge cycle explain merge export evaluate inspect tokenize
+json generate chat score sft dpo kto judge cycle explain merge export evaluate inspect tokenize
 END
 
 # Where more is known than the list above can say: file, option, why it may be named there.

@@ -42,7 +42,7 @@ gives "a finished run is resumed" 0 align dpo -m "$FILE" --data "$T/rows.jsonl" 
     --rank 4 --lr 1e-3 -o "$T/dpo-tiny.gguf" --resume
 for from in "$DIR" "$FILE"; do
     gives "merge" 0 align merge -m "$from" --adapter "$T/dpo-tiny/adapter" \
-        -o "$T/merged-$(basename "$from")"
+        -o "$T/merged-of-$(basename "$from" .gguf)-$n"
 done
 same "merged weights" "$T/merged-tiny/model.safetensors" "$T/merged-tiny.gguf/model.safetensors"
 DIR=$T/merged-tiny FILE=$T/merged-tiny.gguf
