@@ -40,12 +40,11 @@ done
 both "with an adapter" score --data "$T/rows.jsonl" --adapter "$T/dpo-tiny.gguf/adapter"
 gives "a finished run is resumed" 0 align dpo -m "$FILE" --data "$T/rows.jsonl" --steps 3 --batch 2 \
     --rank 4 --lr 1e-3 -o "$T/dpo-tiny.gguf" --resume
-for from in "$DIR" "$FILE"; do
-    gives "merge" 0 align merge -m "$from" --adapter "$T/dpo-tiny/adapter" \
-        -o "$T/merged-of-$(basename "$from" .gguf)-$n"
-done
-same "merged weights" "$T/merged-tiny/model.safetensors" "$T/merged-tiny.gguf/model.safetensors"
-DIR=$T/merged-tiny FILE=$T/merged-tiny.gguf
+gives "merge of a directory" 0 align merge -m "$DIR" --adapter "$T/dpo-tiny/adapter" -o "$T/merged"
+gives "merge of a file" 0 align merge -m "$FILE" --adapter "$T/dpo-tiny/adapter" \
+    -o "$T/merged-of-file"
+same "merged weights" "$T/merged/model.safetensors" "$T/merged-of-file/model.safetensors"
+DIR=$T/merged FILE=$T/merged-of-file
 both "a merged model" score --data "$T/rows.jsonl" --tokens
 DIR=$T/tiny FILE=$T/tiny.gguf
 

@@ -179,4 +179,47 @@ static inline const char *tiny_gguf(const char *name, Otherwise o)
     return path;
 }
 
+/* ---- what a model gives ---------------------------------------------------------------------- */
+
+enum { TEXT_IDS = 5 };
+
+/* The logits of a model after five tokens. */
+static inline void logits_of(const char *path, real out[TINY_V])
+{
+    static int32_t ids[TEXT_IDS] = {264, 7, 99, 259, 30};
+    Compute c;
+    Model m;
+    Tape t;
+    memset(out, 0, TINY_V * sizeof *out);
+    CHECK_OK(model_load(&m, path, MODEL_CHECK_TENSORS, NULL, &err), &err);
+    if (!m.layers) return;
+    Segment s = {.count = TEXT_IDS, .parent = -1};
+    Batch b = {.T = TEXT_IDS, .ids = ids, .n_segments = 1, .segments = &s};
+    uint32_t last = TEXT_IDS - 1;
+    CHECK_OK(compute_open(&c, "ref", PRECISION_F32, &err), &err);
+    CHECK_OK(model_reserve_positions(&m, 16, &err), &err);
+    CHECK_OK(tape_open(&t, &c, 1 << 20, 1 << 18, &err), &err);
+    memcpy(out, model_logits(&t, &m, NULL, &b, &last, 1)->x, TINY_V * sizeof *out);
+    tape_close(&t);
+    compute_close(&c);
+    model_close(&m);
+}
+
+/* The ids of a text by a model's tokenizer, separated by spaces, or why there are none. */
+static inline const char *ids_of(const char *path, const char *text)
+{
+    static char shown[256];
+    size_t at = 0;
+    Ids ids = {0};
+    Tokenizer *t = tokenizer_load(path, NULL, &err);
+    *shown = 0;
+    if (!t) return err.text;
+    CHECK_OK(tokenizer_encode(t, text, strlen(text), TOKENIZE_ADD, &ids, &err), &err);
+    for (size_t i = 0; i < ids.count; i++)
+        at += (size_t)snprintf(shown + at, sizeof shown - at, i ? " %ld" : "%ld", (long)ids.ids[i]);
+    ids_free(&ids);
+    tokenizer_free(t);
+    return shown;
+}
+
 #endif
