@@ -59,7 +59,7 @@ echo '{"prompt":"p1","completion":"no","label":true}' >thumbs.jsonl
 # ---- text and numbers ---------------------------------------------------------------------------
 
 engine="--kernel ref --threads 2"
-for command in generate chat score sft dpo kto explain merge tokenize judge evaluate cycle \
+for command in generate chat score sft dpo kto explain merge export tokenize judge evaluate cycle \
     inspect report bench selftest; do
     run "help-$command" "$command" --help
     run "help-all-$command" "$command" --help-all
@@ -98,6 +98,8 @@ short="--steps 4 --batch 4 --accumulate 2 --rank 2 --alpha 4 --lr 1e-2 --save-ev
     run full sft -m model --data answers.jsonl -o full --full $short
 }
 run merge merge -m model --adapter dpo/adapter -o merged
+run merge-gguf merge -m model --adapter dpo/adapter -o merged.gguf --dtype q8_0
+run export export -m model --adapter dpo/adapter -o adapter.gguf
 run inspect-adapter inspect dpo/adapter
 run inspect-run inspect dpo
 

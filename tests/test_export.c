@@ -41,6 +41,52 @@ static void blocks_as_the_gguf_package(void)
     for (int j = 0; j < 34; j++) CHECK_INT(out[j], 0);
 }
 
+/* ---- the container ------------------------------------------------------------------------- */
+
+/* So many bytes of one value. */
+static int put_bytes(void *ctx, Writer *w, Err *e)
+{
+    const char *bytes = ctx;
+    return writer_put(w, bytes, strlen(bytes), e);
+}
+
+/* Tensors of odd lengths lie at multiples of 32, and values are what they were. */
+static void odd_lengths(void)
+{
+    GgufOut outs[2] = {{"a", &format_f16, 0, 3, put_bytes, "123456"},
+                       {"b", &format_f32, 3, 1, put_bytes, "abcdefghijkl"}};
+    GgufValues v = {.count = 0};
+    Gguf g;
+    int yes = 0;
+    double x = 0;
+    CHECK_OK(gguf_add_bool(&v, "yes", 7, &err), &err);
+    CHECK_OK(gguf_add_f32(&v, "x", -2.5f, &err), &err);
+    CHECK_OK(gguf_add_array(&v, "odd", GGUF_I32, 1, &err), &err);
+    CHECK_OK(gguf_item_i32(&v, -9, &err), &err);
+    CHECK_OK(gguf_write(files_path("odd.gguf"), &v, outs, 2, &err), &err);
+    CHECK_OK(gguf_open(&g, files_path("odd.gguf"), 1, &err), &err);
+    CHECK(gguf_bool(&g, "yes", &yes, &err) == 1 && yes == 1);
+    CHECK(gguf_f64(&g, "x", &x, &err) == 1);
+    CHECK_NEAR(x, -2.5, 0);
+    CHECK(gguf_get(&g, "odd")->is_array);
+    CHECK_NEAR(gguf_number(gguf_get(&g, "odd"), 0), -9, 0);
+    const GgufTensor *a = gguf_tensor(&g, "a"), *b = gguf_tensor(&g, "b");
+    CHECK(a && a->n_dims == 1 && a->bytes == 6 && !memcmp(a->data, "123456", 6));
+    CHECK(b && b->n_dims == 2 && b->shape[0] == 3 && !memcmp(b->data, "abcdefghijkl", 12));
+    CHECK_INT(b->data - a->data, 32);
+    CHECK_INT((a->data - g.parts[0].data) % 32, 0);
+    CHECK_INT(g.parts[0].size % 32, 0);
+    gguf_close(&g);
+    outs[1].ctx = "too short";
+    CHECK_FAILS(gguf_write(files_path("short.gguf"), &v, outs, 2, &err), &err, ERR_INTERNAL);
+    CHECK_HAS(err.text, "tensor b: 9 bytes made, 12 expected");
+    CHECK(!io_exists(files_path("short.gguf")));
+    outs[1] = (GgufOut){"b", format_named("Q8_0"), 1, 33, put_bytes, ""};
+    CHECK_FAILS(gguf_write(files_path("short.gguf"), &v, outs, 2, &err), &err, ERR_INTERNAL);
+    CHECK_HAS(err.text, "rows of 33 numbers are not whole blocks of 32");
+    text_free(&v.bytes);
+}
+
 /* ---- models -------------------------------------------------------------------------------- */
 
 static char out_path[IO_PATH_MAX + 512];
@@ -439,6 +485,7 @@ static void refused_models(void)
 
 static const Test tests[] = {
     TEST(blocks_as_the_gguf_package),
+    TEST(odd_lengths),
     TEST(model_there_and_back),
     TEST(model_in_other_formats),
     TEST(file_into_file),

@@ -1043,6 +1043,26 @@ def whole_case(model, adapter, quick=False, **setup):
     return run
 
 
+def gguf_case(model, adapter, dtype, quick=False, **setup):
+    """align merge -o NAME.gguf has the numbers of the merged model as the gguf package stores them,
+    byte for byte; align export has the update of the adapter as PEFT scales it."""
+    def run(bench, worst, name):
+        import check_export
+        folder, made = bench.model(model), bench.adapter(model, adapter, **setup)
+        whole, file, alone = (bench.out(name + end) for end in ("", ".gguf", " adapter.gguf"))
+        for out, stored in ((whole, "f32"), (file, dtype)):
+            bench.align("merge", "-m", folder, "--adapter", made, "-o", out, "--dtype", stored)
+        bench.align("export", "-m", folder, "--adapter", made, "-o", alone)
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+            config = json.load(f)
+        tensors = {k: t.float().numpy() for k, t in read_model(whole).items()}
+        worst.equal("faults", check_export.compare_model(file, tensors, config, dtype.upper()), [])
+        worst.add(f"of {len(tensors)} tensors differ", 0, 0)
+        worst.add("update, relative", check_export.compare_adapter(alone, made, config), 1e-6)
+    run.quick = quick
+    return run
+
+
 def generate_case(model, adapter=None, max_tokens=48, quick=False, **setup):
     """Greedy text equals transformers'. Where the best two logits come closer than 1e-4 on the way,
     float32 noise may decide; such a prompt is passed over (and there must be others)."""
@@ -1092,6 +1112,15 @@ def script_case(*command, quick=False):
         worst.add("of " + lines[-1].split(" passed")[0] + " failed", 0, 0)
     run.quick = quick
     return run
+
+
+def smollm2_case(bench, worst, name):
+    """Read and written, one after the other: both unpack the same file."""
+    for script in ("check_smollm2.py", "check_export.py"):
+        script_case(script)(bench, worst, name)
+
+
+smollm2_case.quick = False
 
 
 def decode_case(bench, worst, name):
@@ -1326,8 +1355,8 @@ def text_cases():
     """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
     cases = {"golden files made again": script_case("golden.py", "--check"),
              "formats of GGUF files": script_case("check_gguf.py", quick=True),
-             "words of GGUF files": script_case("check_gguf_words.py", quick=True),
-             "SmolLM2 in a GGUF file": script_case("check_smollm2.py"),
+              "words of GGUF files": script_case("check_gguf_words.py", quick=True),
+              "SmolLM2 in a GGUF file": smollm2_case,
              "tables of composed characters": script_case("gen_nfc.py", "--check", quick=True),
              "tests of export.py": script_case("test_export.py", quick=True),
              "tests of judge_http.py": script_case("test_judge_http.py", quick=True),
@@ -1457,6 +1486,15 @@ def text_cases():
         "merge the head": merge_case("llama-gqa", "head",
                                      target_modules=ALL_LINEAR + ["lm_head"]),
         "merge shards": merge_case("llama-sharded", "start-dpo"),
+        "gguf q8_0": gguf_case("llama-gqa", "start-dpo", "q8_0", quick=True),
+        "gguf f16, patterns with rslora": gguf_case(
+            gqa, "patterns-rslora", "f16", use_rslora=True, rank_pattern={"mlp.up_proj": 2},
+            alpha_pattern={"o_proj": 5}),
+        "gguf bf16 of bf16": gguf_case("llama-gqa-bf16", "start-dpo", "bf16"),
+        "gguf f32, the head": gguf_case("llama-gqa", "head", "f32",
+                                        target_modules=ALL_LINEAR + ["lm_head"]),
+        "gguf q8_0, tied": gguf_case("llama-tied", "start-dpo", "q8_0"),
+        "gguf q8_0, Llama 3's positions": gguf_case("llama3-128256", "start-dpo", "q8_0"),
         "merge biases": merge_case("llama-biases", "start-dpo"),
         "merge head norms": merge_case("qwen3", "start-dpo"),
         "merge patterns": merge_case(
