@@ -31,6 +31,9 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 WORK = os.path.join(ROOT, "build", "export")
 TOKENS = 64
 ROPE = "rope_freqs.weight"
+TEXT = ("The quick  brown fox\n\n\tdoesn't jump; caf\u00e9, \u4f60\u597d, "
+        "\u0420\u0443\u0441\u0441\u043a\u0438\u0439 12345 3.14 \U0001f600 "
+        "def f(x):\n    return x**2  # !!! ")
 # In float32 llama.cpp and we add in another order; otherwise it also rounds the inputs of products
 # (to f16, bf16, or blocks of 8 bits), which ours are not. Mean |difference| of a log-prob by type.
 NOISE = {"F32": 2e-4, "F16": 5e-3, "BF16": 5e-2, "Q8_0": 5e-2, "Q4_1": 5e-2}

@@ -1058,6 +1058,9 @@ def gguf_case(model, adapter, dtype, quick=False, **setup):
         tensors = {k: t.float().numpy() for k, t in read_model(whole).items()}
         worst.equal("faults", check_export.compare_model(file, tensors, config, dtype.upper()), [])
         worst.add(f"of {len(tensors)} tensors differ", 0, 0)
+        ids = [json.loads(bench.align("tokenize", "-m", m, "-p", check_export.TEXT, "--json"))
+               for m in (folder, file)]
+        worst.equal("token ids", *ids)
         worst.add("update, relative", check_export.compare_adapter(alone, made, config), 1e-6)
     run.quick = quick
     return run
@@ -1494,6 +1497,7 @@ def text_cases():
         "gguf f32, the head": gguf_case("llama-gqa", "head", "f32",
                                         target_modules=ALL_LINEAR + ["lm_head"]),
         "gguf q8_0, tied": gguf_case("llama-tied", "start-dpo", "q8_0"),
+        "gguf f16 @mistral-32000": gguf_case("mistral-32000", "start-dpo", "f16"),
         "gguf q8_0, Llama 3's positions": gguf_case("llama3-128256", "start-dpo", "q8_0"),
         "merge biases": merge_case("llama-biases", "start-dpo"),
         "merge head norms": merge_case("qwen3", "start-dpo"),
