@@ -297,6 +297,8 @@ int gguf_u64(const Gguf *g, const char *key, uint64_t *out, Err *e);
 int gguf_f64(const Gguf *g, const char *key, double *out, Err *e);
 int gguf_bool(const Gguf *g, const char *key, int *out, Err *e);
 int gguf_text(const Gguf *g, const char *key, const char **text, size_t *len, Err *e);
+/* ERR_DATA where a file says that it holds an adapter and no model. */
+int gguf_check_model(const Gguf *g, Err *e);
 /* Item i of an array of numbers. */
 double gguf_number(const GgufValue *v, uint64_t i);
 /* The next item of an array of texts; *at begins as v->data. */

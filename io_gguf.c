@@ -402,8 +402,8 @@ int gguf_is(const char *path)
 
 int gguf_type_of(const Format *f)
 {
-    int type = 0;
-    while (!types[type].name || strcmp(types[type].name, f->name)) type++; /* each Format is there */
+    int type = 0; /* each Format is there */
+    while (!types[type].name || strcmp(types[type].name, f->name)) type++;
     return type;
 }
 
@@ -524,4 +524,17 @@ int gguf_text(const Gguf *g, const char *key, const char **text, size_t *len, Er
     const unsigned char *at = v->data;
     *text = gguf_next_text(&at, len);
     return utf8_check(*text, *len) == *len ? 1 : wrong_kind(g, key, "a text in UTF-8", e);
+}
+
+int gguf_check_model(const Gguf *g, Err *e)
+{
+    const char *type = "";
+    size_t len = 0;
+    int found = gguf_text(g, "general.type", &type, &len, e);
+    if (found < 0) return -1;
+    if (len != strlen("adapter") || memcmp(type, "adapter", len)) return 0;
+    return err_set(e, ERR_DATA,
+                   "%s: holds an adapter alone, which llama.cpp puts on its base; give a model, "
+                   "and the adapter as the directory it was made of",
+                   g->parts[0].path);
 }

@@ -339,6 +339,7 @@ static int put_tokenizer(Vocabulary *v)
 {
     const char *kind = "";
     size_t len = 0;
+    if (gguf_check_model(v->g, v->e)) return -1;
     int found = gguf_text(v->g, KEY("model"), &kind, &len, v->e);
     if (found < 0) return -1;
     if (!found)

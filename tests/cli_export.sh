@@ -65,8 +65,10 @@ gives "export for a file" 0 align export -m "$FILE" --adapter "$ADAPTER" -o "$T/
 check "the base does not matter" sh -c "sed s/for-file/adapter-/g '$T/for-file.gguf' |
     tail -c 4000 >'$T/a' && tail -c 4000 '$T/adapter-keep.gguf' >'$T/b' && cmp '$T/a' '$T/b'"
 check "half as large" test "$(wc -c <"$T/adapter-f16.gguf")" -lt "$(wc -c <"$T/adapter-keep.gguf")"
-refuses "an adapter is no model" 65 "adapter-keep.gguf: .*is missing: it has no tokenizer" align score \
+refuses "an adapter is no model" 65 "adapter-keep.gguf: holds an adapter alone" align score \
     -m "$T/adapter-keep.gguf" --data "$T/rows.jsonl"
+refuses "nor for inspect" 65 "adapter-keep.gguf: holds an adapter alone" align inspect \
+    "$T/adapter-keep.gguf"
 
 # ---- refused
 refuses "export onto something" 73 "base.gguf: exists already; take a new name" \
