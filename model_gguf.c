@@ -107,7 +107,8 @@ static int find_architecture(const Gguf *g, const Architecture **a, Err *e)
 {
     const char *name = "";
     size_t len = 0;
-    if (gguf_check_model(g, e) || gguf_text(g, "general.architecture", &name, &len, e) < 0) return -1;
+    if (gguf_check_model(g, e) || gguf_text(g, "general.architecture", &name, &len, e) < 0)
+        return -1;
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
         *a = &architectures[i];
         if (strlen((*a)->name) == len && !memcmp((*a)->name, name, len)) return 0;

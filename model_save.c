@@ -16,7 +16,8 @@ const Mat *save_own(const Model *m, size_t i, const Weight *w)
 {
     Weight own;
     if (!m->base) return &w->param->w;
-    model_weight(m->base, i < model_weight_count(m->base) ? i : 0, &own); /* untied: the embedding */
+    /* The head of a model whose adapter unties it was the embedding. */
+    model_weight(m->base, i < model_weight_count(m->base) ? i : 0, &own);
     return &own.param->w;
 }
 
