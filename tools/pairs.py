@@ -294,6 +294,8 @@ class Tester:
         idle = not r.code and form.name == "cycle" and trained_nothing(at + "/out")
         if dry and not idle:
             self.same_end(dry, r)
+        if rule and idle and not plan:
+            return "real"  # and no plan that it could be held to
         if rule and not idle:
             self.refused_by(rule, row, r)
             return "refused"
