@@ -65,12 +65,17 @@ static const struct {
 };
 enum { CUTS = sizeof cuts / sizeof *cuts };
 
-const char *gguf_cut_name(Pattern pattern, int digits, int whole)
+const char *gguf_cut_name(Pattern pattern, int digits, int whole, int composes)
 {
-    for (size_t i = 0; i < CUTS; i++)
-        if (cuts[i].pattern == pattern && cuts[i].digits == digits && cuts[i].whole == whole)
-            return cuts[i].name;
-    return NULL;
+    const char *name = NULL; /* of a tokenizer that composes no characters, where none does */
+    for (size_t i = 0; i < CUTS; i++) {
+        if (cuts[i].regexes || cuts[i].pattern != pattern || cuts[i].digits != digits ||
+            cuts[i].whole != whole || cuts[i].composes > composes)
+            continue;
+        if (cuts[i].composes == composes) return cuts[i].name;
+        if (!name) name = cuts[i].name;
+    }
+    return name;
 }
 
 typedef struct {

@@ -182,15 +182,17 @@ static int put_byte_level(Vocabulary *v)
         else
             others += s->pattern != PATTERN_NONE;
     }
-    const char *pre = others ? NULL : gguf_cut_name(pattern, digits, t->ignore_merges != 0);
-    if (!pre) return cannot(v, "cuts texts into words as it does");
-    for (size_t i = 0; i < t->n_normalize; i++) {
+    for (size_t i = 0; i < t->n_normalize; i++)
         if (t->normalize[i].kind != NORMALIZE_NFC) return cannot(v, "changes texts before");
+    int composes = t->n_normalize > 0;
+    const char *pre = others ? NULL
+                             : gguf_cut_name(pattern, digits, t->ignore_merges != 0, composes);
+    if (!pre) return cannot(v, "cuts texts into words as it does");
+    if (composes)
         log_note(v->log, 'w',
                  "%s: the tokenizer composes characters (NFC), which a GGUF file cannot say: texts "
                  "with decomposed ones get other ids from it",
                  v->name);
-    }
     return find_kinds(v, 0) || put_model(v, "gpt2", pre) || put_tokens(v) || put_merges(v) ? -1 : 0;
 }
 

@@ -282,10 +282,11 @@ int sentencepiece_pieces_json(SpPiece *pieces, size_t count, const char *name,
                               Err *e);
 
 /* tokenizer_gguf.c: keys of a GGUF file; the name there of byte-level BPE whose words are cut so:
- * each digit by itself first or not, then by the pattern; a word that is a token is one or not.
+ * each digit by itself first or not, then by the pattern; a word that is a token is one or not;
+ * characters are composed (NFC) first or not, and if no name says that they are, one that does not.
  * NULL: it has none. */
 #define GGUF_KEY(name) "tokenizer.ggml." name
-const char *gguf_cut_name(Pattern pattern, int digits, int whole);
+const char *gguf_cut_name(Pattern pattern, int digits, int whole, int composes);
 
 /* tokenizer_tekken.c: appends the tokenizer.json that equals a tekken.json. */
 int tekken_json(const char *bytes, size_t len, const char *name, Text *out, Err *e);

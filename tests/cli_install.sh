@@ -62,7 +62,7 @@ offers() { # NAME WANTED WORD...
 }
 if command -v bash >/dev/null; then
     check "the script is bash" bash -n "$T/align.bash"
-    offers "a command" "explain" align exp
+    offers "a command" "explain" align expl
     offers "the command of help" "tokenize" align help tok
     offers "options of a command" "--label-smoothing" align dpo -m x --lab
     offers "an option of another command" "" align chat --lab

@@ -4,6 +4,7 @@
 #include "base.h"
 
 #include "tiny_gguf.h"
+#include "tokenizer_inner.h"
 
 #include <math.h>
 
@@ -129,7 +130,7 @@ static void model_there_and_back(void)
     CHECK_TEXT(a.config.family, b.config.family);
     CHECK(a.config.layers == b.config.layers && a.config.max_positions == b.config.max_positions);
     CHECK(a.config.bos == b.config.bos && b.config.n_eos == 1 && b.config.eos[0] == TINY_EOS);
-    CHECK(b.config.norm_eps == (double)(float)a.config.norm_eps && b.config.rope.theta == 10000);
+    CHECK(b.config.norm_eps == a.config.norm_eps && b.config.rope.theta == 10000);
     model_close(&a), model_close(&b);
     CHECK_OK(gguf_open(&g, file, 1, &err), &err);
     CHECK(gguf_u64(&g, "general.file_type", &x, &err) == 1 && x == 0);
@@ -451,6 +452,17 @@ static const char *retold(const char *name, const char *was, const char *is)
     return dir;
 }
 
+/* A name may say more than how texts are cut: qwen2's composes characters first. */
+static void names_of_cuts(void)
+{
+    CHECK_TEXT(gguf_cut_name(PATTERN_LLAMA3, 0, 1, 0), "llama-bpe");
+    CHECK_TEXT(gguf_cut_name(PATTERN_GPT2, 0, 0, 0), "gpt-2");
+    CHECK_TEXT(gguf_cut_name(PATTERN_GPT2, 0, 0, 1), "gpt-2");
+    CHECK_TEXT(gguf_cut_name(PATTERN_QWEN2, 0, 0, 0), "stablelm2");
+    CHECK_TEXT(gguf_cut_name(PATTERN_QWEN2, 0, 0, 1), "qwen2");
+    CHECK(!gguf_cut_name(PATTERN_NONE, 0, 0, 0)); /* names of other expressions have no pattern */
+}
+
 static void refused_models(void)
 {
     refused(tiny_with("yarn", ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0}"), NULL,
@@ -493,6 +505,7 @@ static const Test tests[] = {
     TEST(rope_there_and_back),
     TEST(adapter_in_a_file),
     TEST(merged_into_a_file),
+    TEST(names_of_cuts),
     TEST(refused_models),
 };
 
