@@ -20,6 +20,7 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -1043,7 +1044,7 @@ def whole_case(model, adapter, quick=False, **setup):
     return run
 
 
-def gguf_case(model, adapter, dtype, quick=False, **setup):
+def gguf_made_case(model, adapter, dtype, quick=False, **setup):
     """align merge -o NAME.gguf has the numbers of the merged model as the gguf package stores them,
     byte for byte; align export has the update of the adapter as PEFT scales it."""
     def run(bench, worst, name):
@@ -1136,6 +1137,37 @@ def decode_case(bench, worst, name):
 
 
 decode_case.quick = False
+
+
+def llama2_ids_case(bench, worst, name):
+    """A tokenizer.json of Llama 2's kind: our ids are those of the file, as the tokenizers library
+    reads it. AutoTokenizer of transformers 5 drops the file's normalizer (README.md says so); the
+    case fails when it no longer does."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+    source = bench.real("tokenizers/tinyllama")
+    folder = os.path.join(bench.work, "models", "llama2-words")
+    os.makedirs(folder, exist_ok=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(source, file), folder)
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
+        json.dump({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, f)
+    rng = random.Random(7)
+    words = ["the", "Dose", " ", "  ", "\n", "</s>", "<s>", "12", "é", "日本", "?", "▁", "a b"]
+    texts = ["".join(rng.choice(words) for _ in range(rng.randrange(1, 9))) for _ in range(500)]
+    rows, out = bench.file("llama2-words", [{"text": t} for t in texts]), bench.out(name + ".jsonl")
+    bench.align("tokenize", "-m", folder, "--data", rows, "--parse-special", "-o", out)
+    file, auto = Tokenizer.from_file(os.path.join(folder, "tokenizer.json")), \
+        AutoTokenizer.from_pretrained(folder)
+    with open(out, encoding="utf-8") as f:
+        ours = [json.loads(line)["ids"] for line in f]
+    worst.equal("ids of the file", ours, [file.encode(t).ids for t in texts])
+    others = sum(a != auto(t)["input_ids"] for a, t in zip(ours, texts))
+    worst.equal("does AutoTokenizer give others?", others > 0, True)
+    worst.add(f"of {len(texts)} texts differ ({others} by AutoTokenizer)", 0, 0)
+
+
+llama2_ids_case.quick = True
 
 
 def shapes_case(bench, worst, name):
@@ -1358,6 +1390,7 @@ def text_cases():
     """name -> case: scores, PEFT directories of many kinds, merging, greedy text."""
     cases = {"golden files made again": script_case("golden.py", "--check"),
              "formats of GGUF files": script_case("check_gguf.py", quick=True),
+              "words of Llama 2's kind": llama2_ids_case,
               "words of GGUF files": script_case("check_gguf_words.py", quick=True),
               "SmolLM2 in a GGUF file": smollm2_case,
              "tables of composed characters": script_case("gen_nfc.py", "--check", quick=True),
@@ -1489,16 +1522,16 @@ def text_cases():
         "merge the head": merge_case("llama-gqa", "head",
                                      target_modules=ALL_LINEAR + ["lm_head"]),
         "merge shards": merge_case("llama-sharded", "start-dpo"),
-        "gguf q8_0": gguf_case("llama-gqa", "start-dpo", "q8_0", quick=True),
-        "gguf f16, patterns with rslora": gguf_case(
+        "gguf q8_0": gguf_made_case("llama-gqa", "start-dpo", "q8_0", quick=True),
+        "gguf f16, patterns with rslora": gguf_made_case(
             gqa, "patterns-rslora", "f16", use_rslora=True, rank_pattern={"mlp.up_proj": 2},
             alpha_pattern={"o_proj": 5}),
-        "gguf bf16 of bf16": gguf_case("llama-gqa-bf16", "start-dpo", "bf16"),
-        "gguf f32, the head": gguf_case("llama-gqa", "head", "f32",
-                                        target_modules=ALL_LINEAR + ["lm_head"]),
-        "gguf q8_0, tied": gguf_case("llama-tied", "start-dpo", "q8_0"),
-        "gguf f16 @mistral-32000": gguf_case("mistral-32000", "start-dpo", "f16"),
-        "gguf q8_0, Llama 3's positions": gguf_case("llama3-128256", "start-dpo", "q8_0"),
+        "gguf bf16 of bf16": gguf_made_case("llama-gqa-bf16", "start-dpo", "bf16"),
+        "gguf f32, the head": gguf_made_case("llama-gqa", "head", "f32",
+                                             target_modules=ALL_LINEAR + ["lm_head"]),
+        "gguf q8_0, tied": gguf_made_case("llama-tied", "start-dpo", "q8_0"),
+        "gguf f16 @mistral-32000": gguf_made_case("mistral-32000", "start-dpo", "f16"),
+        "gguf q8_0, Llama 3's positions": gguf_made_case("llama3-128256", "start-dpo", "q8_0"),
         "merge biases": merge_case("llama-biases", "start-dpo"),
         "merge head norms": merge_case("qwen3", "start-dpo"),
         "merge patterns": merge_case(

@@ -12,4 +12,11 @@ for module in torch trl peft transformers; do
         exit 0
     fi
 done
+# Of two functions with one name Python keeps the second without a word.
+for file in tools/*.py; do
+    twice=$(grep -oE '^(def|class) [A-Za-z_0-9]+' "$file" | sort | uniq -d)
+    [ -z "$twice" ] && continue
+    echo "parity: $file has more than one: $twice"
+    exit 1
+done
 exec "$PYTHON" tools/parity.py "$@"
