@@ -98,6 +98,18 @@ static int check_bias(const Safetensors *st, const StTensor *t, Err *e)
                    st->map.path, t->name);
 }
 
+/* A tensor that belongs nowhere: says what it is, where PEFT writes such. */
+static int refuse_tensor(const Lora *l, const Safetensors *st, const StTensor *t, Err *e)
+{
+    if (strstr(t->name, ".lora_embedding_"))
+        return err_set(e, ERR_DATA,
+                       "%s: tensor %s is of an adapter on the embedding, which is not supported: "
+                       "merge it with PEFT, or train the embedding whole (modules_to_save)",
+                       st->map.path, t->name);
+    return err_set(e, ERR_DATA, "%s: tensor %s fits no linear map of this model (%zu layers)",
+                   st->map.path, t->name, l->shape.layers);
+}
+
 /* Sorts the tensors into slots and whole weights; each must be one of these. */
 static int find_tensors(Lora *l, const Safetensors *st, const Json *root, Found *found, Err *e)
 {
@@ -113,11 +125,7 @@ static int find_tensors(Lora *l, const Safetensors *st, const Json *root, Found 
         int whole = part < 0 ? lora_save_found(l, st, t, root, e) : 0;
         if (whole < 0) return -1;
         if (whole) continue;
-        if (part < 0)
-            return err_set(e, ERR_DATA,
-                           "%s: tensor %s fits no linear map of this model (%zu "
-                           "layers)",
-                           st->map.path, t->name, l->shape.layers);
+        if (part < 0) return refuse_tensor(l, st, t, e);
         if (found[slot].part[part])
             return err_set(e, ERR_DATA, "%s: holds both %s and %s: of one adapter, or of two?",
                            st->map.path, found[slot].part[part]->name, t->name);

@@ -440,6 +440,10 @@ static void names_of_adapters(void)
     write_halves(&plain, Q "lora_A.reference.weight", Q "lora_B.reference.weight", NULL);
     CHECK_INT(load(files_path("edited"), &l, &e), -1);
     CHECK_ERR(e, ERR_DATA, "lora_A.reference.weight fits no linear map");
+    write_halves(&plain, "base_model.model.model.embed_tokens.lora_embedding_A",
+                 "base_model.model.model.embed_tokens.lora_embedding_B", NULL);
+    CHECK_INT(load(files_path("edited"), &l, &e), -1);
+    CHECK_ERR(e, ERR_DATA, "lora_embedding_A is of an adapter on the embedding, which is not");
     lora_close(&plain);
 #undef Q
 }
