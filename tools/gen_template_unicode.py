@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Writes template_unicode.c: letter case and printable characters, as Python's str has them.
+"""Writes the tables of template_unicode.c: letter case and printable characters, as Python's str has them.
 
-    python3 tools/gen_template_unicode.py > template_unicode.c      (make a new table)
-    python3 tools/gen_template_unicode.py --check                   (does the committed table agree?)
+    python3 tools/gen_template_unicode.py             (make new tables)
+    python3 tools/gen_template_unicode.py --check     (do the committed tables agree?)
 
 Chat templates are run by Python elsewhere, so the tables are those of a Python; which one, and so
 which Unicode, is written at the head of the table.
 """
-import os
 import sys
 import unicodedata
+
+import made_tables
 
 HEAD = """/* template_unicode.c - letter case and printable characters of Unicode %s.
  * Made by tools/gen_template_unicode.py. */
@@ -18,59 +19,6 @@ HEAD = """/* template_unicode.c - letter case and printable characters of Unicod
 /* Where printable characters begin, and where they end, in turn, from 0x20. */
 /* clang-format off */
 static const uint32_t printable_turns[] = {
-"""
-
-TAIL = """/* clang-format on */
-
-int is_printable(uint32_t code)
-{
-    size_t low = 0, high = sizeof printable_turns / sizeof *printable_turns;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (printable_turns[middle] <= code) low = middle + 1;
-        else high = middle;
-    }
-    return low % 2 == 1;
-}
-
-static size_t map_special(const SpecialCase *table, size_t count, uint32_t code, uint32_t out[3])
-{
-    for (size_t i = 0; i < count; i++) {
-        if (table[i].code != code) continue;
-        size_t n = 0;
-        while (n < 3 && table[i].to[n]) {
-            out[n] = table[i].to[n];
-            n++;
-        }
-        return n;
-    }
-    return 0;
-}
-
-static uint32_t map_run(const CaseRun *table, size_t count, uint32_t code)
-{
-    for (size_t i = 0; i < count && table[i].first <= code; i++)
-        if (code <= table[i].last && (code - table[i].first) % table[i].step == 0)
-            return (uint32_t)((int32_t)code + table[i].delta);
-    return code;
-}
-
-#define COUNT(table) (sizeof(table) / sizeof *(table))
-
-/* What a character becomes, one to three characters; returns how many. The sigma at the end of a
- * word is the caller's. */
-size_t case_map(uint32_t code, Case how, uint32_t out[3])
-{
-    size_t n = 0;
-    if (how == CASE_TITLE) n = map_special(title_special, COUNT(title_special), code, out);
-    if (n) return n;
-    n = how == CASE_LOWER ? map_special(lower_special, COUNT(lower_special), code, out)
-                          : map_special(upper_special, COUNT(upper_special), code, out);
-    if (n) return n;
-    out[0] = how == CASE_LOWER ? map_run(lower_runs, COUNT(lower_runs), code)
-                               : map_run(upper_runs, COUNT(upper_runs), code);
-    return 1;
-}
 """
 
 
@@ -116,7 +64,6 @@ def table():
     lines.append("static const SpecialCase title_special[] = {\n")
     lines += special((c, chr(c).title()) for c in every if chr(c).title() != chr(c).upper())
     lines.append("};\n")
-    lines.append(TAIL)
     return "".join(lines)
 
 
@@ -125,17 +72,5 @@ def special(pairs):
     return ["    " + " ".join(rows[i:i + 2]) + "\n" for i in range(0, len(rows), 2)]
 
 
-def main():
-    text = table()
-    if sys.argv[1:] != ["--check"]:
-        sys.stdout.write(text)
-        return 0
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "template_unicode.c")
-    with open(path, encoding="utf-8") as f:
-        same = f.read() == text
-    print("template_unicode.c %s" % ("agrees" if same else "differs"))
-    return 0 if same else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(made_tables.settle("template_unicode.c", table(), sys.argv[1:] == ["--check"]))
