@@ -73,7 +73,7 @@ typedef struct {
     LoraConfig config;
     LoraShape shape;
     Adapter *slots; /* [layers][TARGET_COUNT] then the head; a.w.data == NULL = not targeted */
-    real *weights, *gradients; /* all A, B and m in the order of lora_param; gradients may be NULL */
+    real *weights, *gradients; /* A, B and m in the order of lora_param; gradients may be NULL */
     size_t count;              /* numbers in weights */
     Mat *base;                 /* with DoRA: W of each slot, and the lengths of the rows of */
     real *lengths;             /* W + scale B A, as of lora_measure; [lengths_count] */
@@ -82,7 +82,7 @@ typedef struct {
     size_t n_saved;
     int untied;                /* head and embedding, one in the model, are two with it */
     Safetensors file;          /* in which saved weights lie; open where there are any */
-    char tokenizer[IO_PATH_MAX]; /* directory of the tokenizer that its embedding belongs to, or "" */
+    char tokenizer[IO_PATH_MAX]; /* directory of its embedding's tokenizer, or "" */
     char unread[256];          /* keys of its configuration that nothing reads */
     int named;                 /* its tensors' names hold the adapter's own, "default" */
     size_t absent;             /* modules that its configuration names, without weights */

@@ -70,7 +70,7 @@ typedef struct {
     int direct;
     size_t block, bytes;
     void (*unpack)(real *out, const unsigned char *in, size_t blocks); /* exact; any alignment */
-    /* Rounds to nearest: to even, or as the block's reference does. NULL: it is not written here. */
+    /* Rounds to nearest: to even, or as the block's reference does. NULL: not written here. */
     void (*pack)(unsigned char *out, const real *in, size_t blocks);
 } Format;
 extern const Format format_f32, format_bf16, format_f16, format_f64;

@@ -58,9 +58,9 @@ typedef struct {
     const int32_t *eos;
     size_t n_eos;
 } TokenUse;
-/* tokenizer_of_gguf the other way: adds a tokenizer and its chat templates to the values of a GGUF file. ERR_DATA
- * where a GGUF file cannot say how it cuts texts; `name` is for messages. What else such a file
- * cannot say is noted. */
+/* tokenizer_of_gguf the other way: adds a tokenizer and its chat templates to the values of a GGUF
+ * file. ERR_DATA where such a file cannot say how it cuts texts; `name` is for messages. What else
+ * it cannot say is noted. */
 int tokenizer_to_gguf(const Tokenizer *t, const char *name, const TokenUse *use, GgufValues *out,
                       const Log *log, Err *e);
 

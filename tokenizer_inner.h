@@ -158,8 +158,8 @@ struct Tokenizer {
     short char_bytes[BYTE_ALPHABET]; /* and back, -1 = stands for no byte */
 };
 
-/* tokenizer_compose.c: the one or two characters that `whole` stands for, and how many (0: it stands
- * for itself); the character that two compose, or 0; the combining class of a mark, or 0. */
+/* tokenizer_compose.c: the one or two characters that `whole` stands for, and how many (0: it
+ * stands for itself); the character that two compose, or 0; the combining class of a mark, or 0. */
 int compose_parts(uint32_t whole, uint32_t out[2]);
 uint32_t compose_pair(uint32_t first, uint32_t second);
 unsigned compose_class(uint32_t c);

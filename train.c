@@ -238,7 +238,8 @@ static void tell_reference(const Run *r)
                  c->reference == REFERENCE_INIT ? ", as the policy is at step 0" : "");
 }
 
-/* The model as an adapter with whole weights has it. Rows were read by the model's own tokenizer. */
+/* The model as an adapter with whole weights has it. Rows were read by the model's own
+ * tokenizer. */
 static int adapt(Run *r, const Lora *lora, const char *dir, Model *m, Err *e)
 {
     if (!lora->n_saved) return 0;

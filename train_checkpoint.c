@@ -543,7 +543,7 @@ static int take_tensor(const Safetensors *s, const char *prefix, const TrainPara
     const StTensor *t = safetensors_find(s, name);
     if (!t) return err_set(e, ERR_DATA, "%s: no tensor %s", s->map.path, name);
     int fits = t->n_dims == 2 && t->shape[0] == p->p.rows && t->shape[1] == p->p.cols;
-    if (p->p.is_vector && t->n_dims == 1) fits = t->shape[0] == p->p.cols; /* in an adapter's file */
+    if (p->p.is_vector && t->n_dims == 1) fits = t->shape[0] == p->p.cols; /* an adapter's */
     if (t->dtype != DTYPE_REAL || !fits)
         return err_set(e, ERR_DATA, "%s: %s must be %s [%zu,%zu]", s->map.path, name,
                        dtype_name(DTYPE_REAL), p->p.rows, p->p.cols);

@@ -374,18 +374,24 @@ static void zero_row(const void *own, size_t i, LoraWeight *out)
                         .w = {holed, &format_f32, 24, H, 0}};
 }
 
+/* Opens the base and a new DoRA adapter on it. */
+static void open_sizes(Policy *p, Lora *made, LoraShape *shape, Err *e)
+{
+    const LoraConfig c = {.rank = 2, .alpha = 4, .targets = 1u << TARGET_UP, .dora = 1};
+    CHECK_OK(open_policy(p, base, NULL, e), e);
+    model_lora_shape(&p->model, shape);
+    CHECK_OK(lora_create(made, &c, shape, 1, 0, e), e);
+}
+
 /* DoRA: the sizes of a new adapter are the lengths of the model's rows; what is written is read
- * again; a file that contradicts its configuration is refused. */
+ * again. */
 static void sizes(void)
 {
     Policy p;
     Lora made, l;
     LoraShape shape;
     Err e;
-    CHECK_OK(open_policy(&p, base, NULL, &e), &e);
-    model_lora_shape(&p.model, &shape);
-    const LoraConfig c = {.rank = 2, .alpha = 4, .targets = 1u << TARGET_UP, .dora = 1};
-    CHECK_OK(lora_create(&made, &c, &shape, 1, 0, &e), &e);
+    open_sizes(&p, &made, &shape, &e);
     Adapter *a = lora_at(&made, 1, TARGET_UP);
     const float *w = p.model.layers[1].linear[TARGET_UP].w.data;
     for (size_t n = 0; n < 24; n++) {
@@ -402,10 +408,22 @@ static void sizes(void)
     CHECK(!memcmp(l.weights, made.weights, l.count * sizeof *l.weights));
     CHECK(!memcmp(l.lengths, made.lengths, l.lengths_count * sizeof *l.lengths));
     lora_close(&l);
+    lora_close(&made);
+    close_policy(&p);
+}
 
+/* A file without sizes, with too few, with some twice. */
+static void sizes_that_do_not_fit(void)
+{
+    Policy p;
+    Lora made, l;
+    LoraShape shape;
+    Err e;
     Safetensors st;
     StOut all[8];
     char file[IO_PATH_MAX + 600], dir[IO_PATH_MAX + 512];
+    open_sizes(&p, &made, &shape, &e);
+    CHECK_OK(lora_save(&made, files_path("whole"), &e), &e);
     snprintf(dir, sizeof dir, "%s", files_path("whole"));
     snprintf(file, sizeof file, "%s/adapter_model.safetensors", dir);
     CHECK_OK(safetensors_open(&st, file, 0, &e), &e);
@@ -436,15 +454,29 @@ static void sizes(void)
         CHECK_ERR(e, ERR_DATA, said[way]);
     }
     safetensors_close(&st);
-    CHECK_OK(lora_save(&made, files_path("whole"), &e), &e);
-    char config[IO_PATH_MAX + 600];
+    lora_close(&made);
+    close_policy(&p);
+}
+
+/* Sizes that the configuration does not know of; a row of the model of length 0. */
+static void sizes_that_contradict(void)
+{
+    Policy p;
+    Lora made, l;
+    LoraShape shape;
+    Err e;
+    char config[IO_PATH_MAX + 600], dir[IO_PATH_MAX + 512];
+    open_sizes(&p, &made, &shape, &e);
+    snprintf(dir, sizeof dir, "%s", files_path("whole"));
+    CHECK_OK(lora_save(&made, dir, &e), &e);
     snprintf(config, sizeof config, "%s/adapter_config.json", dir);
     files_edit(config, "whole/adapter_config.json", "\"use_dora\": true", "\"use_dora\": false");
     CHECK_INT(lora_load(&l, dir, &shape, 0, &e), -1);
     CHECK_ERR(e, ERR_DATA, "lora_magnitude_vector is there, but \"use_dora\" is not set");
+    const LoraConfig again = made.config;
     lora_close(&made);
     shape.layers = 1, shape.weights = 1, shape.weight = zero_row;
-    CHECK_INT(lora_create(&made, &c, &shape, 1, 0, &e), -1);
+    CHECK_INT(lora_create(&made, &again, &shape, 1, 0, &e), -1);
     CHECK_ERR(e, ERR_DATA,
               "DoRA on model.layers.0.mlp.up_proj: row 2 of its weight has the length "
               "0, by which");
@@ -502,6 +534,8 @@ const Test tests[] = {{"each_weight", each_weight},
                       {"copies", copies},
                       {"tokenizers", tokenizers},
                       {"sizes", sizes},
+                      {"sizes_that_do_not_fit", sizes_that_do_not_fit},
+                      {"sizes_that_contradict", sizes_that_contradict},
                       {"tied", tied}};
 
 int main(int argc, char **argv)

@@ -364,8 +364,8 @@ static void behaviors_of_splits(void)
         char steps[500];
         for (int inverted = 0; inverted < 2; inverted++) {
             snprintf(steps, sizeof steps,
-                     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{%s},"
-                     "\"behavior\":\"%s\",\"invert\":%s}," BYTES_ONLY "]}",
+                     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":"
+                     "{%s},\"behavior\":\"%s\",\"invert\":%s}," BYTES_ONLY "]}",
                      cases[i].pattern, cases[i].behavior, inverted ? "true" : "false");
             Tokenizer *t = byte_level(steps, "");
             CHECK(t != NULL);
