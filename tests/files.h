@@ -96,4 +96,15 @@ static inline void files_edit(const char *from, const char *name, const char *fi
     (CHECK((e).code == (want)), CHECK(strstr((e).text, (part)) != NULL),                           \
      (strstr((e).text, (part)) ? (void)0 : (void)printf("  message: %s\n", (e).text)))
 
+/* Of tests that write files, and may read golden ones. */
+#define FILES_MAIN(tests)                                                                          \
+    int main(int argc, char **argv)                                                                \
+    {                                                                                              \
+        files_begin();                                                                             \
+        int status = test_main(tests, sizeof(tests) / sizeof(tests)[0], argc, argv);               \
+        files_end();                                                                               \
+        pool_free(&golden_pool);                                                                   \
+        return status;                                                                             \
+    }
+
 #endif

@@ -605,12 +605,4 @@ const Test tests[] = {{"peft_draws", peft_draws},
                       {"not_finite", not_finite},
                       {"bad_options", bad_options},
                       {"merging", merging}};
-
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
-    files_end();
-    pool_free(&golden_pool);
-    return status;
-}
+FILES_MAIN(tests)

@@ -874,12 +874,4 @@ const Test tests[] = {{"config_refusals", config_refusals},
                       {"positions_without_advice", positions_without_advice},
                       {"merge", merge},
                       {"merge_overflow", merge_overflow}};
-
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
-    files_end();
-    pool_free(&golden_pool);
-    return status;
-}
+FILES_MAIN(tests)

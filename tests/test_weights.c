@@ -275,12 +275,4 @@ const Test tests[] = {{"every_weight_is_read_and_written", every_weight_is_read_
                       {"every_weight_is_trained", every_weight_is_trained},
                       {"every_map_takes_an_adapter", every_map_takes_an_adapter},
                       {"every_weight_is_made", every_weight_is_made}};
-
-int main(int argc, char **argv)
-{
-    files_begin();
-    int status = test_main(tests, sizeof tests / sizeof *tests, argc, argv);
-    files_end();
-    pool_free(&golden_pool);
-    return status;
-}
+FILES_MAIN(tests)
